@@ -1,0 +1,157 @@
+"""Look up keys by the SHA-256 of the whole key and decide what a key may do.
+
+Owns a worker's cache of key records. Pure: `now_ms` is an argument. Records come from control; a
+record that control did not confirm for 15 minutes counts as unknown (money.md, "accounts, keys").
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+from proxy.access.limits import Limit
+from proxy.errors import AccountFrozen, AddressNotAllowed, InvalidKey, KeyExpired, ModelNotPermitted
+
+STALE_MS = 15 * 60 * 1000  # Postgres may be away this long before warm keys turn cold
+NEGATIVE_MS = 10_000  # an unknown key stays unknown this long; a key made meanwhile is pushed
+CACHE_MAX = 100_000  # records; about 1 KB each
+NEGATIVE_MAX = 20_000
+
+Preference = str | tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRecord:
+    """One key and what of its account matters to a call."""
+
+    digest: str
+    key_id: int
+    account_id: int
+    status: str
+    account_status: str
+    tier: str
+    tier_until_ms: int | None
+    tier_fallback: str
+    models: tuple[str, ...] | None  # globs; None: all that the tier allows
+    mirror: Preference
+    expires_ms: int | None
+    ip_allow: tuple[str, ...] | None
+    requests_per_minute: int | None
+    concurrency: int | None
+    masked: str
+
+    @classmethod
+    def from_message(cls, data: dict[str, Any]) -> KeyRecord:
+        """From control's plain form (channel op `key`)."""
+        limits = data.get("limits") or {}
+        mirror = data.get("mirror") or "auto"
+        models, allow = data.get("models"), data.get("ip_allow")
+        return cls(
+            digest=data["digest"],
+            key_id=data["key_id"],
+            account_id=data["account_id"],
+            status=data["status"],
+            account_status=data["account_status"],
+            tier=data["tier"],
+            tier_until_ms=data.get("tier_until_ms"),
+            tier_fallback=data.get("tier_fallback") or data["tier"],
+            models=None if models is None else tuple(models),
+            mirror=mirror if isinstance(mirror, str) else tuple(mirror),
+            expires_ms=data.get("expires_ms"),
+            ip_allow=None if allow is None else tuple(allow),
+            requests_per_minute=limits.get("requests_per_minute"),
+            concurrency=limits.get("concurrency"),
+            masked=data.get("masked", ""),
+        )
+
+    def tier_at(self, now_ms: int) -> str:
+        """Workers expire an earned tier by the clock themselves."""
+        if self.tier_until_ms is not None and now_ms >= self.tier_until_ms:
+            return self.tier_fallback
+        return self.tier
+
+    def check(self, now_ms: int, address: str) -> None:
+        """May this key be used at all, now and from there? Raises the refusal."""
+        if self.status != "active":
+            raise InvalidKey
+        if self.expires_ms is not None and now_ms >= self.expires_ms:
+            raise KeyExpired
+        if self.account_status != "active":
+            raise AccountFrozen
+        if self.ip_allow is not None and not _is_allowed(address, self.ip_allow):
+            raise AddressNotAllowed
+
+    def check_model(self, model: str, permitted: Callable[[tuple[str, ...], str], bool]) -> None:
+        """Raises ModelNotPermitted where the key's own globs leave the model out."""
+        if self.models is not None and not permitted(self.models, model):
+            raise ModelNotPermitted(param="model")
+
+    def limits(self, tier: str, tier_rpm: int | None, tier_concurrency: int | None) -> tuple[Limit, ...]:
+        """The limits that one call of this key counts against: its own and its account's by tier."""
+        limits = []
+        if self.requests_per_minute is not None:
+            limits.append(Limit(f"k{self.key_id}:rpm", "rate", self.requests_per_minute))
+        if self.concurrency is not None:
+            limits.append(Limit(f"k{self.key_id}:con", "concurrency", self.concurrency))
+        if tier_rpm is not None:
+            limits.append(Limit(f"a{self.account_id}:{tier}:rpm", "rate", tier_rpm))
+        if tier_concurrency is not None:
+            limits.append(Limit(f"a{self.account_id}:{tier}:con", "concurrency", tier_concurrency))
+        return tuple(limits)
+
+
+def _is_allowed(address: str, allowed: tuple[str, ...]) -> bool:
+    try:
+        ip = ip_address(address)
+    except ValueError:
+        return False
+    return any(ip in ip_network(net, strict=False) for net in allowed)
+
+
+class KeyCache:
+    """Digest -> record, with what is known not to exist."""
+
+    def __init__(self) -> None:
+        self._records: dict[bytes, KeyRecord] = {}
+        self._unknown: dict[bytes, int] = {}
+        self._confirmed_ms = 0
+
+    def get(self, digest: bytes, now_ms: int) -> KeyRecord | None:
+        """The record, or None: ask control. Raises InvalidKey for a key known not to exist."""
+        record = self._records.get(digest)
+        if record is not None:
+            return record if now_ms - self._confirmed_ms < STALE_MS else None
+        until = self._unknown.get(digest)
+        if until is not None:
+            if now_ms < until:
+                raise InvalidKey
+            del self._unknown[digest]
+        return None
+
+    def confirm(self, now_ms: int) -> None:
+        """Control says: what you hold is current."""
+        self._confirmed_ms = now_ms
+
+    def put(self, digest: bytes, record: KeyRecord, now_ms: int) -> None:
+        """A looked-up or pushed record. The oldest goes first when the cache is full."""
+        self._unknown.pop(digest, None)
+        self._records[digest] = record
+        self._confirmed_ms = max(self._confirmed_ms, now_ms)
+        if len(self._records) > CACHE_MAX:
+            del self._records[next(iter(self._records))]
+
+    def put_unknown(self, digest: bytes, now_ms: int) -> None:
+        self._records.pop(digest, None)
+        self._unknown[digest] = now_ms + NEGATIVE_MS
+        if len(self._unknown) > NEGATIVE_MAX:
+            del self._unknown[next(iter(self._unknown))]
+
+    def change(self, digest: bytes, record: KeyRecord | None, now_ms: int) -> None:
+        """Pushed by control: only what is held is replaced; a key made just now is not unknown."""
+        self._unknown.pop(digest, None)
+        if record is None:
+            self._records.pop(digest, None)
+        elif digest in self._records:
+            self.put(digest, record, now_ms)

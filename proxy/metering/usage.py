@@ -1,0 +1,76 @@
+"""`Usage`: the disjoint, priced buckets of what one call consumed.
+
+Owns the buckets and how they add up; knows no vendor and no price. Dialects fill it, pricing
+multiplies it, the journal and the usage row store `as_dict()`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, fields
+from enum import Enum
+
+
+class Provenance(str, Enum):
+    """Where the figures of a call came from."""
+
+    FINAL = "final"  # the vendor's last word
+    EARLY = "early"  # the vendor's figures, but the stream was cut before its last word
+    COUNTED = "counted"  # our tokenizer
+    ESTIMATED = "estimated"  # bounded from bytes or a checkpoint
+    NONE = "none"  # nothing was consumed
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens unless the name says otherwise. No bucket contains another, except that `reasoning`
+    is an annotation: how much of `output` was hidden reasoning, never priced by itself.
+    """
+
+    input: int = 0  # uncached text input
+    cache_read: int = 0
+    cache_write_5m: int = 0
+    cache_write_1h: int = 0
+    input_audio: int = 0
+    cached_audio: int = 0
+    input_image: int = 0
+    output: int = 0  # text output, reasoning included
+    output_audio: int = 0
+    output_image: int = 0
+    reasoning: int = 0
+    seconds_ms: int = 0  # thousandths of a second of audio or video
+    characters: int = 0
+    images: int = 0
+    calls: int = 0
+    tools: dict[str, int] = field(default_factory=dict)  # server tool calls by kind
+    units: dict[str, int] = field(default_factory=dict)  # pages, search units by kind
+
+    def input_tokens_all(self) -> int:
+        """Everything that went in, as one figure in tokens."""
+        return (
+            self.input
+            + self.cache_read
+            + self.cache_write_5m
+            + self.cache_write_1h
+            + self.input_audio
+            + self.cached_audio
+            + self.input_image
+        )
+
+    def output_tokens_all(self) -> int:
+        """Everything that came out, reasoning included, as one figure in tokens."""
+        return self.output + self.output_audio + self.output_image
+
+    def is_empty(self) -> bool:
+        return not self.as_dict()
+
+    def as_dict(self) -> dict[str, int | dict[str, int]]:
+        """Only what is not zero: the form that is journaled and stored."""
+        return {f.name: v for f in FIELDS if (v := getattr(self, f.name))}
+
+    @classmethod
+    def from_dict(cls, data: dict[str, int | dict[str, int]]) -> Usage:
+        """Raises TypeError on an unknown bucket: a newer build wrote it."""
+        return cls(**data)  # type: ignore[arg-type]
+
+
+FIELDS = fields(Usage)

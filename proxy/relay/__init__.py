@@ -1,0 +1,1 @@
+"""The hot path: from a client's bytes to the upstream's and back, metered on the side."""
