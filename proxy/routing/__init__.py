@@ -1,0 +1,1 @@
+"""routes.yaml: text -> spec -> compiled table; matching, choosing and rewriting with it."""
