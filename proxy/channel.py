@@ -1,0 +1,370 @@
+"""Messages between a worker and control over a unix socket; both ends.
+
+Owns framing (4 bytes of length, then JSON), requests and replies, reconnecting, and the table's
+transport in pieces. Knows the meaning of no message but `hello`: handlers are given in. The unix
+listener belongs to the supervisor, so a worker can connect while control is being replaced; it
+counts as connected only once control has answered its hello.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import itertools
+import logging
+import socket
+from collections.abc import Awaitable, Callable, Iterator, Mapping
+from typing import Any
+
+import orjson
+
+from proxy import telemetry
+
+MESSAGE_BYTES_MAX = 256 << 10  # also the longest stall one message can cause
+PIECE_BYTES = 128 << 10  # of a table; base64 makes it 171 KiB
+BACKLOG_BYTES_MAX = 64 << 20  # unsent to one peer: it is stuck, and a fresh connection says hello again
+HELLO_TIMEOUT_S = 5.0
+RETRY_FIRST_S, RETRY_LAST_S = 0.02, 0.5
+
+Args = dict[str, Any]
+log = logging.getLogger("headrace.channel")
+
+
+class ChannelError(Exception):
+    """A call was not answered. Whether the other side acted on it is unknown."""
+
+
+class ChannelDown(ChannelError):
+    """There is no other side at the moment."""
+
+
+class ChannelTimeout(ChannelError):
+    """No answer in time."""
+
+
+class CallFailed(ChannelError):
+    """The other side could not serve the call; its log says why."""
+
+
+class _Link(asyncio.Protocol):
+    """One connection: frames in, frames out."""
+
+    def __init__(self, on_message: Callable[[_Link, Args], None], on_lost: Callable[[_Link], None]) -> None:
+        self._on_message = on_message
+        self._on_lost = on_lost
+        self._buffer = bytearray()
+        self._transport: asyncio.WriteTransport | None = None
+        self.closed = asyncio.get_running_loop().create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.WriteTransport)
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        self._buffer += data
+        while len(self._buffer) >= 4:
+            end = 4 + int.from_bytes(self._buffer[:4], "big")
+            if end > MESSAGE_BYTES_MAX + 4:
+                log.error("message too long", extra={"bytes": end})
+                self.abort()
+                return
+            if len(self._buffer) < end:
+                return
+            message = orjson.loads(memoryview(self._buffer)[4:end])
+            del self._buffer[:end]
+            self._on_message(self, message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        if not self.closed.done():
+            self.closed.set_result(None)
+        self._on_lost(self)
+
+    def send(self, message: Args) -> None:
+        """Silently nothing on a connection that is gone: its owner learns that by `on_lost`.
+
+        Raises ValueError when the message is too long.
+        """
+        data = orjson.dumps(message)
+        if len(data) > MESSAGE_BYTES_MAX:
+            raise ValueError(f"message {message.get('op')!r} of {len(data)} bytes")
+        if self._transport is None or self._transport.is_closing():
+            return
+        if self._transport.get_write_buffer_size() > BACKLOG_BYTES_MAX:
+            log.error("peer does not read; dropping it")
+            self.abort()
+            return
+        self._transport.write(len(data).to_bytes(4, "big") + data)
+
+    def abort(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+
+# -- worker's end --------------------------------------------------------------------------------
+
+
+class Channel:
+    """A worker's connection to control, made again whenever it is lost.
+
+    `hello()` gives the arguments of the first message of each connection; `welcome(reply)` is called
+    with control's answer to it. `handlers` are plain functions by op, called in the order of arrival.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        hello: Callable[[], Args],
+        handlers: Mapping[str, Callable[[Args], None]],
+        welcome: Callable[[Args], None] = lambda reply: None,
+    ) -> None:
+        self._path = path
+        self._hello = hello
+        self._handlers = handlers
+        self._welcome = welcome
+        self._link: _Link | None = None
+        self._waiting: dict[int, asyncio.Future[Args]] = {}
+        self._ids = itertools.count(1)
+        self._up = asyncio.Event()
+        self.ever_connected = False
+
+    @property
+    def connected(self) -> bool:
+        """Control has answered the hello of the present connection."""
+        return self._up.is_set()
+
+    def start(self) -> None:
+        telemetry.spawn("channel", self._keep_connected())
+
+    async def wait_connected(self) -> None:
+        await self._up.wait()
+
+    async def call(self, op: str, args: Args, timeout_s: float) -> Args:
+        """Ask control; waits for a connection within the same time.
+
+        Raises ChannelDown, ChannelTimeout, CallFailed. A lost answer is not asked for again: whether
+        control acted on it shows at the next hello.
+        """
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._up.wait()
+                assert self._link is not None
+                return await self._ask(self._link, op, args)
+        except TimeoutError as e:
+            if self.connected:
+                raise ChannelTimeout(f"{op}: no answer within {timeout_s} s") from e
+            raise ChannelDown(f"{op}: control is not there") from e
+
+    def notify(self, op: str, args: Args) -> bool:
+        """Tell control; False when it is not there (nothing is kept for later)."""
+        if self._link is None or not self.connected:
+            return False
+        self._link.send({"op": op, "args": args})
+        return True
+
+    async def _ask(self, link: _Link, op: str, args: Args) -> Args:
+        number = next(self._ids)
+        future: asyncio.Future[Args] = asyncio.get_running_loop().create_future()
+        self._waiting[number] = future
+        try:
+            link.send({"op": op, "id": number, "args": args})
+            return await future
+        finally:
+            self._waiting.pop(number, None)
+
+    async def _keep_connected(self) -> None:
+        loop = asyncio.get_running_loop()
+        delay_s = RETRY_FIRST_S
+        while True:
+            try:
+                _, link = await loop.create_unix_connection(
+                    lambda: _Link(self._message, self._lost), self._path
+                )
+            except OSError as e:
+                log.debug("control's socket: %s", e)
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_LAST_S)
+                continue
+            try:
+                # While control is being replaced the connection waits in the listener's backlog.
+                reply = await self._ask(link, "hello", self._hello())
+            except ChannelError:
+                await asyncio.sleep(delay_s)
+                delay_s = min(delay_s * 2, RETRY_LAST_S)
+                continue
+            delay_s = RETRY_FIRST_S
+            self._link = link
+            self.ever_connected = True
+            self._up.set()
+            self._welcome(reply)
+            await link.closed
+
+    def _message(self, link: _Link, message: Args) -> None:
+        if "re" in message:
+            _resolve(self._waiting, message)
+            return
+        handler = self._handlers.get(message["op"])
+        if handler is None:
+            log.warning("unknown message", extra={"op": message["op"]})
+            return
+        try:
+            handler(message.get("args") or {})
+        except Exception:
+            log.exception("message handler failed", extra={"op": message["op"]})
+
+    def _lost(self, link: _Link) -> None:
+        self._link = None
+        self._up.clear()
+        for future in self._waiting.values():
+            if not future.done():
+                future.set_exception(ChannelDown("control went away"))
+
+
+def _resolve(waiting: dict[int, asyncio.Future[Args]], message: Args) -> None:
+    future = waiting.get(message["re"])
+    if future is None or future.done():
+        return  # its caller gave up
+    if "error" in message:
+        future.set_exception(CallFailed(message["error"]))
+    else:
+        future.set_result(message.get("args") or {})
+
+
+# -- control's end -------------------------------------------------------------------------------
+
+
+class Peer:
+    """One worker as control sees it; lives as long as the connection."""
+
+    def __init__(self, link: _Link, slot: int, incarnation: str, pid: int) -> None:
+        self._link = link
+        self.slot = slot
+        self.incarnation = incarnation
+        self.pid = pid
+
+    def send(self, op: str, args: Args) -> None:
+        self._link.send({"op": op, "args": args})
+
+    def abort(self) -> None:
+        self._link.abort()
+
+
+Handler = Callable[[Peer, Args], Awaitable[Args] | Args | None]
+
+
+class ChannelServer:
+    """Control's end: accepts workers on the supervisor's listener.
+
+    `on_hello(peer, args)` answers a worker's first message; `on_lost(peer)` is called once when its
+    connection ends. A handler returns the reply, an awaitable of it, or None for a notification.
+    """
+
+    def __init__(
+        self,
+        on_hello: Callable[[Peer, Args], Args],
+        on_lost: Callable[[Peer], None],
+        handlers: Mapping[str, Handler],
+    ) -> None:
+        self._on_hello = on_hello
+        self._on_gone = on_lost
+        self._handlers = handlers
+        self._peers: dict[_Link, Peer] = {}
+        self._server: asyncio.AbstractServer | None = None
+
+    async def start(self, listener: socket.socket) -> None:
+        loop = asyncio.get_running_loop()
+        # A copy: closing the server must not shut the supervisor's listener.
+        self._server = await loop.create_unix_server(
+            lambda: _Link(self._message, self._lost), sock=listener.dup()
+        )
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.close()
+        for link in list(self._peers):
+            link.abort()
+
+    @property
+    def peers(self) -> list[Peer]:
+        return list(self._peers.values())
+
+    def broadcast(self, op: str, args: Args) -> None:
+        for peer in self.peers:
+            peer.send(op, args)
+
+    def _message(self, link: _Link, message: Args) -> None:
+        op, args = message["op"], message.get("args") or {}
+        peer = self._peers.get(link)
+        try:
+            if op == "hello":
+                peer = Peer(link, args["slot"], args["incarnation"], args["pid"])
+                self._peers[link] = peer
+                result: Any = self._on_hello(peer, args)
+            elif peer is None:
+                raise KeyError("no hello")
+            else:
+                result = self._handlers[op](peer, args)
+        except Exception:
+            log.exception("message handler failed", extra={"op": op})
+            _reply_error(link, message)
+            return
+        if isinstance(result, Awaitable):
+            telemetry.spawn(f"channel:{op}", self._answer(link, message, result))
+        elif "id" in message:
+            link.send({"re": message["id"], "args": result or {}})
+
+    async def _answer(self, link: _Link, message: Args, result: Awaitable[Args]) -> None:
+        try:
+            reply = await result
+        except Exception:
+            log.exception("message handler failed", extra={"op": message["op"]})
+            _reply_error(link, message)
+            return
+        if "id" in message:
+            link.send({"re": message["id"], "args": reply})
+
+    def _lost(self, link: _Link) -> None:
+        peer = self._peers.pop(link, None)
+        if peer is not None:
+            self._on_gone(peer)
+
+
+def _reply_error(link: _Link, message: Args) -> None:
+    if "id" in message:
+        link.send({"re": message["id"], "error": f"{message['op']} failed"})
+
+
+# -- a table in pieces ---------------------------------------------------------------------------
+
+
+def pieces(generation: int, document: bytes) -> Iterator[Args]:
+    """Arguments of the `table` messages that carry one compiled table."""
+    parts = max(1, -(-len(document) // PIECE_BYTES))
+    for part in range(parts):
+        piece = document[part * PIECE_BYTES : (part + 1) * PIECE_BYTES]
+        yield {
+            "generation": generation,
+            "part": part,
+            "parts": parts,
+            "data": base64.b64encode(piece).decode(),
+        }
+
+
+class Assembler:
+    """Puts the pieces of a table together; a newer generation or a new part 0 starts over."""
+
+    def __init__(self) -> None:
+        self._generation = -1
+        self._parts: list[bytes] = []
+
+    def add(self, args: Args) -> tuple[int, bytes] | None:
+        """(generation, document) with the last piece, else None."""
+        if args["part"] == 0:
+            self._generation, self._parts = args["generation"], []
+        if args["generation"] != self._generation or args["part"] != len(self._parts):
+            return None  # the rest of a table whose beginning another connection had
+        self._parts.append(base64.b64decode(args["data"]))
+        if len(self._parts) < args["parts"]:
+            return None
+        document, self._parts = b"".join(self._parts), []
+        return self._generation, document

@@ -1,0 +1,261 @@
+"""What a process tells about itself: JSON log lines without secrets, plain counters, owned tasks.
+
+Owns the log format, redaction, the list of metrics and every background task. Knows no Prometheus
+(control turns the numbers into it) and does no IO but the log's own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import sys
+import time
+from bisect import bisect_left
+from collections.abc import Coroutine, Iterable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import orjson
+
+T = TypeVar("T")
+
+log = logging.getLogger("headrace")
+
+
+# -- tasks ---------------------------------------------------------------------------------------
+
+_tasks: set[asyncio.Task[Any]] = set()  # the loop itself keeps only weak references
+
+
+def spawn(name: str, coro: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+    """Run `coro` as a task that is kept until it ends and whose failure is logged.
+
+    The only way to start background work (ruff bans the others).
+    """
+    task = asyncio.get_running_loop().create_task(coro, name=name)
+    _tasks.add(task)
+    task.add_done_callback(_ended)
+    return task
+
+
+def _ended(task: asyncio.Task[Any]) -> None:
+    _tasks.discard(task)
+    if task.cancelled():
+        return
+    error = task.exception()
+    if error is not None:
+        log.error("task failed", extra={"task": task.get_name()}, exc_info=error)
+
+
+def running() -> list[str]:
+    """Names of the tasks that have not ended; for tests and the admin page."""
+    return sorted(task.get_name() for task in _tasks)
+
+
+async def cancel_all(*, keep: Iterable[asyncio.Task[Any]] = ()) -> None:
+    """Cancel every owned task but the caller's own and `keep`, and wait for their ends."""
+    spared = {asyncio.current_task(), *keep}
+    doomed = [task for task in _tasks if task not in spared]
+    for task in doomed:
+        task.cancel()
+    await asyncio.gather(*doomed, return_exceptions=True)
+
+
+# -- logs ----------------------------------------------------------------------------------------
+
+SECRETS_MAX = 10_000  # exact secrets hidden by value; the oldest are dropped above
+_SECRET_BYTES_MIN = 8  # shorter ones would blank ordinary words
+
+_PATTERNS = (
+    # Our keys and most vendors'. The first six and the last four characters may be shown.
+    (re.compile(r"\b((?:sk|pk|rk|key)-[A-Za-z0-9_\-]{3})[A-Za-z0-9_\-]{5,}([A-Za-z0-9_\-]{4})"), r"\1…\2"),
+    (re.compile(r"\b(AIza)[A-Za-z0-9_\-]{20,}"), r"\1…"),
+    (re.compile(r"(?i)\b(bearer|basic)\s+(?!sk-)[A-Za-z0-9._~+/=\-]{6,}"), r"\1 …"),
+    (
+        re.compile(
+            r"(?i)((?:api[-_]?key|x-goog-api-key|mj-api-secret|authorization|secret|password|token|[?&]key)"
+            r"""["']?\s*[:=]\s*b?["']?)(?!bearer\b|basic\b|sk-|\d+\b)[^\s"',;&}]{6,}"""
+        ),
+        r"\1…",
+    ),
+    (re.compile(r"(\w+://[^\s:/@]+:)[^\s@/]+@"), r"\1…@"),  # a URL's password
+)
+
+
+class Redactor:
+    """Takes secrets out of text: known shapes, and known values (upstream credentials)."""
+
+    def __init__(self) -> None:
+        self._secrets: dict[str, None] = {}
+        self._exact: re.Pattern[str] | None = None
+
+    def conceal(self, secrets: Iterable[str]) -> None:
+        """From now on these values never appear in a log line."""
+        for secret in secrets:
+            if len(secret) >= _SECRET_BYTES_MIN:
+                self._secrets[secret] = None
+        while len(self._secrets) > SECRETS_MAX:
+            del self._secrets[next(iter(self._secrets))]
+        longest_first = sorted(self._secrets, key=len, reverse=True)
+        self._exact = re.compile("|".join(map(re.escape, longest_first))) if longest_first else None
+
+    def redact(self, text: str) -> str:
+        if self._exact is not None:
+            text = self._exact.sub("…", text)
+        for pattern, shown in _PATTERNS:
+            text = pattern.sub(shown, text)
+        return text
+
+
+redactor = Redactor()  # one per process: logging has one tree as well
+
+_PLAIN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonFormatter(logging.Formatter):
+    """One line of JSON per record: ts, level, logger, process, msg, the `extra` fields, error."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+        line: dict[str, Any] = {
+            "ts": f"{second}.{int(record.msecs):03d}Z",
+            "level": record.levelname.lower(),
+            "logger": record.name,
+            "process": self._process,
+            "msg": redactor.redact(record.getMessage()),
+        }
+        for name, value in record.__dict__.items():
+            if name not in _PLAIN_FIELDS:
+                line[name] = redactor.redact(value) if isinstance(value, str) else value
+        if record.exc_info:
+            line["error"] = redactor.redact(self.formatException(record.exc_info))
+        # What orjson cannot write is shown by its type: a repr may hold headers (faults.md F2).
+        return orjson.dumps(line, default=lambda o: f"<{type(o).__name__}>").decode()
+
+
+class _Stderr(logging.StreamHandler[Any]):
+    """Whatever sys.stderr is at that moment; a closed pipe must not bring a process down."""
+
+    @property
+    def stream(self) -> Any:
+        return sys.stderr
+
+    @stream.setter
+    def stream(self, value: Any) -> None:
+        pass
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 (logging's name)
+        pass
+
+
+def configure_logging(process: str, level: str = "INFO") -> None:
+    """Everything to stderr as JSON lines. `process`: 'supervisor', 'control', 'w0', ..."""
+    handler = _Stderr()
+    handler.setFormatter(JsonFormatter(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(level.upper())
+    # aiohttp logs tracebacks with the client's header bytes (faults.md F3).
+    logging.getLogger("aiohttp").setLevel(logging.CRITICAL)
+    logging.getLogger("watchfiles").setLevel(logging.WARNING)
+    logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+# -- numbers -------------------------------------------------------------------------------------
+
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+OVERHEAD = (0.00005, 0.0001, 0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.05, 0.1, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """`kind`: counter, gauge or histogram. Labels have few values: never a key, never a raw model name."""
+
+    kind: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+METRICS: dict[str, Metric] = {
+    "requests_total": Metric("counter", "Requests answered.", ("operation", "status")),
+    "calls_total": Metric("counter", "Calls closed.", ("operation", "outcome")),
+    "refusals_total": Metric("counter", "Requests refused by us.", ("code",)),
+    "usage_provenance_total": Metric("counter", "Closed calls by source of usage.", ("provenance",)),
+    "upstream_attempts_total": Metric("counter", "Tries at upstreams.", ("upstream", "mirror", "outcome")),
+    "upstream_connects_total": Metric("counter", "New connections to upstreams.", ("upstream", "mirror")),
+    "upstream_replays_total": Metric("counter", "Sent again after a stale connection.", ("upstream",)),
+    "request_bytes_total": Metric("counter", "Body bytes received from clients."),
+    "response_bytes_total": Metric("counter", "Body bytes sent to clients."),
+    "stream_events_total": Metric("counter", "Events of streams that were metered."),
+    "metering_degraded_total": Metric("counter", "Answers whose metering met a parse error."),
+    "journal_entries_total": Metric("counter", "Entries appended to the journal."),
+    "journal_bytes_total": Metric("counter", "Bytes appended to the journal."),
+    "journal_syncs_total": Metric("counter", "fdatasync calls of the journal."),
+    "client_disconnects_total": Metric("counter", "Clients that left before their answer was complete."),
+    "connections": Metric("gauge", "Open client connections."),
+    "calls_open": Metric("gauge", "Calls that have begun and are not closed."),
+    "streams_open": Metric("gauge", "Open streams."),
+    "upstream_connections": Metric("gauge", "Open upstream connections.", ("state",)),
+    "journal_available": Metric("gauge", "1 while the journal takes entries."),
+    "table_generation": Metric("gauge", "Generation of the routes in use."),
+    "memory_bytes": Metric("gauge", "Resident memory."),
+    "loop_lag_seconds": Metric("histogram", "How late the loop was, sampled.", (), OVERHEAD),
+    "overhead_seconds": Metric("histogram", "Time spent in the relay before the request left.", (), OVERHEAD),
+    "first_byte_seconds": Metric("histogram", "To the first byte of the answer.", ("operation",), SECONDS),
+    "call_seconds": Metric("histogram", "Whole calls.", ("operation",), SECONDS),
+    "hold_wait_seconds": Metric("histogram", "Waiting for a slice of balance or a limit.", (), SECONDS),
+}
+
+
+class Stats:
+    """Counters, gauges and histograms as plain numbers; cheap enough for each request.
+
+    Labels come in the order of METRICS. Raises KeyError on a name that METRICS does not have.
+    """
+
+    __slots__ = ("_histograms", "_values")
+
+    def __init__(self) -> None:
+        self._values: dict[tuple[str, ...], float] = {}
+        self._histograms: dict[tuple[str, ...], list[float]] = {}  # counts per bucket, above all, sum
+
+    def inc(self, name: str, *labels: str, by: float = 1) -> None:
+        key = (name, *labels)
+        try:
+            self._values[key] += by
+        except KeyError:
+            self._values[_declared(key)] = by
+
+    def set(self, name: str, value: float, *labels: str) -> None:
+        key = (name, *labels)
+        if key not in self._values:
+            _declared(key)
+        self._values[key] = value
+
+    def observe(self, name: str, value: float, *labels: str) -> None:
+        key = (name, *labels)
+        series = self._histograms.get(key)
+        if series is None:
+            series = self._histograms[_declared(key)] = [0.0] * (len(METRICS[name].buckets) + 2)
+        series[bisect_left(METRICS[name].buckets, value)] += 1
+        series[-1] += value
+
+    def snapshot(self) -> dict[str, list[Any]]:
+        """Totals since the process began: {"values": [[[name, label...], n]...], "histograms": ...}."""
+        return {
+            "values": [[key, value] for key, value in self._values.items()],
+            "histograms": [[key, list(series)] for key, series in self._histograms.items()],
+        }
+
+
+def _declared(key: tuple[str, ...]) -> tuple[str, ...]:
+    metric = METRICS[key[0]]
+    if len(key) - 1 != len(metric.labels):
+        raise KeyError(f"{key[0]} has the labels {metric.labels}")
+    return key
