@@ -1,0 +1,81 @@
+"""The demo upstream as an aiohttp application: paths, its key, request ids, error shapes."""
+
+from __future__ import annotations
+
+import hmac
+import uuid
+from collections.abc import Awaitable, Callable
+
+import orjson
+from aiohttp import web
+
+from proxy.demo import anthropic, openai_rest, openai_text
+from proxy.demo.reading import RefusalError
+from proxy.demo.streaming import PACE
+
+BODY_BYTES_MAX = 32 << 20  # a prompt with a few images
+PIECES_PER_SECOND = 60.0  # about what a fast hosted model writes
+KEY = web.AppKey("key", str)
+REQUEST_ID = web.RequestKey("request_id", str)
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+def make_app(key: str = "", pace: float = PIECES_PER_SECOND) -> web.Application:
+    """The demo upstream. `key`: what callers must send ("": anything goes); `pace`: pieces of text
+    a second, 0 for as fast as possible.
+    """
+    app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[answer_refusals])
+    app[KEY], app[PACE] = key, pace
+    app.on_response_prepare.append(add_request_id)
+    app.router.add_post("/v1/chat/completions", openai_text.chat)
+    app.router.add_post("/v1/completions", openai_text.completions)
+    app.router.add_post("/v1/embeddings", openai_rest.embeddings)
+    app.router.add_post("/v1/moderations", openai_rest.moderations)
+    app.router.add_post("/v1/images/generations", openai_rest.images)
+    app.router.add_get("/v1/models", openai_rest.models)
+    app.router.add_post("/v1/messages", anthropic.messages)
+    app.router.add_post("/v1/messages/count_tokens", anthropic.count_tokens)
+    return app
+
+
+@web.middleware
+async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """Check the key; put every refusal into the shape that the path's SDK understands."""
+    request[REQUEST_ID] = "req_" + uuid.uuid4().hex
+    try:
+        check_key(request)
+        return await handler(request)
+    except RefusalError as refusal:
+        return refused(request, refusal)
+    except web.HTTPException as error:
+        kind = "not_found_error" if error.status == 404 else "invalid_request_error"
+        return refused(request, RefusalError(error.status, kind, f"{error.reason}: {request.path}"))
+
+
+def check_key(request: web.Request) -> None:
+    """Raises RefusalError unless the caller sent the key, as Bearer, `api-key` or `x-api-key`."""
+    headers = request.headers
+    sent = headers.get("Authorization", "").removeprefix("Bearer ")
+    sent = sent or headers.get("api-key") or headers.get("x-api-key") or ""
+    expected = request.app[KEY]
+    if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
+        raise RefusalError(401, "authentication_error", "Incorrect API key provided.", code="invalid_api_key")
+
+
+def is_anthropic(request: web.Request) -> bool:
+    return request.path.startswith("/v1/messages")
+
+
+def refused(request: web.Request, refusal: RefusalError) -> web.Response:
+    error = {"type": refusal.kind, "message": refusal.message}
+    if is_anthropic(request):
+        body: dict[str, object] = {"type": "error", "error": error, "request_id": request[REQUEST_ID]}
+    else:
+        body = {"error": error | {"param": None, "code": refusal.code}}
+    return web.json_response(body=orjson.dumps(body), status=refusal.status)
+
+
+async def add_request_id(request: web.Request, response: web.StreamResponse) -> None:
+    name = "request-id" if is_anthropic(request) else "x-request-id"
+    response.headers[name] = request.get(REQUEST_ID, "")

@@ -1,0 +1,156 @@
+"""The vendors' own SDKs against the demo upstream."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from .conftest import KEY
+
+openai = pytest.importorskip("openai")
+anthropic = pytest.importorskip("anthropic")
+
+ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is backpressure?"}]
+
+
+@pytest.fixture
+async def client(demo: str):
+    async with openai.AsyncOpenAI(base_url=demo + "/v1", api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def claude(demo: str):
+    async with anthropic.AsyncAnthropic(base_url=demo, api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+async def test_a_stream_says_and_costs_the_same_as_a_whole_answer(client) -> None:
+    whole = await client.chat.completions.create(model="gpt-4o-mini", messages=ASK)
+    stream = await client.chat.completions.create(
+        model="gpt-4o-mini", messages=ASK, stream=True, stream_options={"include_usage": True}
+    )
+    chunks = [chunk async for chunk in stream]
+    text = "".join(c.choices[0].delta.content or "" for c in chunks if c.choices)
+    assert text == whole.choices[0].message.content
+    assert "backpressure" in text.lower()
+    assert chunks[-1].choices == []
+    assert chunks[-1].usage == whole.usage
+    assert all(chunk.usage is None for chunk in chunks[:-1])
+    assert chunks[-2].choices[0].finish_reason == whole.choices[0].finish_reason == "stop"
+    assert whole.usage.total_tokens == whole.usage.prompt_tokens + whole.usage.completion_tokens
+
+
+async def test_a_stream_without_include_usage_reports_none(client) -> None:
+    stream = await client.chat.completions.create(model="gpt-4o-mini", messages=ASK, stream=True)
+    chunks = [chunk async for chunk in stream]
+    assert all(chunk.choices and chunk.usage is None for chunk in chunks)
+
+
+@pytest.mark.parametrize("name", ["max_tokens", "max_completion_tokens"])
+async def test_the_token_limit_ends_the_answer(client, name: str) -> None:
+    answer = await client.chat.completions.create(model="gpt-4o-mini", messages=ASK, **{name: 5})
+    assert answer.choices[0].finish_reason == "length"
+    assert 0 < answer.usage.completion_tokens <= 5
+
+
+async def test_n_answers_differ_and_are_all_counted(client) -> None:
+    one = await client.chat.completions.create(model="gpt-4o-mini", messages=ASK)
+    three = await client.chat.completions.create(model="gpt-4o-mini", messages=ASK, n=3)
+    assert [choice.index for choice in three.choices] == [0, 1, 2]
+    assert len({choice.message.content for choice in three.choices}) == 3
+    assert three.usage.prompt_tokens == one.usage.prompt_tokens
+    assert three.usage.completion_tokens > one.usage.completion_tokens
+    stream = await client.chat.completions.create(model="gpt-4o-mini", messages=ASK, n=3, stream=True)
+    texts = ["", "", ""]
+    async for chunk in stream:
+        texts[chunk.choices[0].index] += chunk.choices[0].delta.content or ""
+    assert texts == [choice.message.content for choice in three.choices]
+
+
+async def test_a_chinese_prompt_gets_a_chinese_answer(client) -> None:
+    messages = [{"role": "user", "content": "什么是令牌？"}]
+    answer = await client.chat.completions.create(model="gpt-4o-mini", messages=messages)
+    assert "什么是令牌" in answer.choices[0].message.content
+
+
+async def test_legacy_completions_stream_and_stop_at_sixteen_tokens(client) -> None:
+    whole = await client.completions.create(model="gpt-3.5-turbo", prompt=["one", "two"])
+    assert len(whole.choices) == 2
+    assert whole.usage.completion_tokens <= 32
+    stream = await client.completions.create(model="gpt-3.5-turbo", prompt="one", stream=True)
+    text = "".join([chunk.choices[0].text async for chunk in stream])
+    assert text == whole.choices[0].text
+
+
+async def test_embeddings_are_unit_vectors_and_repeat(client) -> None:
+    first = await client.embeddings.create(model="text-embedding-3-small", input=["a", "b"])  # base64
+    plain = await client.embeddings.create(
+        model="text-embedding-3-small", input="a", encoding_format="float", dimensions=1536
+    )
+    a, b = (item.embedding for item in first.data)
+    assert len(a) == 1536
+    assert math.isclose(sum(x * x for x in a), 1, abs_tol=1e-5)
+    assert a == pytest.approx(plain.data[0].embedding, abs=1e-6)
+    assert a != b
+    assert first.usage.prompt_tokens == first.usage.total_tokens == 2
+
+
+async def test_images_are_pngs_and_moderation_flags(client) -> None:
+    image = await client.images.generate(model="gpt-image-1", prompt="a red fox", n=2)
+    assert [item.b64_json[:8] for item in image.data] == ["iVBORw0K"] * 2
+    assert image.usage.total_tokens == image.usage.input_tokens + image.usage.output_tokens
+    verdicts = await client.moderations.create(input=["I love you", "I will kill you"])
+    assert [result.flagged for result in verdicts.results] == [False, True]
+
+
+async def test_models_are_listed(client) -> None:
+    names = {model.id async for model in client.models.list()}
+    assert {"gpt-4o-mini", "claude-sonnet-4-5", "text-embedding-3-small", "gemini-2.5-flash"} <= names
+
+
+async def test_refusals_are_raised_by_the_openai_sdk(demo: str, client) -> None:
+    stranger = client.with_options(api_key="sk-wrong")
+    with pytest.raises(openai.AuthenticationError) as refused:
+        await stranger.chat.completions.create(model="gpt-4o-mini", messages=ASK)
+    assert refused.value.code == "invalid_api_key"
+    assert refused.value.request_id.startswith("req_")
+    with pytest.raises(openai.BadRequestError):
+        await client.chat.completions.create(model="gpt-4o-mini", messages=ASK, n=99)
+    with pytest.raises(openai.NotFoundError):
+        await client.files.list()
+
+
+async def test_messages_stream_says_and_costs_the_same_as_a_whole_message(claude) -> None:
+    ask = {"model": "claude-sonnet-4-5", "max_tokens": 500, "system": "Be brief.", "messages": ASK[1:]}
+    whole = await claude.messages.create(**ask)
+    async with claude.messages.stream(**ask) as stream:
+        kinds = [event.type async for event in stream]
+        final = await stream.get_final_message()
+    assert final.content[0].text == whole.content[0].text
+    assert final.usage.input_tokens == whole.usage.input_tokens
+    assert final.usage.output_tokens == whole.usage.output_tokens
+    assert final.stop_reason == whole.stop_reason == "end_turn"
+    assert kinds[0] == "message_start" and kinds[-1] == "message_stop"
+    counted = await claude.messages.count_tokens(
+        model=ask["model"], system=ask["system"], messages=ask["messages"]
+    )
+    assert counted.input_tokens == whole.usage.input_tokens
+
+
+async def test_max_tokens_ends_a_message(claude) -> None:
+    ask = {"model": "claude-sonnet-4-5", "max_tokens": 4, "messages": ASK[1:]}
+    message = await claude.messages.create(**ask)
+    assert message.stop_reason == "max_tokens"
+    assert 0 < message.usage.output_tokens <= 4
+
+
+async def test_refusals_are_raised_by_the_anthropic_sdk(claude) -> None:
+    with pytest.raises(anthropic.AuthenticationError) as refused:
+        await claude.with_options(api_key="sk-wrong").messages.create(
+            model="claude-sonnet-4-5", max_tokens=4, messages=ASK[1:]
+        )
+    assert refused.value.request_id.startswith("req_")
+    with pytest.raises(anthropic.BadRequestError):
+        await claude.messages.create(model="claude-sonnet-4-5", max_tokens=0, messages=ASK[1:])
