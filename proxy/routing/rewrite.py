@@ -1,0 +1,108 @@
+"""What goes upstream instead of what came: target and request headers.
+
+Owns the allow-listing of headers and query parameters. Pure. A header passes only if the upstream's
+dialect, the route or the upstream names it; what belongs to one connection, to the relay's own framing
+or to a caller's identity never passes, whoever names it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from functools import lru_cache
+from typing import Protocol
+from urllib.parse import parse_qsl, quote, urlencode
+
+from proxy.routing.canonical import SEGMENT_SAFE, canonical
+from proxy.routing.table import Credential, Mirror, OfferedOperation, Route, Upstream
+
+Header = tuple[bytes, bytes]
+
+# RFC 9110 7.6.1 and what the relay writes itself: framing, Host, and the codings that it can meter.
+OWN_HEADERS = frozenset(
+    b"connection keep-alive proxy-connection te trailer transfer-encoding upgrade content-length host expect "
+    b"accept-encoding".split()
+)  # fmt: skip
+
+CREDENTIAL_HEADERS = frozenset(
+    b"authorization proxy-authorization api-key x-api-key apikey x-apikey x-goog-api-key mj-api-secret "
+    b"x-auth-token x-access-token x-authorization ocp-apim-subscription-key cookie cookie2 "
+    b"sec-websocket-protocol x-amz-security-token".split()
+)  # fmt: skip
+
+# Query parameters of clients that are part of the call, by dialect of the upstream. Keys never are.
+QUERY_PASS: dict[str, frozenset[str]] = {"anthropic": frozenset({"beta"})}
+_NO_QUERY: frozenset[str] = frozenset()
+
+
+class Vendor(Protocol):
+    """What rewriting needs to know of a dialect."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def request_pass(self) -> frozenset[bytes]: ...
+
+
+def never_passes(name: bytes) -> bool:
+    """True for a lower-case header name that no list may let through."""
+    return name in OWN_HEADERS or name in CREDENTIAL_HEADERS or b"_" in name
+
+
+def upstream_target(
+    operation: OfferedOperation,
+    mirror: Mirror,
+    model: str,
+    captures: Mapping[str, str],
+    query: str,
+    dialect: Vendor,
+) -> str:
+    """The request target at the mirror; `model` is the model's name there, `query` the client's.
+
+    Raises MalformedRequest if a model's name would change the path that it stands in.
+    """
+    path = operation.path
+    if "{" in path:
+        for name, value in {**captures, "model": model}.items():
+            path = path.replace("{" + name + "}", quote(value, safe=SEGMENT_SAFE))
+        path, _ = canonical(path)
+    parameters = list(operation.query)
+    if query:
+        passing = QUERY_PASS.get(dialect.name, _NO_QUERY)
+        own = {name for name, _ in parameters}
+        parameters += [(n, v) for n, v in parse_qsl(query, keep_blank_values=True) if n in passing - own]
+    target = mirror.base_path + path
+    return f"{target}?{urlencode(parameters)}" if parameters else target
+
+
+@lru_cache(maxsize=1024)  # one entry per (dialect, route, upstream); frozensets remember their hash
+def _allowed(*policy: frozenset[bytes]) -> frozenset[bytes]:
+    """The names in the first sets but not in the last."""
+    *passing, drop = policy
+    return frozenset(name for name in frozenset().union(*passing) - drop if not never_passes(name))
+
+
+def request_headers(
+    client_headers: Iterable[Header],
+    dialect: Vendor,
+    upstream: Upstream,
+    route: Route,
+    credential: Credential,
+) -> list[Header]:
+    """The header fields for the upstream, in the client's order, then `set:` and our credential.
+
+    Host, framing and Accept-Encoding are not among them: the relay writes those itself.
+    """
+    policy = upstream.headers
+    allowed = _allowed(dialect.request_pass, route.request_pass, policy.request_pass, policy.request_drop)
+    passed = []
+    nominated: set[bytes] = set()
+    for field in client_headers:
+        name = field[0].lower()
+        if name in allowed:
+            passed.append(field)
+        elif name == b"connection":
+            # RFC 9110 7.6.1: fields named by Connection end here.
+            nominated.update(option.strip() for option in field[1].lower().split(b","))
+    ours = [*policy.request_set, (upstream.auth[0], upstream.auth[1] + credential.secret.encode("latin-1"))]
+    nominated.update(name for name, _ in ours)
+    return [field for field in passed if field[0].lower() not in nominated] + ours
