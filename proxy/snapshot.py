@@ -1,0 +1,158 @@
+"""One immutable bundle of all that a call is decided by: routes, prices, dialects, one generation.
+
+Owns what needs more than one of them, and the pieces in which a bundle travels to the workers. Pure.
+A call keeps the snapshot that it began under; a reload swaps the reference.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import orjson
+
+from proxy.dialects import DIALECTS
+from proxy.dialects.base import Dialect
+from proxy.metering.pricing import Price, RateCard
+from proxy.routing.globs import MEMO_ENTRIES_MAX, NAME_CHARACTERS_MAX, matches
+from proxy.routing.table import (
+    Candidate,
+    Endpoint,
+    Match,
+    Model,
+    OfferedOperation,
+    OnDisconnect,
+    Route,
+    Table,
+    Tier,
+    Upstream,
+)
+
+PIECE_BYTES = 128 * 1024  # parsed in about a millisecond, and far below a channel message's limit
+
+
+class Snapshot:
+    """The table with its rate card and the dialects that it names."""
+
+    __slots__ = ("_permissions", "dialects", "generation", "rates", "table")
+
+    def __init__(
+        self, table: Table, rates: RateCard, dialects: Mapping[str, Dialect], generation: int
+    ) -> None:
+        self.table = table
+        self.rates = rates
+        self.dialects = dialects
+        self.generation = generation
+        self._permissions: dict[tuple[tuple[str, ...], str], bool] = {}
+        unknown = {u.dialect for u in table.upstreams.values()} - set(dialects)
+        if unknown:
+            raise ValueError(f"compiled by another build: dialects {sorted(unknown)}")
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Any]) -> Snapshot:
+        """`document` is what the loader compiled; keeps references into it.
+
+        Raises KeyError, TypeError or ValueError on a document of another build.
+        """
+        table = Table.from_document(document)
+        return cls(table, RateCard.from_document(document["prices"]), DIALECTS, table.generation)
+
+    def endpoint_for(self, host: str | None) -> Endpoint:
+        return self.table.endpoint_for(host)
+
+    def match(self, method: str, path: str) -> Match:
+        return self.table.match(method, path)
+
+    def model_for(self, name: str) -> Model | None:
+        return self.table.model_for(name)
+
+    def tier(self, name: str) -> Tier:
+        return self.table.tier(name)
+
+    def multiplier_ppm(self, model: str) -> int:
+        return self.table.multiplier_ppm(model)
+
+    def price_for(self, model: str) -> Price | None:
+        """The official price in the station's currency; None: the model cannot be sold."""
+        return self.rates.price_for(model)
+
+    def upstream(self, name: str) -> Upstream:
+        """Raises KeyError: a binding may name an upstream that the file no longer has."""
+        return self.table.upstreams[name]
+
+    def offered(self, upstream: str, operation: str) -> OfferedOperation | None:
+        """Where an upstream serves an operation; None: it does not."""
+        return self.table.upstreams[upstream].operations.get(operation)
+
+    def candidates(self, route: Route, model: Model | None) -> tuple[Candidate, ...]:
+        """Where a call may go: those whose upstream is enabled and offers the route's operation."""
+        return tuple(
+            candidate
+            for candidate in self.table.candidates(route, model)
+            if (upstream := self.table.upstreams[candidate.upstream]).enabled
+            and route.operation in upstream.operations
+        )
+
+    @staticmethod
+    def on_disconnect(model: Model | None, upstream: Upstream) -> OnDisconnect:
+        """The model's word beats the upstream's: reasoning that nobody sees is paid for all the same."""
+        return (model and model.on_disconnect) or upstream.on_disconnect
+
+    def permitted(self, models: Sequence[str] | None, name: str) -> bool:
+        """True if one of the globs covers the model; None permits all."""
+        if models is None:
+            return True
+        asked = (tuple(models), name)
+        known = self._permissions.get(asked)
+        if known is None:
+            known = len(name) <= NAME_CHARACTERS_MAX and any(matches(glob, name) for glob in models)
+            if len(self._permissions) >= MEMO_ENTRIES_MAX:
+                self._permissions.clear()
+            if len(name) <= NAME_CHARACTERS_MAX:
+                self._permissions[asked] = known
+        return known
+
+
+def pieces(document: Mapping[str, Any]) -> Iterator[bytes]:
+    """A document as smaller ones of about PIECE_BYTES of JSON, to be put together by an Assembly.
+
+    Sections that are mappings or lists are cut between their rows; a single row is never cut.
+    """
+    for section, value in document.items():
+        rows: list[Any] = list(value.items()) if isinstance(value, dict) else value
+        if not isinstance(rows, list):
+            yield orjson.dumps({section: value})
+            continue
+        make = dict if isinstance(value, dict) else list
+        batch, size = [], 0
+        for row in rows:
+            batch.append(row)
+            size += len(orjson.dumps(row))
+            if size >= PIECE_BYTES:
+                yield orjson.dumps({section: make(batch)})
+                batch, size = [], 0
+        yield orjson.dumps({section: make(batch)})
+
+
+class Assembly:
+    """Puts a document together from its pieces, one short step at a time."""
+
+    __slots__ = ("document",)
+
+    def __init__(self) -> None:
+        self.document: dict[str, Any] = {}
+
+    def add(self, piece: bytes | str) -> None:
+        """The next piece, in the order of `pieces`. Raises orjson.JSONDecodeError (a ValueError)."""
+        for section, value in orjson.loads(piece).items():
+            known = self.document.setdefault(section, value)
+            if known is value:
+                continue
+            if isinstance(value, dict):
+                known.update(value)
+            else:
+                known.extend(value)
+
+    def snapshot(self) -> Snapshot:
+        """Raises what Snapshot.from_document raises, KeyError above all when a piece is missing."""
+        return Snapshot.from_document(self.document)
