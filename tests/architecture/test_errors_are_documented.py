@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from tests.architecture.source import ROOT
-
 from proxy import errors
+from tests.architecture.source import ROOT
 
 ROW = re.compile(r"^\| (?P<status>\d{3}) \| `(?P<code>\w+)` \| (?P<source>\w+) \| (?P<text>[^|]+) \|$", re.M)
 

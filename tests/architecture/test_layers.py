@@ -10,6 +10,7 @@ import subprocess
 import sys
 
 import pytest
+
 from tests.architecture.source import PACKAGE, ROOT, dotted, imports, is_within, modules, tree
 
 PURE = ("errors", "routing", "metering", "http1", "dialects", "ledger", "access", "snapshot")
@@ -17,10 +18,10 @@ NOT_PURE = ("routing.loader",)  # reads YAML with marks; still no file: `read_fi
 
 # The standard library as far as it only computes. No asyncio, socket, os, pathlib, time, random, logging.
 COMPUTES = {
-    "__future__", "abc", "base64", "binascii", "bisect", "calendar", "codecs", "collections", "copy", "dataclasses",
-    "datetime", "decimal", "difflib", "enum", "fnmatch", "fractions", "functools", "hashlib", "heapq", "hmac",
-    "ipaddress", "itertools", "json", "math", "operator", "re", "string", "struct", "types", "typing",
-    "unicodedata", "urllib.parse", "uuid", "zlib", "zoneinfo",
+    "__future__", "abc", "base64", "binascii", "bisect", "calendar", "codecs", "collections", "copy",
+    "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch", "fractions", "functools", "hashlib",
+    "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "string", "struct", "types",
+    "typing", "unicodedata", "urllib.parse", "uuid", "zlib", "zoneinfo",
 }  # fmt: skip
 LIBRARIES_OF_PURE_LAYERS = {"orjson", "proxy"}
 

@@ -1,0 +1,63 @@
+"""Real clients against a real station, in every way that the four stations' documents show.
+
+In every run: what is locked in requirements/test.txt. With HEADRACE_CLIENTS=all (`make clients`):
+the SDKs of other years too, each in a venv of its own.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.clients.station import Station
+from tests.clients.venvs import python_with
+
+RUNNERS = Path(__file__).parent / "runners"
+RUN_S = 120
+
+LOCKED = ["openai_client", "anthropic_client", "requests_posts"]
+OTHER_YEARS = [
+    ("openai-0.28", "openai_module_0_28"),
+    ("openai-1", "openai_client"),
+    ("openai-2", "openai_client"),
+    ("newest", "openai_client"),
+    ("newest", "anthropic_client"),
+    ("newest", "requests_posts"),
+    ("langchain", "langchain_chat"),
+]
+
+
+@pytest.mark.parametrize("runner", LOCKED)
+def test_every_way_of_a_client_works(station: Station, runner: str):
+    assert failures(station, sys.executable, runner) == []
+
+
+@pytest.mark.skipif(os.environ.get("HEADRACE_CLIENTS") != "all", reason="only with `make clients`")
+@pytest.mark.parametrize(("venv", "runner"), OTHER_YEARS)
+def test_every_way_of_other_years_works(station: Station, venv: str, runner: str):
+    assert failures(station, python_with(venv), runner) == []
+
+
+def failures(station: Station, python: str, runner: str) -> list[str]:
+    """Run one runner; what went wrong, a text for each way that failed."""
+    environment = {
+        "HEADRACE_BASE_URL": station.base_url,
+        "HEADRACE_KEY": station.key,
+        "PATH": os.environ["PATH"],
+    }
+    ran = subprocess.run(
+        [python, str(RUNNERS / f"{runner}.py")],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=RUN_S,
+        check=False,
+    )
+    lines = [json.loads(line) for line in ran.stdout.splitlines() if line.startswith('{"way"')]
+    failed = [f"{line['way']}:\n{line['error']}" for line in lines if line["error"]]
+    return failed if lines else [ran.stdout + ran.stderr]
