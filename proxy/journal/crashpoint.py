@@ -1,0 +1,55 @@
+"""Named places where a test lets the process die as `kill -9` would, at exactly that step.
+
+Owns the list of names. `HEADRACE_CRASH_AT=NAME` dies at the first passing, `NAME:3` at the third. Without
+it a passing is one call that does nothing.
+"""
+
+from __future__ import annotations
+
+import os
+
+POINTS = (
+    # one call in the relay, in the order of its life
+    "begin-appended",
+    "begin-written",
+    "request-sent",
+    "first-content",
+    "terminal-held",
+    "end-appended",
+    "end-written",
+    "last-bytes-sent",
+    # the journal itself
+    "segment-opened",
+    "frames-written",
+    "before-fsync",
+    "after-fsync",
+    "watermark-written",
+    # control: from the journal into Postgres
+    "drain-before-copy",
+    "drain-after-copy",
+    "drain-before-commit",
+    "drain-after-commit",
+    # control: adoption of a dead life
+    "adopt-claimed",
+    "adopt-orphans-written",
+    "adopt-drained",
+    "adopt-leases-closed",
+    "segment-deleted",
+    # control: leases
+    "lease-asked",
+    "lease-granted",
+)
+EXIT_STATUS = 137  # what a shell shows for SIGKILL
+
+_name, _, _nth = os.environ.get("HEADRACE_CRASH_AT", "").partition(":")
+if _name and _name not in POINTS:
+    raise ValueError(f"HEADRACE_CRASH_AT names no crash point: {_name}")
+_left = {_name: int(_nth or 1)} if _name else {}
+
+
+def crash_point(name: str) -> None:
+    """Die here when the environment says so: no cleanup, no flush, no exit handler."""
+    if _left and name in _left:
+        _left[name] -= 1
+        if not _left[name]:
+            os._exit(EXIT_STATUS)
