@@ -44,6 +44,7 @@ class Address(NamedTuple):
 
 PUBLIC = Address("127.0.0.1", 8080)
 OPERATORS = Address("127.0.0.1", 8081)
+DEMO = Address("127.0.0.1", 8082)
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,7 @@ class Settings:
     admin: Address = OPERATORS
     workers: int = 1
     demo: bool = False
+    demo_listen: Address = DEMO  # the demo upstream
     tls_cert: str = ""
     tls_key: str = ""
     log_level: str = "INFO"
@@ -69,18 +71,6 @@ class Settings:
     run: Path = Path(".headrace/run")  # unix sockets; elsewhere when the data path is too long
     database_url: str = field(default="", repr=False)  # "" until the embedded Postgres is up
     admin_token: str = field(default="", repr=False)
-
-    @property
-    def lock_path(self) -> Path:
-        return self.data / "lock"
-
-    @property
-    def node_path(self) -> Path:
-        return self.data / "node.json"
-
-    @property
-    def postgres_dir(self) -> Path:
-        return self.data / "pg"
 
     @property
     def journal_dir(self) -> Path:
@@ -115,11 +105,37 @@ class Settings:
     @classmethod
     def from_text(cls, text: str) -> Settings:
         values = json.loads(text)
-        for name in ("listen", "admin"):
+        for name in ("listen", "admin", "demo_listen"):
             values[name] = Address(*values[name])
         for name in ("data", "config", "run"):
             values[name] = Path(values[name])
         return cls(**values)
+
+
+@dataclass(frozen=True, slots=True)
+class Orders:
+    """What a child is told by the supervisor: one line on its stdin, which then stays open as lifeline
+    (end of file: the supervisor is gone). Descriptors are inherited; -1 where a kind has none.
+    """
+
+    settings: Settings
+    kind: str  # worker | control | demo
+    incarnation: str
+    slot: int = 0
+    listen_fd: int = -1  # worker: its public socket
+    channel_fd: int = -1  # control: the listener of the channel
+    web_fd: int = -1  # control: the listener for portal and key holders' figures
+    admin_fd: int = -1  # control: the operators' listener
+    ready_fd: int = -1  # control: one line is written when the node serves
+
+    def to_line(self) -> bytes:
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return json.dumps({**values, "settings": self.settings.to_text()}).encode() + b"\n"
+
+    @classmethod
+    def from_line(cls, line: bytes) -> Orders:
+        values = json.loads(line)
+        return cls(**{**values, "settings": Settings.from_text(values["settings"])})
 
 
 _FROM_ENVIRON = {
@@ -129,6 +145,7 @@ _FROM_ENVIRON = {
     "HEADRACE_DATA": "data",
     "HEADRACE_LISTEN": "listen",
     "HEADRACE_ADMIN": "admin",
+    "HEADRACE_DEMO_LISTEN": "demo_listen",
     "HEADRACE_WORKERS": "workers",
     "HEADRACE_LOG_LEVEL": "log_level",
     "HEADRACE_DRAIN_GRACE_S": "drain_grace_s",
