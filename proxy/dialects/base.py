@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import Any, Protocol
 
+from proxy.metering.scanner import ANY, Pointer
 from proxy.metering.usage import Usage
 
-Pointer = tuple[str | int, ...]
+__all__ = ["ANY", "Dialect", "Meter", "OperationSpec", "Pointer", "UsagePointers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,7 +22,8 @@ class UsagePointers:
     """Where the usage of an answer is. Several places: the last non-null one seen wins."""
 
     places: tuple[Pointer, ...]  # within an event or a whole answer
-    read: Callable[[dict[str, object]], Usage]  # vendor's object -> disjoint buckets
+    read: Callable[[dict[str, Any]], Usage | None]
+    """Vendor's object -> disjoint buckets; None: it holds no figure that we know."""
     overlay: bool = False  # Anthropic: every non-null field of a later object replaces the earlier
 
 
@@ -30,6 +32,7 @@ class OperationSpec:
     """One kind of call, the same for every upstream that offers it."""
 
     name: str
+    path: str = ""  # what {operation_path} in a dialect's paths stands for
     methods: tuple[str, ...] = ("POST",)
     request: str = "json"  # "json" | "none"
     model_at: str = "body"  # "body" | "path" | "none"
@@ -56,6 +59,7 @@ class Meter(Protocol):
     model: str  # what the vendor says it ran, or ""
     vendor_id: str  # the answer's own id, or ""
     service_tier: str  # as the answer says, or ""
+    unread_chars: int  # of generated text that was too long to be kept for counting
 
     def feed(self, content: bytes) -> None:
         """The next decoded content bytes, cut anywhere."""
@@ -64,7 +68,11 @@ class Meter(Protocol):
         """The framing ended: what is buffered is all there is."""
 
     def usage(self) -> Usage | None:
-        """What the vendor reported so far; None: nothing."""
+        """What the vendor reported so far; None: nothing.
+
+        Until `usage_is_final` its output is provisional: an interrupted call is charged for the
+        larger of it and what was counted.
+        """
 
     def usage_is_final(self) -> bool:
         """True once the figures cannot grow any more."""
@@ -88,6 +96,7 @@ class Dialect:
     request_pass: frozenset[bytes]
     response_pass: frozenset[bytes]
     response_pass_prefixes: tuple[bytes, ...] = ()
+    query: tuple[tuple[str, str], ...] = ()  # what the paths need by default (Azure's api-version)
     error_body: Callable[..., bytes] = field(kw_only=True)
     """(kind, code, message, param, status, request_id) -> JSON body of our own refusal."""
     stream_error: Callable[..., bytes] = field(kw_only=True)

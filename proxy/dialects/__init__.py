@@ -1,0 +1,10 @@
+"""The dialects, by the name that routes.yaml uses. A new family is a file and a row here."""
+
+from __future__ import annotations
+
+from proxy.dialects.anthropic import ANTHROPIC
+from proxy.dialects.azure import AZURE
+from proxy.dialects.base import Dialect
+from proxy.dialects.openai import OPENAI
+
+DIALECTS: dict[str, Dialect] = {dialect.name: dialect for dialect in (OPENAI, AZURE, ANTHROPIC)}

@@ -1,0 +1,51 @@
+"""Azure OpenAI: the deployment is in the path, the key in `api-key`, the formats are OpenAI's."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import orjson
+
+from proxy.dialects import openai_format as fmt
+from proxy.dialects.base import Dialect
+
+_ON_DEPLOYMENTS = ("chat", "completions", "embeddings", "images")
+
+# Azure's own codes where it has one; they are strings of letters or of digits.
+_CODES = {
+    "missing_api_key": "401",
+    "invalid_api_key": "401",
+    "model_not_found": "DeploymentNotFound",
+    "unknown_path": "404",
+    "rate_limit_exceeded": "RateLimitReached",
+    "upstream_rate_limited": "RateLimitReached",
+}
+
+
+def error_body(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
+    """OpenAI's shape with Azure's code; our own code is the inner one."""
+    error = fmt.error_object(kind, _CODES.get(code, code), message, param)
+    return orjson.dumps({"error": {**error, "innererror": {"code": code}}})
+
+
+def stream_error(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
+    """A `data:` event that makes the SDKs raise."""
+    return b"data: %b\n\n" % error_body(kind, code, message, param, status, request_id)
+
+
+AZURE = Dialect(
+    name="azure",
+    # The path wins over a `model` member of the body, which may be missing or say something else.
+    operations={name: replace(fmt.OPERATIONS[name], model_at="path") for name in _ON_DEPLOYMENTS},
+    paths=dict.fromkeys(_ON_DEPLOYMENTS, "/openai/deployments/{model}/{operation_path}"),
+    query=(("api-version", "2024-10-21"),),
+    auth=(b"api-key", b""),
+    request_pass=fmt.REQUEST_PASS | {b"extra-parameters", b"x-ms-client-request-id", b"x-ms-useragent"},
+    response_pass=fmt.RESPONSE_PASS
+    | {b"apim-request-id", b"azureml-model-session", b"x-ms-client-request-id", b"x-ms-rai-invoked", b"x-ms-region"},
+    response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
+    error_body=error_body,
+    stream_error=stream_error,
+    id_header=b"apim-request-id",
+    make_meter=fmt.make_meter,
+)

@@ -1,0 +1,221 @@
+"""Cut an event stream into its events, and leave the injected usage event out of one.
+
+Owns the incremental reading of server-sent events (WHATWG HTML 9.2.6) for the meter, and the one
+declared change to a stream's bytes. Everything is bounded, whatever arrives; nothing raises.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from proxy.metering.scanner import Pointer, PointerScanner
+
+EVENT_BYTES_MAX = 64 << 10  # an event that does not end within this goes through the scanner
+HELD_BYTES_MAX = 16 << 10  # a longer event cannot be the usage event
+
+_LINE_END = re.compile(rb"\r\n|\n|\r")
+_EVENT_END = re.compile(rb"\n\n|\n\r\n|\r\r")
+_NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+
+
+class SseSplitter:
+    """Bytes in, the data of whole events out; comments and other fields are dropped.
+
+    An event that is longer than EVENT_BYTES_MAX and was cut between reads is not kept: it comes out
+    as the document that a PointerScanner for `pointers` made of it.
+    """
+
+    def __init__(self, pointers: Iterable[Pointer] = ()) -> None:
+        self._pointers = tuple(pointers)
+        self._line = bytearray()  # the line at hand, without its end
+        self._searched = 0  # bytes of it known to hold no line end
+        self._data: list[bytes] = []  # data lines of the event at hand
+        self._size = 0
+        self._scanner: PointerScanner | None = None
+        self._in_long_line = False  # the line at hand is passed on as it comes
+        self._swallow_lf = False  # the last read ended in CR
+        self._start = True
+        self.degraded = False
+
+    def feed(self, content: bytes) -> list[bytes | PointerScanner]:
+        """The next bytes; what they completed. The common read holds whole events."""
+        if not self._line and not self._data and content.endswith(b"\n\n") and b"\r" not in content:
+            if self._scanner is None and not self._swallow_lf and not self._start:
+                whole: list[bytes | PointerScanner] = []
+                for block in content[:-2].split(b"\n\n"):
+                    if block.startswith(b"data: ") and b"\n" not in block:
+                        whole.append(block[6:])
+                    else:
+                        self._block(block, whole)
+                return whole
+        return self._feed_lines(content)
+
+    def finish(self) -> list[bytes | PointerScanner]:
+        """The stream ended: an event without its blank line counts too (seen from real vendors)."""
+        out: list[bytes | PointerScanner] = []
+        if self._line or self._in_long_line:
+            self._line_over(bytes(self._line), out)
+            self._line.clear()
+        self._dispatch(out)
+        return out
+
+    def _block(self, block: bytes, out: list[bytes | PointerScanner]) -> None:
+        """One event without its blank line, lines ended by LF."""
+        head, named, data = block.partition(b"\ndata: ")
+        if named and b"\n" not in data and b"\n" not in head and head.startswith(b"event:"):
+            out.append(data)
+            return
+        for line in block.split(b"\n"):
+            self._line_over(line, out)
+        self._dispatch(out)
+
+    def _feed_lines(self, content: bytes) -> list[bytes | PointerScanner]:
+        out: list[bytes | PointerScanner] = []
+        if self._swallow_lf and content:
+            self._swallow_lf = False
+            content = content.removeprefix(b"\n")
+        self._swallow_lf = content.endswith(b"\r") or (self._swallow_lf and not content)
+        if self._start and content:
+            self._line += content
+            if b"\xef\xbb\xbf".startswith(bytes(self._line)) and len(self._line) < 3:
+                return out
+            content = bytes(self._line).removeprefix(b"\xef\xbb\xbf")
+            self._line.clear()
+            self._start = False
+        at = 0
+        for end in _LINE_END.finditer(content):
+            piece = content[at : end.start()]
+            if self._in_long_line:
+                self._scan(piece)
+                self._line_over(b"", out)
+            elif self._line:
+                self._line += piece
+                line = bytes(self._line)
+                self._line.clear()
+                self._line_over(line, out)
+            else:
+                self._line_over(piece, out)
+            at = end.end()
+        self._keep(content[at:])
+        return out
+
+    def _keep(self, rest: bytes) -> None:
+        """The beginning of a line. Beyond the bound its data goes to the scanner as it comes."""
+        if self._in_long_line:
+            self._scan(rest)
+            return
+        self._line += rest
+        if len(self._line) + self._size <= EVENT_BYTES_MAX:
+            return
+        line = bytes(self._line)
+        self._line.clear()
+        self._in_long_line = True
+        if line.startswith(b"data:"):
+            self._become_long()
+            self._scan(line[5:])
+
+    def _become_long(self) -> None:
+        if self._scanner is None:
+            self._scanner = PointerScanner(self._pointers)
+        for data in self._data:
+            self._scanner.feed(data + b"\n")
+        self._data.clear()
+        self._size = 0
+
+    def _scan(self, data: bytes) -> None:
+        if self._scanner is not None:
+            self._scanner.feed(data)
+
+    def _line_over(self, line: bytes, out: list[bytes | PointerScanner]) -> None:
+        if self._in_long_line:
+            self._in_long_line = False
+            return
+        if not line:
+            self._dispatch(out)
+        elif line.startswith(b"data:"):
+            data = line[6:] if line.startswith(b"data: ") else line[5:]
+            if self._scanner is not None:
+                self._scanner.feed(b"\n" + data)
+                return
+            self._data.append(data)
+            self._size += len(data)
+            if self._size > EVENT_BYTES_MAX and len(self._data) > 1:
+                self._become_long()
+
+    def _dispatch(self, out: list[bytes | PointerScanner]) -> None:
+        if self._scanner is not None:
+            self._scanner.finish()
+            out.append(self._scanner)
+            self._scanner = None
+        elif self._data:
+            out.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
+            self._data.clear()
+        self._size = 0
+
+
+class UsageEventFilter:
+    """Leaves the usage event out of a stream whose caller did not ask for it.
+
+    That is the event with `choices: []` and a usage that is not null. All other bytes pass as they
+    came. An event that is cut between reads waits for its end, at most HELD_BYTES_MAX.
+    """
+
+    def __init__(self) -> None:
+        self._held = b""
+        self._passing = False  # within an event that is too long to be it
+
+    def feed(self, pieces: Sequence[bytes]) -> list[bytes]:
+        """What may go out now, in order."""
+        out: list[bytes] = []
+        for piece in pieces:
+            self._piece(piece, out)
+        return out
+
+    def finish(self) -> list[bytes]:
+        """The stream ended: what is still held, unless it is the usage event."""
+        held, self._held = self._held, b""
+        return [held] if held and not is_usage_event(held) else []
+
+    def _piece(self, piece: bytes, out: list[bytes]) -> None:
+        if self._held:
+            piece = self._held + piece
+            self._held = b""
+        if piece.endswith(b"\n\n") and b'"usage"' not in piece:
+            self._passing = False
+            out.append(piece)
+            return
+        at = kept_from = 0
+        for end in _EVENT_END.finditer(piece):
+            if self._passing:
+                self._passing = False
+            elif is_usage_event(piece[at : end.end()]):
+                if kept_from < at:
+                    out.append(piece[kept_from:at])
+                kept_from = end.end()
+            at = end.end()
+        if self._passing or len(piece) - at > HELD_BYTES_MAX:
+            self._passing = True
+            at = len(piece)
+        if kept_from < at:
+            out.append(piece if at - kept_from == len(piece) else piece[kept_from:at])
+        self._held = piece[at:]
+
+
+def is_usage_event(event: bytes) -> bool:
+    """True for the bytes of an event that holds nothing but the usage that was asked for by us."""
+    if b'"usage"' not in event or _NO_CHOICES.search(event) is None:
+        return False
+    for data in (*(splitter := SseSplitter()).feed(event), *splitter.finish()):
+        doc: Any = None
+        if type(data) is bytes:
+            try:
+                doc = orjson.loads(data)
+            except ValueError:
+                return False
+        if type(doc) is dict and doc.get("choices") == [] and doc.get("usage") is not None:
+            return True
+    return False

@@ -1,0 +1,280 @@
+"""What usage costs: prices, the rate card, and the one function that multiplies them.
+
+Owns the form of a price and the arithmetic of money.md 1 to 4. Integers only: prices are nano-units
+of the station's currency per million tokens, or per call, second, character, image, tool call or
+unit; multipliers are parts per million. Pure.
+
+The content of a price, as the rate card and the journal keep it (every member is optional):
+
+    {"input": N, "output": N, "cache_read": N, "cache_write_5m": N, "cache_write_1h": N,
+     "input_audio": N, "cached_audio": N, "input_image": N, "output_audio": N, "output_image": N,
+     "call": N, "second": N, "character": N, "image": N,
+     "tools": {kind: N per call}, "units": {kind: N per unit},
+     "above": [{"input_tokens": 200000, "input": N, ...}, ...],
+     "service_tiers": {"flex": {"input": N, ...}, ...},
+     "sizes": {"1024x1024": N, "1024x1024/hd": N},
+     "multiplied": false, "free": true}
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
+from functools import cached_property
+from typing import Any
+
+import orjson
+
+from proxy.metering.usage import Usage
+
+PPM = 1_000_000  # a multiplier of one
+SCALE = 1_000_000  # token prices are per million; unit prices are scaled to them
+
+# Bucket -> where its price is, in order: a price that is missing is that of the plain text of its side.
+TOKEN_BUCKETS: dict[str, tuple[str, ...]] = {
+    "input": ("input",),
+    "cache_read": ("cache_read", "input"),
+    "cache_write_5m": ("cache_write_5m", "input"),
+    "cache_write_1h": ("cache_write_1h", "cache_write_5m", "input"),
+    "input_audio": ("input_audio", "input"),
+    "cached_audio": ("cached_audio", "cache_read", "input_audio", "input"),
+    "input_image": ("input_image", "input"),
+    "output": ("output",),
+    "output_audio": ("output_audio", "output"),
+    "output_image": ("output_image", "output"),
+}
+# Bucket -> (its price, what one of it is worth in SCALE): thousandths of a second, characters, ...
+UNIT_BUCKETS: dict[str, tuple[str, int]] = {
+    "seconds_ms": ("second", SCALE // 1000),
+    "characters": ("character", SCALE),
+    "images": ("image", SCALE),
+    "calls": ("call", SCALE),
+}
+FIGURES = frozenset(TOKEN_BUCKETS) | {name for name, _ in UNIT_BUCKETS.values()}
+
+
+@dataclass(frozen=True)
+class Price:
+    """What one model costs. `id` is the hash of `content`; a price with another content is another."""
+
+    id: str
+    content: Mapping[str, Any]
+    free: bool = False
+    multiplied: bool = True
+    tools: Mapping[str, int] = field(default_factory=dict)
+    units: Mapping[str, int] = field(default_factory=dict)
+
+    @cached_property
+    def _levels(self) -> tuple[tuple[int, dict[str, int]], ...]:
+        """(above so many input tokens, figure of each bucket), the highest first, 0 last."""
+        base = {name: v for name, v in self.content.items() if name in FIGURES}
+        above = [(level["input_tokens"], {**base, **level}) for level in self.content.get("above", ())]
+        return tuple((n, _resolved(figures)) for n, figures in sorted([*above, (0, base)], key=_from, reverse=True))
+
+    def figures(self, input_tokens: int) -> dict[str, int]:
+        """Nanos x 10^6 of one of each bucket, in a call with so many input tokens."""
+        for above, figures in self._levels:
+            if input_tokens > above:
+                return figures
+        return self._levels[-1][1]
+
+    def narrowed(self, *, service_tier: str = "", size: str = "", quality: str = "") -> Price:
+        """The price under what the answer (or request) said; the same price where it makes no difference."""
+        content = dict(self.content)
+        if changes := content.get("service_tiers", {}).get(service_tier):
+            del content["service_tiers"]
+            content |= changes
+        figure = size_figure(content, size, quality)
+        if figure is not None:
+            del content["sizes"]
+            content["image"] = figure
+        return self if content == self.content else price_from_content(content)
+
+
+def _from(level: tuple[int, dict[str, int]]) -> int:
+    return level[0]
+
+
+def _resolved(figures: dict[str, int]) -> dict[str, int]:
+    out: dict[str, int] = {}
+    for bucket, names in TOKEN_BUCKETS.items():
+        out[bucket] = next((figures[name] for name in names if name in figures), 0)
+    for bucket, (name, worth) in UNIT_BUCKETS.items():
+        out[bucket] = figures.get(name, 0) * worth
+    return out
+
+
+def price_from_content(content: Mapping[str, Any]) -> Price:
+    """Raises ValueError on a member that this build does not know or a figure that is no integer."""
+    canonical = orjson.dumps(content, option=orjson.OPT_SORT_KEYS)
+    _check(content)
+    return Price(
+        id=hashlib.sha256(canonical).hexdigest()[:16],
+        content=content,
+        free=bool(content.get("free", False)),
+        multiplied=bool(content.get("multiplied", True)),
+        tools=content.get("tools", {}),
+        units=content.get("units", {}),
+    )
+
+
+_TABLES = frozenset({"tools", "units", "sizes"})
+_FLAGS = frozenset({"multiplied", "free"})
+
+
+def _check(content: Mapping[str, Any]) -> None:
+    for name, value in content.items():
+        if name in FIGURES:
+            _check_figure(name, value)
+        elif name in _TABLES:
+            for kind, figure in value.items():
+                _check_figure(f"{name}.{kind}", figure)
+        elif name == "above":
+            for level in value:
+                _check({k: v for k, v in level.items() if k != "input_tokens"})
+                _check_figure("above.input_tokens", level["input_tokens"])
+        elif name == "service_tiers":
+            for tier in value.values():
+                _check(tier)
+        elif name not in _FLAGS:
+            raise ValueError(f"a price has no member {name!r}")
+
+
+def _check_figure(name: str, value: object) -> None:
+    if type(value) is not int or value < 0:
+        raise ValueError(f"the price {name!r} must be a whole number of nanos, not {value!r}")
+
+
+class RateCard:
+    """Prices by model name: exact, else the glob with the most literal characters."""
+
+    def __init__(self, prices: Mapping[str, Price]) -> None:
+        self._exact = {name: price for name, price in prices.items() if not is_glob(name)}
+        globs = [name for name in prices if is_glob(name)]
+        globs.sort(key=literal_characters, reverse=True)
+        self._globs = [(name, prices[name]) for name in globs]
+
+    @classmethod
+    def from_document(cls, document: Mapping[str, Mapping[str, Any]]) -> RateCard:
+        """`{model name or glob: content}`. Raises ValueError as price_from_content does."""
+        return cls({name: price_from_content(content) for name, content in document.items()})
+
+    def price_for(self, model: str) -> Price | None:
+        """None: the model has no price and must be refused."""
+        price = self._exact.get(model)
+        if price is not None:
+            return price
+        return next((price for pattern, price in self._globs if fnmatchcase(model, pattern)), None)
+
+
+def is_glob(name: str) -> bool:
+    return "*" in name or "?" in name
+
+
+def literal_characters(pattern: str) -> int:
+    return sum(char not in "*?" for char in pattern)
+
+
+def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int:
+    """Nano-units of the station's currency: the one place where usage becomes money.
+
+    One division for the whole call, rounded half to even, as SQL does in NUMERIC:
+    sum(quantity x price) x model_ppm x tier_ppm / 10^18.
+    """
+    if price.free:
+        return 0
+    if not price.multiplied:
+        model_ppm = tier_ppm = PPM
+    figures = price.figures(usage.input_tokens_all())
+    total = 0
+    for bucket, figure in figures.items():
+        if count := getattr(usage, bucket):
+            total += count * figure
+    for kind, count in usage.tools.items():
+        total += count * price.tools.get(kind, 0) * SCALE
+    for kind, count in usage.units.items():
+        total += count * _unit_figure(price, figures, kind)
+    return round_half_even(total * model_ppm * tier_ppm, SCALE * PPM * PPM)
+
+
+def _unit_figure(price: Price, figures: Mapping[str, int], kind: str) -> int:
+    """A unit without a price of its own that counts tokens costs what the model's tokens cost."""
+    if kind in price.units:
+        return price.units[kind] if token_bucket(kind) else price.units[kind] * SCALE
+    return figures.get(token_bucket(kind) or "", 0)
+
+
+def token_bucket(kind: str) -> str | None:
+    """`compaction_cache_read` counts tokens of `cache_read`: prices are per million. None: no tokens."""
+    bucket = kind.partition("_")[2]
+    return bucket if bucket in TOKEN_BUCKETS else None
+
+
+def round_half_even(amount: int, divisor: int) -> int:
+    """amount / divisor to the nearest integer; a tie goes to the even one. divisor > 0."""
+    whole, rest = divmod(amount, divisor)
+    double = rest * 2
+    return whole + (double > divisor or (double == divisor and whole % 2 == 1))
+
+
+# -- options of a request --------------------------------------------------------------------------
+
+
+def size_figure(content: Mapping[str, Any], size: str, quality: str) -> int | None:
+    """Nanos per image of a size and quality, by the most particular name in `sizes`."""
+    sizes: Mapping[str, int] = content.get("sizes", {})
+    return next((sizes[name] for name in (f"{size}/{quality}", size, f"*/{quality}") if name in sizes), None)
+
+
+_PLAIN_TIERS = frozenset({None, "auto", "default", "standard", "standard_only", "on_demand"})
+_FREE_TOOLS = ("function", "custom", "computer", "text_editor", "bash", "memory")  # run by the client
+
+
+def unpriced_options(price: Price, request: Mapping[str, Any], operation: str) -> list[str]:
+    """Options of a request that cost extra and have no price here: the call must be refused.
+
+    Names as `service_tier=priority`, `tool=web_search`, `size=1024x1024/hd`, `image`.
+    """
+    if price.free:
+        return []
+    missing: list[str] = []
+    tier = request.get("service_tier")
+    if tier not in _PLAIN_TIERS and tier not in price.content.get("service_tiers", {}):
+        missing.append(f"service_tier={tier}")
+    missing += [f"tool={kind}" for kind in tool_kinds(request) if not _is_tool_priced(price, kind)]
+    if operation == "images":
+        missing += _unpriced_image(price, request)
+    return missing
+
+
+def tool_kinds(request: Mapping[str, Any]) -> list[str]:
+    """Server tools that a request offers the model, without their date: `web_search_20250305` -> `web_search`."""
+    kinds: list[str] = []
+    tools = request.get("tools")
+    for tool in tools if type(tools) is list else ():
+        kind = tool.get("type") if type(tool) is dict else None
+        if type(kind) is str and not kind.startswith(_FREE_TOOLS):
+            kinds.append(_undated(kind))
+    if request.get("web_search_options") is not None:
+        kinds.append("web_search")
+    return kinds
+
+
+def _undated(kind: str) -> str:
+    name, _, date = kind.rpartition("_")
+    return name if len(date) == 8 and date.isdigit() else kind
+
+
+def _is_tool_priced(price: Price, kind: str) -> bool:
+    return kind in price.tools or f"{kind}_input" in price.units
+
+
+def _unpriced_image(price: Price, request: Mapping[str, Any]) -> list[str]:
+    size, quality = str(request.get("size", "")), str(request.get("quality", ""))
+    if "sizes" in price.content and size_figure(price.content, size, quality) is None:
+        return [f"size={size}/{quality}"]
+    if not any(name in price.content for name in ("image", "sizes", "output", "output_image", "call")):
+        return ["image"]
+    return []
