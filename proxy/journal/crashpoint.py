@@ -10,34 +10,34 @@ import os
 
 POINTS = (
     # one call in the relay, in the order of its life
-    "begin-appended",
-    "begin-written",
-    "request-sent",
-    "first-content",
-    "terminal-held",
-    "end-appended",
-    "end-written",
-    "last-bytes-sent",
+    "begin_appended",
+    "begin_written",
+    "request_sent",
+    "content_relayed",
+    "terminal_held",
+    "end_appended",
+    "end_written",
+    "answer_sent",
     # the journal itself
-    "segment-opened",
-    "frames-written",
-    "before-fsync",
-    "after-fsync",
-    "watermark-written",
+    "segment_opened",
+    "frames_written",
+    "before_fsync",
+    "after_fsync",
+    "watermark_written",
     # control: from the journal into Postgres
-    "drain-before-copy",
-    "drain-after-copy",
-    "drain-before-commit",
-    "drain-after-commit",
+    "drain_before_copy",
+    "drain_after_copy",
+    "drain_before_commit",
+    "drain_after_commit",
+    "segment_deleted",
     # control: adoption of a dead life
-    "adopt-claimed",
-    "adopt-orphans-written",
-    "adopt-drained",
-    "adopt-leases-closed",
-    "segment-deleted",
+    "adopt_claimed",
+    "adopt_before_commit",
+    "adopt_after_commit",
+    "adopt_drained",
     # control: leases
-    "lease-asked",
-    "lease-granted",
+    "lease_before_commit",
+    "lease_after_commit",
 )
 EXIT_STATUS = 137  # what a shell shows for SIGKILL
 

@@ -213,7 +213,7 @@ class Journal:
                 self._write(segment.fd, frame.encode_head(segment.head), 0)
         except OSError as e:
             return e
-        crash_point("frames-written")
+        crash_point("frames_written")
         self._owed = []
         self._sequence += len(payloads)
         segment.crc = crc
@@ -296,7 +296,7 @@ class Journal:
         self._segments.append(segment)
         self._current = segment
         self.counters.segments += 1
-        crash_point("segment-opened")
+        crash_point("segment_opened")
         return segment
 
     def _allocate(self, segment: _Segment, end: int) -> None:
@@ -350,11 +350,11 @@ class Journal:
         began_s = time.monotonic()
         for job in jobs:
             try:
-                crash_point("before-fsync")
+                crash_point("before_fsync")
                 self._files.fdatasync(job.segment.fd)
                 if job.segment.mark.offset == START:
                     folder.sync(self.directory)  # its name, too, must survive
-                crash_point("after-fsync")
+                crash_point("after_fsync")
             except OSError as e:
                 job.error = e
                 break
@@ -391,7 +391,7 @@ class Journal:
                 os.ftruncate(segment.fd, segment.offset)
         except OSError as e:
             return e
-        crash_point("watermark-written")
+        crash_point("watermark_written")
         self._unsynced_bytes -= gained
         del segment.unsynced[: job.count]
         if done:
