@@ -189,6 +189,12 @@ class BodyTooLarge(ClientFault):
     text = "The request body is larger than this path allows."
 
 
+class UnsupportedCoding(ClientFault):
+    code = "unsupported_content_encoding"
+    status = 415
+    text = "The request body must be sent without a Content-Encoding."
+
+
 class ExpectationFailed(ClientFault):
     code = "expectation_failed"
     status = 417

@@ -1,0 +1,116 @@
+"""What the client is told when an upstream is not happy, and our own refusals on the wire.
+
+Owns the table of unhappy answers (design.md, "Answers of an upstream that is not happy") and the
+bytes of a refusal. Pure.
+"""
+
+from __future__ import annotations
+
+import math
+from enum import Enum
+from typing import TYPE_CHECKING
+
+from proxy.dialects import DIALECTS
+from proxy.dialects.base import Dialect
+from proxy.errors import ProxyError, UpstreamBusy, UpstreamFault, UpstreamRefused
+from proxy.http1.headers import REASONS, serialize
+from proxy.relay.ids import dashed
+
+if TYPE_CHECKING:
+    from proxy.relay.exchange import Exchange
+
+UNHAPPY_BYTES_MAX = 64 * 1024  # of an error answer that is read before it is judged
+CREDENTIAL_STATUS = frozenset({401, 402, 403})
+BUSY_STATUS = frozenset({429, 529})
+
+# Phrases with which vendors say, under another status, that the key is what is wrong.
+_BAD_KEY = (b"api_key_invalid", b"invalid_api_key", b"invalid api key", b"incorrect api key", b"invalid x-api-key")
+# A refusal of the content, not of the key, although it comes as a 403.
+_CONTENT_POLICY = (b"content_policy", b"content policy", b"content_filter", b"moderation", b"safety")
+
+
+class Verdict(Enum):
+    """What becomes of an upstream's answer with a status of 300 and above."""
+
+    PASS = "pass"  # the client's business: verbatim
+    COOL = "cool"  # our credential's: cool it, next candidate
+    BUSY = "busy"  # cool it for a moment, next candidate
+    NEXT = "next"  # next candidate
+
+
+def judge(status: int, body: bytes) -> Verdict:
+    """`body` is what was read of the answer, at most UNHAPPY_BYTES_MAX."""
+    if status in BUSY_STATUS:
+        return Verdict.BUSY
+    if status >= 500:
+        return Verdict.NEXT
+    if status in CREDENTIAL_STATUS:
+        if status == 403 and _mentions(body, _CONTENT_POLICY):
+            return Verdict.PASS
+        return Verdict.COOL
+    if status >= 400:
+        return Verdict.COOL if _mentions(body, _BAD_KEY) else Verdict.PASS
+    return Verdict.NEXT  # 3xx: never followed with our credential, its Location would name the upstream
+
+
+def error_for(verdict: Verdict, status: int, retry_after_s: float | None) -> UpstreamFault:
+    """What the client is told when no candidate is left."""
+    if verdict is Verdict.BUSY:
+        return UpstreamBusy(retry_after_s=retry_after_s or 1.0, detail=f"status:{status}")
+    return UpstreamRefused(detail=f"status:{status}")
+
+
+def retry_after(value: str | None) -> float | None:
+    """Seconds from a retry-after header (RFC 9110 10.2.3); a date or nonsense counts as none."""
+    try:
+        seconds = float(value) if value else math.nan
+    except ValueError:
+        return None
+    return seconds if 0 <= seconds < 86400 else None
+
+
+def _mentions(body: bytes, phrases: tuple[bytes, ...]) -> bool:
+    text = body.lower()
+    return any(phrase in text for phrase in phrases)
+
+
+def dialect_of(x: Exchange) -> Dialect:
+    """The dialect in which this caller reads errors, as far as the request tells yet."""
+    if x.dialect is not None:
+        return x.dialect
+    target = x.raw_target.lower()
+    if "/messages" in target or "anthropic-version" in x.headers:
+        return DIALECTS["anthropic"]
+    if "/openai/deployments/" in target:
+        return DIALECTS["azure"]
+    return DIALECTS["openai"]
+
+
+def own_headers(x: Exchange) -> list[tuple[bytes, bytes]]:
+    """What every answer of ours carries: the call's id, and CORS where the endpoint has it."""
+    request_id = dashed(x.id).encode()
+    headers = [(name, request_id) for name in dialect_of(x).own_id_headers]
+    if x.endpoint is not None and x.endpoint.cors:
+        headers += [
+            (b"access-control-allow-origin", b"*"),
+            (b"access-control-expose-headers", b"x-request-id, request-id, retry-after, server-timing"),
+        ]
+    return headers
+
+
+def refusal(x: Exchange | None, error: ProxyError, *, head_only: bool, close: bool) -> bytes:
+    """Our own error as a whole HTTP answer. Without an exchange (the head could not be parsed) in
+    the OpenAI dialect. Holds nothing of what the client sent."""
+    dialect = DIALECTS["openai"] if x is None else dialect_of(x)
+    request_id = "" if x is None else dashed(x.id)
+    body = dialect.error_body(error.kind, error.code, error.message, error.param, error.status, request_id)
+    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
+    if x is not None:
+        headers += own_headers(x)
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+    if error.should_retry is not None:
+        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    if close:
+        headers.append((b"connection", b"close"))
+    return serialize(error.status, REASONS.get(error.status, b""), headers) + (b"" if head_only else body)

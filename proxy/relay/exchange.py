@@ -1,0 +1,121 @@
+"""One call: the request as it came, what was decided about it, and how it stands.
+
+Owns the state of a call and nothing else; the verbs are in the other modules of this package.
+Times without a unit suffix are seconds of the event loop's monotonic clock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+from proxy.access.admission import Ticket
+from proxy.access.keyring import KeyRecord
+from proxy.dialects.base import Dialect, OperationSpec
+from proxy.ledger.entry import Attempt, Begin
+from proxy.metering.pricing import Price
+from proxy.routing.table import Endpoint, Model, Route
+from proxy.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from proxy.relay.pump import Pump
+
+
+class Body(Protocol):
+    """The request body of one call, as the front hands it over."""
+
+    def arrived(self) -> bytes | None:
+        """All of it when it is already here, else None."""
+
+    async def more(self) -> bytes:
+        """The next piece; b"" at the end. Raises MalformedRequest when the client broke it off."""
+
+
+class Client(Protocol):
+    """The client's side of one connection."""
+
+    @property
+    def is_gone(self) -> bool: ...
+    @property
+    def is_paused(self) -> bool:
+        """The client reads more slowly than we write."""
+
+    def write(self, data: bytes) -> None: ...
+    def writelines(self, pieces: Sequence[bytes]) -> None: ...
+    def cut(self) -> None:
+        """End the connection so that the client cannot take the answer for complete."""
+
+
+@dataclass(slots=True, eq=False)
+class Exchange:
+    """The life of one call; its repr is the access-log line."""
+
+    id: str
+    client: Client
+    method: str
+    raw_target: str
+    headers: Mapping[str, str]  # case-insensitive
+    raw_headers: tuple[tuple[bytes, bytes], ...]
+    body: Body
+    address: str
+    http10: bool
+    arrived: float  # first byte of the request
+    at_ms: int  # the same moment on the wall clock
+
+    # canonical, identified, matched
+    snapshot: Snapshot | None = None
+    path: str = ""
+    query: str = ""
+    endpoint: Endpoint | None = None
+    key: KeyRecord | None = None
+    tier: str = ""
+    route: Route | None = None
+    captures: Mapping[str, str] = field(default_factory=dict)
+    dialect: Dialect | None = None  # the caller's
+    operation: OperationSpec | None = None
+
+    # the request body and its model
+    content: bytes = b""
+    doc: dict[str, Any] = field(default_factory=dict)
+    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
+    uploaded: float = 0.0  # last byte of the request
+    model: str = ""
+    model_entry: Model | None = None
+    is_stream: bool = False
+    price: Price | None = None
+
+    # admitted
+    ticket: Ticket | None = None
+    input_bound: int = 0  # tokens
+    begin: Begin | None = None
+    has_begun: bool = False  # Begin is written
+    prompt_tokens: int = -1  # our own count of the input; -1: not counted
+    attempts: list[Attempt] = field(default_factory=list)
+    pump: Pump | None = None
+
+    # the answer
+    status: int = 0  # what the client was answered; 0: nothing yet
+    answered: float = 0.0  # first byte of the answer
+    response_bytes: int = 0
+    sent: float = 0.0  # the request left for the upstream
+    settled: bool = False
+    keep_alive: bool = True
+    outcome: str = ""
+
+    def begin_written(self, refused: BaseException | None) -> None:
+        """Continuation of the journal's flush of Begin."""
+        self.has_begun = refused is None
+        if self.pump is not None:
+            self.pump.send(refused)
+
+    @property
+    def has_begun_answer(self) -> bool:
+        return self.status != 0
+
+    def __repr__(self) -> str:
+        key = self.key.masked if self.key else "-"
+        return (
+            f"{self.id} {self.address} {key} {self.method} {self.path or '?'} model={self.model or '-'} "
+            f"status={self.status} bytes={self.response_bytes} outcome={self.outcome or '-'} attempts={len(self.attempts)}"
+        )

@@ -1,0 +1,397 @@
+"""The seam to aiohttp's low-level server: its requests become Exchanges, nothing of it goes further.
+
+Owns the client's connection: timers, caps, fixed error bodies, 100-continue, lingering close. The
+relay writes to the transport itself, so the response objects that aiohttp wants do nothing.
+Relies on aiohttp internals (`RequestHandler`, its C parser) that tests/relay/test_ingress.py pins.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import select
+import socket
+import struct
+from time import time_ns
+from collections.abc import Awaitable, Callable, Sequence
+from logging import getLogger
+from typing import Any
+
+from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
+from aiohttp.web_protocol import RequestHandler
+from aiohttp.web_server import Server
+
+from proxy.errors import BodyTimeout, ExpectationFailed, InternalError, MalformedRequest, ProxyError
+from proxy.relay.answers import refusal
+from proxy.relay.exchange import Exchange
+from proxy.relay.ids import IdSource
+from proxy.relay.sweep import Sweeper
+from proxy.telemetry import Stats
+
+log = getLogger("headrace.ingress")
+
+HEAD_S = 10.0  # accept, or first byte of a head, to its end
+BODY_IDLE_S = 30.0
+KEEPALIVE_S = 75.0
+WRITE_STALL_S = 60.0
+HEAD_BYTES_MAX = 64 * 1024
+FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long ones
+PIPELINED_MAX = 1
+LINGER_S = 5.0  # after an early answer the client still sends; closing at once would reset it
+LINGER_BYTES = 1 << 20
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+
+# What a connection is doing; each has its own time limit (seconds), BUSY has none.
+HEAD, KEEPALIVE, BODY, BUSY = range(4)
+LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S}
+
+# RFC 9110 7.2: uri-host [":" port]; anything else has been used to confuse routing.
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
+Handle = Callable[[Exchange], Awaitable[None]]
+
+
+def assert_c_parser() -> None:
+    """The pure-Python parser is laxer than the C one: refuse to run on it."""
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError("aiohttp's C parser is not loaded (is AIOHTTP_NO_EXTENSIONS set?)")
+
+
+class _Finished:
+    """What aiohttp wants back from a handler: the answer is already written."""
+
+    __slots__ = ("keep_alive",)
+
+    def __init__(self, keep_alive: bool) -> None:
+        self.keep_alive = keep_alive
+
+    async def prepare(self, request: object) -> None:
+        """Written already."""
+
+    async def write_eof(self) -> None:
+        """Written already."""
+
+
+_KEEP, _CLOSE = _Finished(True), _Finished(False)
+
+
+class _Incoming:
+    """aiohttp's request, reduced to what the seam needs."""
+
+    __slots__ = ("_task", "connection", "message", "payload")
+
+    def __init__(self, message: RawRequestMessage, payload: StreamReader, connection: Connection) -> None:
+        self.message = message
+        self.payload = payload
+        self.connection = connection
+        self._task: object = None  # aiohttp clears it
+
+    def _cancel(self, exc: BaseException) -> None:
+        if self.payload is not EMPTY_PAYLOAD:
+            self.payload.set_exception(exc)
+
+    def _finish(self) -> None:
+        """aiohttp calls this before it would write the answer."""
+
+
+class RequestBody:
+    """aiohttp's payload as the relay's Body."""
+
+    __slots__ = ("_connection", "_expects_continue", "_payload")
+
+    def __init__(self, payload: StreamReader, connection: Connection, expects_continue: bool) -> None:
+        self._payload = payload
+        self._connection = connection
+        self._expects_continue = expects_continue
+
+    @property
+    def is_unsent(self) -> bool:
+        """The client waits for our 100 Continue and will send nothing if it does not come."""
+        return self._expects_continue
+
+    @property
+    def is_complete(self) -> bool:
+        return self._payload.is_eof()
+
+    def arrived(self) -> bytes | None:
+        if not self._payload.is_eof():
+            return None
+        if (error := self._payload.exception()) is not None:
+            raise MalformedRequest from error
+        return self._payload.read_nowait() if self._payload is not EMPTY_PAYLOAD else b""
+
+    async def more(self) -> bytes:
+        if self._expects_continue:
+            # RFC 9110 10.1.1: only now, so that a refused upload is never sent.
+            self._expects_continue = False
+            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._connection.enter(BODY)
+        try:
+            return await self._payload.readany()
+        except ProxyError:  # BodyTimeout, from the sweep
+            raise
+        except Exception as e:
+            raise MalformedRequest from e
+        finally:
+            self._connection.enter(BUSY)
+
+
+class Connection(RequestHandler):
+    """One client connection. Implements the relay's `Client`."""
+
+    __slots__ = ("exchange", "first_byte", "front", "phase", "since", "stalled_at")
+
+    def __init__(self, front: Ingress, **kwargs: Any) -> None:
+        super().__init__(front, loop=front.loop, **kwargs)
+        self._max_msg_queue_size = PIPELINED_MAX
+        self._msg_queue_resume_size = 0
+        self.front = front
+        self.exchange: Exchange | None = None
+        self.phase = HEAD
+        self.since = front.loop.time()
+        self.first_byte = 0.0
+        self.stalled_at = 0.0
+
+    def enter(self, phase: int) -> None:
+        """Start the time limit of a phase."""
+        self.phase = phase
+        self.since = self.front.loop.time()
+
+    # -- the client's side, as the relay sees it --
+
+    @property
+    def is_gone(self) -> bool:
+        return self.transport is None or self.transport.is_closing()
+
+    @property
+    def is_paused(self) -> bool:
+        return self.stalled_at != 0.0
+
+    def write(self, data: bytes) -> None:
+        if self.transport is not None:
+            self.transport.write(data)
+
+    def writelines(self, pieces: Sequence[bytes]) -> None:
+        if self.transport is not None:
+            self.transport.writelines(pieces)
+
+    def cut(self) -> None:
+        if self.transport is None:
+            return
+        if self.exchange is not None and self.exchange.http10:
+            # A close would look like the end of a close-delimited body: reset instead.
+            sock = self.transport.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self.force_close()
+
+    # -- what the transport tells --
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        super().connection_made(transport)
+        self.front.sweeper.add(self)
+        if len(self.front.connections) > self.front.connections_max:
+            self.front.stats.inc("refusals_total", "connections_max")
+            self.force_close()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        self.front.sweeper.discard(self)
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self.phase != BUSY:
+            now = self.front.loop.time()
+            if self.first_byte == 0.0:
+                self.first_byte = now
+                self.phase, self.since = HEAD, now
+            elif self.phase == BODY:
+                self.since = now
+        super().data_received(data)
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.stalled_at = self.front.loop.time()
+        if self.exchange is not None and self.exchange.pump is not None:
+            self.exchange.pump.client_paused()
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.stalled_at = 0.0
+        if self.exchange is not None and self.exchange.pump is not None:
+            self.exchange.pump.client_resumed()
+
+    def check(self, now: float) -> None:
+        """The sweep: end what takes too long."""
+        if self.stalled_at and now - self.stalled_at > WRITE_STALL_S:
+            self.front.stats.inc("client_disconnects_total")
+            self.cut()
+        elif self.phase == BUSY or now - self.since < LIMIT_S[self.phase]:
+            if self.phase == BUSY and self._buffer_paused and _has_hung_up(self.transport):
+                self.force_close()
+        elif self.phase == BODY and self._current_request is not None:
+            self._current_request._cancel(BodyTimeout())
+        else:
+            self.force_close()
+
+    # -- one request --
+
+    async def _handle_request(  # type: ignore[override]
+        self, request: _Incoming, start_time: float | None, request_handler: Callable[..., Awaitable[_Finished]]
+    ) -> tuple[_Finished, bool]:
+        """aiohttp's hook around a handler, without its error pages and its response object."""
+        self._request_in_progress = True
+        self._current_request = request  # type: ignore[assignment]
+        self.enter(BUSY)
+        try:
+            finished = await request_handler(request)
+        finally:
+            self._current_request = None
+            self._request_in_progress = False
+            self.exchange = None
+            self.first_byte = 0.0
+            self.enter(KEEPALIVE)
+            if self._handler_waiter is not None:
+                self._handler_waiter.set_result(None)
+        if self._upgraded:  # an Upgrade that we do not take: what follows is the next request
+            return await super().finish_response(request, finished, None)  # type: ignore[arg-type,return-value]
+        return finished, False
+
+    def _make_error_handler(self, err_info: Any) -> Callable[..., Awaitable[_Finished]]:  # type: ignore[override]
+        async def refuse(request: _Incoming) -> _Finished:
+            # The parser's own message holds the client's bytes, which may hold a key: never echoed.
+            self.front.stats.inc("refusals_total", MalformedRequest.code)
+            self.write(refusal(None, MalformedRequest(), head_only=False, close=True))
+            return _CLOSE
+
+        return refuse
+
+    def log_exception(self, *args: Any, **kw: Any) -> None:
+        log.error("client connection failed", extra={"error": type(kw.get("exc_info")).__name__})
+
+    def log_debug(self, *args: Any, **kw: Any) -> None:
+        """aiohttp's debug lines may hold header bytes."""
+
+    def _process_keepalive(self) -> None:
+        self._keepalive_handle = None  # the sweep does this for all connections
+
+
+def _has_hung_up(transport: asyncio.Transport | None) -> bool:
+    """A client whose reading is paused (it pipelines) is noticed only by asking the kernel."""
+    if transport is None or (sock := transport.get_extra_info("socket")) is None:
+        return False
+    poll = select.poll()
+    poll.register(sock.fileno(), select.POLLRDHUP)
+    return bool(poll.poll(0))
+
+
+class Ingress(Server):
+    """Accepts connections for one worker and hands Exchanges to `handle`."""
+
+    def __init__(
+        self, handle: Handle, *, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, stats: Stats, connections_max: int
+    ) -> None:
+        assert_c_parser()
+        super().__init__(self._serve, request_factory=_incoming, handler_cancellation=True, loop=loop)
+        self.loop = loop
+        self.sweeper = sweeper
+        self.stats = stats
+        self.connections_max = connections_max
+        self._handle = handle
+        self._ids = IdSource()
+
+    def __call__(self) -> Connection:
+        return Connection(
+            self,
+            access_log=None,
+            keepalive_timeout=86400.0,  # the sweep closes idle connections
+            lingering_time=0.0,  # ours has a cap on bytes too
+            auto_decompress=False,
+            max_line_size=HEAD_BYTES_MAX // 4,
+            max_field_size=FIELD_BYTES_MAX,
+            max_headers=100,
+        )
+
+    def close_idle(self) -> None:
+        """Close the connections that wait for a next request."""
+        for connection in self.connections:
+            if connection.phase in (HEAD, KEEPALIVE):  # type: ignore[attr-defined]
+                connection.force_close()
+
+    async def _serve(self, incoming: _Incoming) -> _Finished:
+        connection, message = incoming.connection, incoming.message
+        body = RequestBody(incoming.payload, connection, "Expect" in message.headers)
+        x = Exchange(
+            id=self._ids.next(at_ms := time_ns() // 1_000_000),
+            client=connection,
+            method=message.method,
+            raw_target=message.path,
+            headers=message.headers,
+            raw_headers=message.raw_headers,
+            body=body,
+            address=connection.peername[0] if connection.peername else "",
+            http10=message.version < (1, 1),
+            arrived=connection.first_byte or self.loop.time(),
+            at_ms=at_ms,
+            keep_alive=not message.should_close,
+        )
+        connection.exchange = x
+        try:
+            check_head(message)
+            await self._handle(x)
+        except ProxyError as e:
+            self._refuse(x, e)
+        except Exception as e:
+            log.exception("call failed", extra={"call": x.id, "error": type(e).__name__})
+            self._refuse(x, InternalError())
+        if not body.is_complete:
+            await self._linger(body)
+            return _CLOSE
+        return _KEEP if x.keep_alive and not x.http10 else _CLOSE
+
+    def _refuse(self, x: Exchange, error: ProxyError) -> None:
+        if x.has_begun_answer:
+            x.client.cut()
+            return
+        close = not (x.keep_alive and not x.http10 and x.body.is_complete)
+        x.keep_alive = not close
+        x.status = error.status
+        x.outcome = x.outcome or error.code
+        self.stats.inc("refusals_total", error.code)
+        x.client.write(refusal(x, error, head_only=x.method == "HEAD", close=close))
+
+    async def _linger(self, body: RequestBody) -> None:
+        """Read on for a moment after an early answer: closing at once would reset it away."""
+        if body.is_unsent:
+            return
+        left = LINGER_BYTES
+        try:
+            async with asyncio.timeout(LINGER_S):
+                while left > 0 and (piece := await body.more()):
+                    left -= len(piece)
+        except (TimeoutError, ProxyError):
+            return
+
+
+def _incoming(
+    message: RawRequestMessage, payload: StreamReader, connection: Connection, writer: object, task: object
+) -> _Incoming:
+    return _Incoming(message, payload, connection)
+
+
+def check_head(message: RawRequestMessage) -> None:
+    """Refuse what aiohttp's parser lets pass (faults: version, TE on 1.0, Host, CONNECT, absolute-form)."""
+    if message.version not in ((1, 0), (1, 1)):
+        raise MalformedRequest(status=505)
+    if message.method not in METHODS:
+        raise MalformedRequest(status=405)
+    headers = message.headers
+    if message.version == (1, 0) and "Transfer-Encoding" in headers:
+        raise MalformedRequest
+    if not message.path.startswith("/"):
+        raise MalformedRequest
+    host = headers.get("Host")
+    if host is not None and not _HOST.fullmatch(host):
+        raise MalformedRequest
+    expect = headers.get("Expect")
+    if expect is not None and expect.lower() != "100-continue":
+        raise ExpectationFailed

@@ -1,0 +1,131 @@
+"""Meter the answers beside the stream: references to content go in, usage comes out at the end.
+
+Owns what is still unread of each answer, and the counting of generated text where the vendor has
+not reported a usage yet. The pump hands over references and goes on; parsing happens in a side
+task every MeterQueue.INTERVAL_S or at 64 KiB, and never touches the stream.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Sequence
+from time import perf_counter
+
+from proxy.dialects.base import Dialect, Meter
+from proxy.http1.head import Head
+from proxy.metering.count import count_tokens
+from proxy.metering.decode import Decoder
+from proxy.relay.exchange import Exchange
+
+UNREAD_BYTES_MAX = 64 << 10  # of one answer; more is parsed at once
+COUNT_CHARS = 4096  # generated text is counted in slices of this size and dropped
+TURN_S = 0.004  # the longest the side task holds the loop
+
+
+class Tap:
+    """What the meter has and has not seen of one answer."""
+
+    __slots__ = ("_chars", "_counted", "_decoder", "_model", "_texts", "_unread", "_unread_bytes", "meter", "total")
+
+    def __init__(self, meter: Meter, decoder: Decoder | None, model: str) -> None:
+        self.meter = meter
+        self.total = 0  # content bytes handed over
+        self._decoder = decoder
+        self._model = model
+        self._unread: list[bytes] = []
+        self._unread_bytes = 0
+        self._texts: list[str] = []
+        self._chars = 0
+        self._counted = 0
+
+    @property
+    def unread_bytes(self) -> int:
+        return self._unread_bytes
+
+    def append(self, pieces: Sequence[bytes], size: int) -> None:
+        self._unread.extend(pieces)
+        self._unread_bytes += size
+        self.total += size
+
+    def read(self) -> None:
+        """Parse what is unread."""
+        unread = self._unread
+        if not unread:
+            return
+        content = unread[0] if len(unread) == 1 else b"".join(unread)
+        self._unread = []
+        self._unread_bytes = 0
+        if self._decoder is not None:
+            content = self._decoder.feed(content)
+        self.meter.feed(content)
+        texts = self.meter.take_text()
+        if texts:
+            self._texts += texts
+            self._chars += sum(map(len, texts))
+            if self._chars > COUNT_CHARS:
+                self._count()
+
+    def finish(self) -> None:
+        """The framing ended."""
+        self.read()
+        self.meter.finish()
+        self._texts += self.meter.take_text()
+
+    def counted_output(self) -> int:
+        """Tokens of the generated text so far, by our own tokenizer."""
+        self._count()
+        return self._counted
+
+    def estimated_output(self) -> int:
+        """The same without the work of counting the rest: for checkpoints."""
+        return self._counted + self._chars // 4
+
+    def _count(self) -> None:
+        if self._texts:
+            self._counted += count_tokens(self._texts, self._model)
+            self._texts = []
+            self._chars = 0
+
+
+def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool) -> Tap:
+    """The tap of one answer: the upstream's dialect says how it reads, its head how it is coded."""
+    assert x.operation is not None
+    coding = head.value(b"content-encoding")
+    decoder = None if coding in (None, b"identity") else Decoder(coding)
+    return Tap(dialect.make_meter(x.operation, is_event_stream), decoder, x.model)
+
+
+class MeterQueue:
+    """The side task of one worker."""
+
+    INTERVAL_S = 0.02
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: dict[Tap, None] = {}
+        self._timer: asyncio.Handle | None = None
+
+    def append(self, tap: Tap, pieces: Sequence[bytes], size: int) -> None:
+        """Hand over the next content of an answer. Costs a list append; no parsing, no copy."""
+        tap.append(pieces, size)
+        if tap.unread_bytes > UNREAD_BYTES_MAX:
+            tap.read()
+            return
+        self._waiting[tap] = None
+        if self._timer is None:
+            self._timer = self._loop.call_later(self.INTERVAL_S, self._run)
+
+    def forget(self, tap: Tap) -> None:
+        """The call is settled: nothing of it needs to be read any more."""
+        self._waiting.pop(tap, None)
+
+    def _run(self) -> None:
+        self._timer = None
+        end = perf_counter() + TURN_S
+        while self._waiting:
+            tap = next(iter(self._waiting))
+            del self._waiting[tap]
+            tap.read()
+            if self._waiting and perf_counter() > end:
+                self._timer = self._loop.call_soon(self._run)  # let the streams move in between
+                return

@@ -1,0 +1,219 @@
+"""What the worker answers itself: models, endpoints, health, CORS preflight; and what it passes to
+control's pages.
+
+Owns these few paths. None of them is metered.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import orjson
+
+from proxy.errors import MethodNotAllowed, StationFault, UnknownModel
+from proxy.http1.headers import REASONS, Field, serialize
+from proxy.relay.admission import Admission
+from proxy.relay.answers import dialect_of, own_headers
+from proxy.relay.exchange import Exchange
+
+PAGE_TIMEOUT_S = 10.0
+PAGE_BYTES_MAX = 4 << 20
+BODY_BYTES_MAX = 64 << 10
+CREATED = 1_700_000_000  # of every model: OpenAI's shape wants a date that nobody reads
+
+HOLDER_PATHS = ("/me", "/receipts", "/dashboard/billing/subscription", "/dashboard/billing/usage")
+OPEN_PREFIXES = ("/portal", "/status")
+KEY_HEADER = "x-headrace-key"  # set here, dropped from clients: control trusts it
+
+_PREFLIGHT: list[Field] = [
+    (b"access-control-allow-origin", b"*"),
+    (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, OPTIONS"),
+    (b"access-control-allow-headers", b"*, authorization"),  # "*" does not cover authorization
+    (b"access-control-max-age", b"86400"),
+]
+
+Page = Callable[[Exchange], Awaitable[None]]
+
+
+class Pages:
+    """`is_ready()` is what /readyz says; `web_path` is control's unix socket."""
+
+    def __init__(self, admission: Admission, web_path: str, is_ready: Callable[[], bool]) -> None:
+        self._admission = admission
+        self._web_path = web_path
+        self._is_ready = is_ready
+        self._session: aiohttp.ClientSession | None = None
+        self._pages: dict[str, Page] = {
+            "/healthz": self._health,
+            "/readyz": self._ready,
+            "/endpoints": self._endpoints,
+            "/models": self._models,
+        }
+
+    async def serve(self, x: Exchange) -> bool:
+        """Answer if the path is one of ours. False: it is a route's."""
+        path = x.path
+        if x.method == "OPTIONS":
+            return self._preflight(x)
+        while path.startswith("/v1/"):  # base URLs are forgiving: with /v1, without, doubled
+            path = path[3:]
+        page = self._pages.get(path)
+        if page is None:
+            if path.startswith("/models/") and x.method in ("GET", "HEAD"):
+                page = self._model
+            elif path in HOLDER_PATHS or path.startswith("/receipts/"):
+                page = self._holder_page
+            elif x.path.startswith(OPEN_PREFIXES) and x.path.split("/")[1] in ("portal", "status"):
+                page = self._open_page
+            else:
+                return False
+        elif x.method not in ("GET", "HEAD"):
+            raise MethodNotAllowed
+        await page(x)
+        return True
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    def _preflight(self, x: Exchange) -> bool:
+        """A browser asks before it sends a key, so this needs none (Fetch standard, CORS preflight)."""
+        if x.endpoint is None or not x.endpoint.cors or "Access-Control-Request-Method" not in x.headers:
+            raise MethodNotAllowed
+        respond(x, 204, b"", _PREFLIGHT)
+        return True
+
+    async def _health(self, x: Exchange) -> None:
+        respond_json(x, {"status": "ok"})
+
+    async def _ready(self, x: Exchange) -> None:
+        ready = self._is_ready()
+        respond_json(x, {"status": "ready" if ready else "starting"}, 200 if ready else 503)
+
+    async def _endpoints(self, x: Exchange) -> None:
+        assert x.snapshot is not None
+        await self._admission.identify(x)
+        endpoints = [
+            {
+                "name": e.name,
+                "url": e.url,
+                "label": e.label,
+                "region": e.region,
+                "proxy_read_timeout_s": e.proxy_read_timeout_ms and e.proxy_read_timeout_ms / 1000,
+                "cors": e.cors,
+                "tags": list(e.tags),
+            }
+            for e in x.snapshot.table.endpoints.values()
+        ]
+        respond_json(x, {"object": "list", "data": endpoints})
+
+    async def _models(self, x: Exchange) -> None:
+        """The models that this key may use, in the shape of the caller's dialect."""
+        await self._admission.identify(x)
+        names = self._permitted(x)
+        if dialect_of(x).name == "anthropic":
+            data = [_anthropic_model(name) for name in names]
+            respond_json(
+                x,
+                {
+                    "data": data,
+                    "has_more": False,
+                    "first_id": names[0] if names else None,
+                    "last_id": names[-1] if names else None,
+                },
+            )
+        else:
+            respond_json(x, {"object": "list", "data": [_openai_model(name) for name in names]})
+
+    async def _model(self, x: Exchange) -> None:
+        await self._admission.identify(x)
+        name = x.path.split("/models/", 1)[1]
+        if name not in self._permitted(x):
+            raise UnknownModel
+        respond_json(x, _anthropic_model(name) if dialect_of(x).name == "anthropic" else _openai_model(name))
+
+    def _permitted(self, x: Exchange) -> list[str]:
+        assert x.snapshot is not None and x.key is not None
+        snapshot, key = x.snapshot, x.key
+        tier = snapshot.tier(key.tier_at(x.at_ms))
+        return [
+            name
+            for name in snapshot.table.models
+            if not any(c in name for c in "*?[")
+            and snapshot.permitted(tier.models, name)
+            and snapshot.permitted(key.models, name)
+            and snapshot.price_for(name) is not None
+            and any(
+                snapshot.table.upstreams[c.upstream].enabled for c in snapshot.table.models[name].candidates
+            )
+        ]
+
+    async def _holder_page(self, x: Exchange) -> None:
+        await self._admission.identify(x)
+        assert x.key is not None
+        await self._pass_on(x, {KEY_HEADER: str(x.key.key_id)})
+
+    async def _open_page(self, x: Exchange) -> None:
+        await self._pass_on(x, {})
+
+    async def _pass_on(self, x: Exchange, headers: dict[str, str]) -> None:
+        """Relay to control's own application; small, unmetered, with a header policy of its own."""
+        content = b""
+        while piece := await x.body.more():
+            content += piece
+            if len(content) > BODY_BYTES_MAX:
+                raise StationFault
+        if self._session is None:
+            self._session = aiohttp.ClientSession(
+                connector=aiohttp.UnixConnector(self._web_path),
+                timeout=aiohttp.ClientTimeout(total=PAGE_TIMEOUT_S),
+                cookie_jar=aiohttp.DummyCookieJar(),
+            )
+        for name in ("content-type", "accept", "cookie"):
+            if (value := x.headers.get(name)) is not None:
+                headers[name] = value
+        path = x.path
+        while path.startswith("/v1/"):
+            path = path[3:]
+        url = f"http://control{path}" + (f"?{x.query}" if x.query else "")
+        try:
+            async with self._session.request(
+                x.method, url, headers=headers, data=content, allow_redirects=False
+            ) as r:
+                body = await r.content.read(PAGE_BYTES_MAX)
+                fields = [
+                    (name.encode(), r.headers[name].encode("latin-1"))
+                    for name in ("content-type", "cache-control", "content-security-policy", "set-cookie", "location")
+                    if name in r.headers
+                ]
+                respond(x, r.status, body, fields)
+        except (aiohttp.ClientError, TimeoutError, OSError) as e:
+            raise StationFault(retry_after_s=2.0, detail=type(e).__name__) from e
+
+
+def _openai_model(name: str) -> dict[str, Any]:
+    return {"id": name, "object": "model", "created": CREATED, "owned_by": "station"}
+
+
+def _anthropic_model(name: str) -> dict[str, Any]:
+    return {"type": "model", "id": name, "display_name": name, "created_at": "2023-11-14T22:13:20Z"}
+
+
+def respond_json(x: Exchange, document: object, status: int = 200) -> None:
+    respond(x, status, orjson.dumps(document), [(b"content-type", b"application/json")])
+
+
+def respond(x: Exchange, status: int, body: bytes, fields: list[Field]) -> None:
+    """Write one whole answer of our own."""
+    headers = [*fields, *own_headers(x)]
+    if status != 204:
+        headers.append((b"content-length", b"%d" % len(body)))
+    if not x.keep_alive or x.http10:
+        x.keep_alive = False
+        headers.append((b"connection", b"close"))
+    x.status = status
+    head = serialize(status, REASONS.get(status, b""), headers)
+    x.client.write(head if x.method == "HEAD" else head + body)
+    x.response_bytes = len(body)

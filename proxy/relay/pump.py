@@ -1,0 +1,425 @@
+"""One attempt: the request to one upstream, and its answer to the client as it comes.
+
+Owns the order of bytes, journal and meter. The pump has no await: content goes from the upstream's
+protocol to the client's transport in the same tick, the same references go to the meter. The read
+that completes a call is held back until its End is written (design.md, "Settle").
+
+    WAITING --head--> JUDGING (status >= 300: read, then judged)  --> verdict
+       |  `---------> RELAYING --terminal event or end--> ENDED --end of framing--> finished
+       `--lost------> verdict      `--lost, cut, client gone--> settled
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import Protocol
+
+from proxy.dialects.base import Dialect
+from proxy.errors import JournalUnavailable, ProxyError, TimeLimit, UpstreamTimeout
+from proxy.http1.head import Head
+from proxy.journal.crashpoint import crash_point
+from proxy.ledger import entry
+from proxy.metering.events import UsageEventFilter
+from proxy.relay import answers
+from proxy.relay.exchange import Exchange
+from proxy.relay.heading import heading_for
+from proxy.relay.metering_task import MeterQueue, Tap, tap_for
+from proxy.relay.sweep import Sweeper
+from proxy.relay.upstream import UpstreamConnection
+from proxy.routing.selection import Choice
+
+TAIL_BYTES = 64  # where a terminal event is looked for before the meter confirms it
+READ_ON_S = 5.0  # after finish_reason the usage is still to come, also when the client has left
+ENDED_LINGER_S = 1.0  # after the terminal event: for the end of framing, so that the connection can be reused
+
+
+class State(Enum):
+    WAITING = auto()
+    JUDGING = auto()
+    RELAYING = auto()
+    ENDED = auto()  # End is written or being written
+    CLOSED = auto()
+
+
+class Settling(Protocol):
+    """How a pump ends its call; see settling.py."""
+
+    def complete(
+        self, x: Exchange, tap: Tap | None, is_framed: bool, then: Callable[[BaseException | None], None]
+    ) -> None: ...
+    def interrupt(
+        self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
+    ) -> None: ...
+    def drop_request(self, x: Exchange) -> None: ...
+
+
+@dataclass(slots=True)
+class Tools:
+    """What all pumps of a worker share."""
+
+    loop: asyncio.AbstractEventLoop
+    wall_ms: Callable[[], int]
+    meters: MeterQueue
+    sweeper: Sweeper
+    settling: Settling
+    cool: Callable[[Choice, int, float | None], None]
+    """(choice, status, retry-after in seconds): this credential did not do."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What one attempt sends and how its answer is treated."""
+
+    choice: Choice
+    dialect: Dialect  # the upstream's
+    head: bytes
+    body: bytes
+    method: str
+    hides_usage: bool  # include_usage was injected: its event is left out again
+    first_byte_s: float
+    idle_s: float
+    deadline: float  # of the whole call, on the loop's clock; inf: none
+    drain_s: float  # how long to read on when the client has left; 0: cancel
+
+
+class Pump:
+    """A Sink for one upstream connection (proxy/relay/upstream.py)."""
+
+    __slots__ = (
+        "_attempt", "_body", "_conn", "_done", "_drained_until", "_filter", "_head", "_held", "_is_broken",
+        "_is_flushed", "_is_framed", "_is_sent", "_last", "_out_head", "_plan", "_state", "_tap", "_tools", "_x",
+        "chunked",
+    )  # fmt: skip
+
+    def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
+        self._x = x
+        self._plan = plan
+        self._tools = tools
+        self._state = State.WAITING
+        self._conn: UpstreamConnection | None = None
+        self._done: asyncio.Future[ProxyError | None] = tools.loop.create_future()
+        choice = plan.choice
+        self._attempt = entry.Attempt(
+            choice.upstream.name, choice.mirror.name, choice.credential.name, "sent", started_ms=tools.wall_ms()
+        )
+        x.attempts.append(self._attempt)
+        self._head: Head | None = None
+        self._body: list[bytes] = []  # of an unhappy answer, while it is judged
+        self._out_head = b""  # the client's head, until it goes out with the first content
+        self._held: list[bytes] = []
+        self._filter: UsageEventFilter | None = None
+        self._tap: Tap | None = None
+        self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
+        self._is_sent = False
+        self._is_flushed = False  # End is written: nothing is held back any more
+        self._is_framed = False  # the upstream's framing is complete
+        self._is_broken = False  # lost after the terminal event
+        self._last = tools.loop.time()
+        self.chunked = False
+
+    async def run(self, conn: UpstreamConnection) -> ProxyError | None:
+        """Send the request once the call's Begin is written, relay the answer.
+
+        Returns None when the call is answered and settled, else why this attempt did not do; nothing
+        has reached the client then.
+        """
+        self._conn = conn
+        self._x.pump = self
+        conn.start(self, self._plan.method)
+        if self._x.client.is_paused:
+            conn.pause_reading()
+        self._tools.sweeper.add(self)
+        if self._x.has_begun:
+            self.send(None)
+        return await self._done
+
+    def fail_to_connect(self, error: ProxyError) -> None:
+        """There was no connection to run on."""
+        self._attempt.outcome = error.code
+        self._state = State.CLOSED
+
+    @property
+    def is_sent(self) -> bool:
+        """A byte of the request may have been acted upon."""
+        return self._is_sent
+
+    def send(self, refused: BaseException | None) -> None:
+        """Called when Begin is written (or could not be): nothing leaves before."""
+        if self._state is not State.WAITING or self._conn is None:
+            return  # the client left while Begin was being written, or the connection was lost
+        if refused is not None:
+            self._fail(JournalUnavailable())
+            return
+        crash_point("begin-written")
+        self._is_sent = True
+        self._x.sent = self._x.sent or self._tools.loop.time()
+        self._conn.write([self._plan.head, self._plan.body] if self._plan.body else self._plan.head)
+        crash_point("request-sent")
+
+    # -- what the upstream sends --
+
+    def on_head(self, head: Head) -> None:
+        self._last = self._tools.loop.time()
+        self._head = head
+        self._attempt.status = head.status
+        vendor_id = head.value(self._plan.dialect.id_header)
+        if vendor_id is not None:
+            self._attempt.upstream_id = vendor_id.decode("latin-1")[:128]
+        if head.status >= 300 and head.status != 304:
+            self._state = State.JUDGING
+        else:
+            self._begin_answer(head)
+
+    def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
+        self._last = self._tools.loop.time()
+        if self._state is State.RELAYING:
+            self._relay(pieces, done)
+        elif self._state is State.JUDGING:
+            self._body += pieces
+            if done or sum(map(len, self._body)) > answers.UNHAPPY_BYTES_MAX:
+                self._judge(done)
+        elif self._state is State.ENDED:
+            self._is_framed = done
+            if not self._is_flushed:
+                self._held += pieces
+            else:
+                self._write(pieces, done)
+                if done:
+                    self._finish()
+
+    def on_lost(self, error: ProxyError) -> None:
+        if self._state in (State.WAITING, State.JUDGING):
+            self._fail(error)
+        elif self._state is State.RELAYING:
+            if self._x.has_begun_answer or self._drained_until:
+                self._cut(entry.INTERRUPTED_UPSTREAM, error.code)
+            else:
+                self._fail(error)
+        elif self._state is State.ENDED:
+            self._is_broken = True
+            if self._is_flushed:
+                self._finish_broken()
+
+    def upload_pause(self) -> None:
+        """The request is whole in memory: the transport's buffer holds it until the upstream reads."""
+
+    def upload_resume(self) -> None:
+        """See upload_pause."""
+
+    def _begin_answer(self, head: Head) -> None:
+        """From here on the answer is the client's, unless it is lost before its first byte goes out."""
+        self._state = State.RELAYING
+        heading = heading_for(self._x, self._plan.choice.upstream, head, self._plan.method, self._plan.hides_usage)
+        self._out_head = heading.head
+        self.chunked = heading.chunked
+        self._tap = tap_for(self._x, self._plan.dialect, head, heading.is_event_stream)
+        if heading.is_event_stream:
+            if self._plan.hides_usage:
+                self._filter = UsageEventFilter()
+            self._write((), False)  # the client learns at once that its stream has begun
+        # Large prompts would stay in memory for the whole stream.
+        self._tools.settling.drop_request(self._x)
+
+    def _relay(self, pieces: Sequence[bytes], done: bool) -> None:
+        tap = self._tap
+        assert tap is not None and self._x.operation is not None
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
+        may_end = done
+        if size:
+            self._tools.meters.append(tap, pieces, size)
+            hint = self._x.operation.terminal_hint
+            if hint and hint in pieces[-1][-TAIL_BYTES:]:
+                may_end = True
+        if self._filter is not None:
+            pieces = self._filter.feed(pieces)
+            if done:
+                pieces += self._filter.finish()
+        if may_end:
+            tap.read()
+            if done or tap.meter.complete:
+                self._is_framed = done
+                self._complete(pieces)
+                return
+        self._write(pieces, False)
+        crash_point("first-content")
+
+    def _judge(self, done: bool) -> None:
+        """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
+        assert self._head is not None
+        status, body = self._head.status, b"".join(self._body)
+        self._attempt.outcome = f"status:{status}"
+        verdict = answers.judge(status, body)
+        if verdict is answers.Verdict.PASS:
+            self._body = []
+            self._begin_answer(self._head)
+            self._relay((body,) if body else (), done)
+            return
+        retry_after = answers.retry_after((self._head.value(b"retry-after") or b"").decode("latin-1"))
+        if verdict is not answers.Verdict.NEXT or status >= 500:
+            self._tools.cool(self._plan.choice, status, retry_after)
+        if done and self._conn is not None:
+            self._conn.release()
+            self._conn = None
+        self._fail(answers.error_for(verdict, status, retry_after))
+
+    # -- what goes to the client --
+
+    def _write(self, pieces: Sequence[bytes], last: bool) -> None:
+        """Content in our own framing (framing is hop-by-hop, RFC 9112 7); no copy, no await."""
+        if self._drained_until:
+            return
+        x = self._x
+        size = sum(map(len, pieces))
+        out: list[bytes] = []
+        if self._out_head:
+            assert self._head is not None
+            out.append(self._out_head)
+            self._out_head = b""
+            x.status = self._head.status
+            x.answered = self._last
+        if size:
+            x.response_bytes += size
+            if self.chunked:
+                out.append(b"%x\r\n" % size)
+                out += pieces
+                out.append(b"\r\n")
+            else:
+                out += pieces
+        if last and self.chunked:
+            out.append(b"0\r\n\r\n")
+        if out:
+            x.client.writelines(out)
+
+    def client_paused(self) -> None:
+        if self._conn is not None:
+            self._conn.pause_reading()
+
+    def client_resumed(self) -> None:
+        self._last = self._tools.loop.time()  # the silence was the client's
+        if self._conn is not None:
+            self._conn.resume_reading()
+
+    def client_left(self) -> None:
+        """The client's connection is gone. Read on where the policy says so, else stop the vendor."""
+        now = self._tools.loop.time()
+        if self._state is State.CLOSED or self._drained_until:
+            return
+        self.client_resumed()
+        if self._state is State.ENDED:
+            self._drained_until = now + ENDED_LINGER_S
+            return
+        if self._tap is not None:
+            self._tap.read()
+        if self._tap is not None and self._tap.meter.finished:
+            self._drained_until = now + READ_ON_S
+        elif self._plan.drain_s:
+            self._drained_until = now + self._plan.drain_s
+        else:
+            self._cut(entry.INTERRUPTED_CLIENT, "client_left")
+
+    # -- ends --
+
+    def _complete(self, pieces: Sequence[bytes]) -> None:
+        """The terminal event or the end of framing was seen: hold it back until End is written."""
+        self._state = State.ENDED
+        self._held = list(pieces)
+        if self._attempt.outcome == "sent":
+            self._attempt.outcome = "ok"
+        crash_point("terminal-held")
+        self._tools.settling.complete(self._x, self._tap, self._is_framed, self._flush)
+        crash_point("end-appended")
+
+    def _flush(self, refused: BaseException | None) -> None:
+        """Continuation of the journal's flush. Where End could not be written the alarm is the journal's;
+        the client gets what was paid for."""
+        crash_point("end-written")
+        self._is_flushed = True
+        held, self._held = self._held, []
+        self._write(held, self._is_framed)
+        if self._is_framed:
+            self._finish()
+        elif self._is_broken:
+            self._finish_broken()
+
+    def _finish(self) -> None:
+        crash_point("last-bytes-sent")
+        if self._conn is not None:
+            self._conn.release()
+        self._close(None)
+
+    def _finish_broken(self) -> None:
+        """All events came, the framing did not end: the client must not see a clean end either."""
+        self._x.client.cut()
+        self._close(None)
+
+    def _fail(self, error: ProxyError) -> None:
+        """This attempt is over and nothing of it reached the client."""
+        if self._attempt.outcome == "sent":
+            self._attempt.outcome = error.code
+        if self._conn is not None:
+            self._conn.abort()
+        if self._done.done():  # the client has left: nobody is there to try elsewhere
+            self._tools.settling.interrupt(self._x, None, entry.FAILED, error.code)
+        self._close(error)
+
+    def cut(self, why: str) -> None:
+        """End a running call by our own decision (time limit, revocation, shutdown)."""
+        if self._state in (State.CLOSED, State.ENDED):
+            return
+        self._cut(entry.CUT, why)
+
+    def _cut(self, outcome: str, why: str) -> None:
+        if self._attempt.outcome == "sent":
+            self._attempt.outcome = why
+        if self._conn is not None:
+            self._conn.abort()
+        self._tools.settling.interrupt(self._x, self._tap, outcome, why, is_sent=self._is_sent)
+        self._x.client.cut()
+        self._close(None)
+
+    def _close(self, result: ProxyError | None) -> None:
+        self._state = State.CLOSED
+        self._conn = None
+        self._attempt.took_ms = self._tools.wall_ms() - self._attempt.started_ms
+        self._tools.sweeper.discard(self)
+        if self._tap is not None:
+            self._tools.meters.forget(self._tap)
+        if not self._done.done():
+            self._done.set_result(result)
+
+    def check(self, now: float) -> None:
+        """The sweep: time limits, and those of a client that has left."""
+        silent = now - self._last
+        if self._state is State.CLOSED:
+            return
+        if self._drained_until and now > self._drained_until:
+            if self._state is State.ENDED:
+                self._close_quietly()
+            else:
+                self._cut(entry.INTERRUPTED_CLIENT, "client_left")
+        elif now > self._plan.deadline and self._state is not State.ENDED:
+            self._out_of_time(TimeLimit())
+        elif self._x.client.is_paused:
+            return  # ingress has a limit for clients that do not read
+        elif self._state is State.WAITING:
+            if self._is_sent and silent > self._plan.first_byte_s:
+                self._out_of_time(UpstreamTimeout())
+        elif silent > self._plan.idle_s:
+            self._out_of_time(UpstreamTimeout())
+
+    def _out_of_time(self, error: ProxyError) -> None:
+        if self._x.has_begun_answer or self._drained_until:
+            if self._state is State.ENDED:
+                self._finish_broken()
+            else:
+                self._cut(entry.CUT, error.code)
+        else:
+            self._fail(error)
+
+    def _close_quietly(self) -> None:
+        if self._conn is not None:
+            self._conn.abort()
+        self._close(None)
