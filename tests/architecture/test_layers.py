@@ -20,8 +20,8 @@ NOT_PURE = ("routing.loader",)  # reads YAML with marks; still no file: `read_fi
 COMPUTES = {
     "__future__", "abc", "base64", "binascii", "bisect", "calendar", "codecs", "collections", "copy",
     "dataclasses", "datetime", "decimal", "difflib", "enum", "fnmatch", "fractions", "functools", "hashlib",
-    "heapq", "hmac", "ipaddress", "itertools", "json", "math", "operator", "re", "string", "struct", "types",
-    "typing", "unicodedata", "urllib.parse", "uuid", "zlib", "zoneinfo",
+    "heapq", "hmac", "http", "ipaddress", "itertools", "json", "math", "operator", "re", "string", "struct",
+    "types", "typing", "unicodedata", "urllib.parse", "uuid", "zlib", "zoneinfo",
 }  # fmt: skip
 LIBRARIES_OF_PURE_LAYERS = {"orjson", "proxy"}
 
@@ -30,6 +30,7 @@ IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "uuid1", "uuid4", "now
 
 # Every library that is not in the standard library, and who knows it. A new one needs a row here.
 KNOWN_BY = {
+    "aiohappyeyeballs": ("relay",),
     "aiohttp": ("relay", "web", "jobs", "demo", "bench", "worker", "control"),
     "aiohttp_sse": ("demo", "web"),
     "asyncpg": ("store",),
@@ -39,7 +40,7 @@ KNOWN_BY = {
     "orjson": ("",),
     "prometheus_client": ("control", "web"),
     "pydantic": ("routing.spec", "routing.loader"),
-    "toktok_rs": ("metering.count",),
+    "toktok": ("metering.count",),
     "uvloop": ("worker", "control", "bench", "demo"),
     "watchfiles": ("control",),
     "yaml": ("routing.loader",),
