@@ -1,0 +1,239 @@
+"""Leased money: a worker's slices and, on control's side, the node's leases they are cut from.
+
+Owns who may spend how much without asking; knows neither Postgres nor the channel. Amounts are
+nano-units. What may be handed out at any time is `granted - spent - held`; a settlement is never
+refused, so a slice may go below zero, and then new holds stop.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+CALLS_AHEAD = 4  # a worker asks for the money of this many calls beyond the one it has
+SLICES_AHEAD = 4  # the node asks Postgres for this many slices beyond the one it needs
+
+
+@dataclass(slots=True)
+class _Slice:
+    granted: int = 0  # all that ever came, less what was given back
+    spent: int = 0
+    held: int = 0
+
+    @property
+    def available(self) -> int:
+        return self.granted - self.spent - self.held
+
+
+@dataclass(slots=True)
+class _Purse:
+    """The slices of one account. What counts is their sum: one may be below zero, and any pays."""
+
+    slices: dict[str, _Slice] = field(default_factory=dict)  # by lease
+    touched: bool = True  # since the last `idle`
+
+    def available(self) -> int:
+        return sum(part.available for part in self.slices.values())
+
+
+class Slices:
+    """The money that one worker holds, by account and lease. Plain defs: no await where money changes."""
+
+    def __init__(self) -> None:
+        self._purses: dict[int, _Purse] = {}
+
+    def take(self, account: int, hold_nanos: int) -> str | None:
+        """Set a hold aside. The lease that it counts against, or None: more is needed, nothing was taken."""
+        purse = self._purses.get(account)
+        if purse is None or purse.available() < hold_nanos:
+            return None
+        lease, part = max(purse.slices.items(), key=lambda item: item[1].available)
+        part.held += hold_nanos
+        purse.touched = True
+        return lease
+
+    def settle(self, account: int, lease: str, hold_nanos: int, cost_nanos: int) -> None:
+        """Resolve a hold that `take` set aside, at its cost; 0 voids it. Never refused."""
+        purse = self._purses.setdefault(account, _Purse())
+        part = purse.slices.setdefault(lease, _Slice())
+        part.held -= hold_nanos
+        part.spent += cost_nanos
+        purse.touched = True
+
+    def wants(self, account: int, hold_nanos: int) -> tuple[int, int]:
+        """(need, want): what is missing for this hold, and what makes the next few calls not ask."""
+        purse = self._purses.get(account)
+        need = hold_nanos - (purse.available() if purse else 0)
+        return max(need, 0), max(need, 0) + CALLS_AHEAD * hold_nanos
+
+    def add(self, account: int, lease: str, granted_nanos: int) -> None:
+        """A grant arrived from control."""
+        purse = self._purses.setdefault(account, _Purse())
+        purse.slices.setdefault(lease, _Slice()).granted += granted_nanos
+
+    def give_back(self, account: int) -> list[tuple[str, int]]:
+        """Take what is free out of the slices of an account: (lease, amount) to send to control."""
+        purse = self._purses.get(account)
+        free = purse.available() if purse else 0
+        given = []
+        for lease, part in purse.slices.items() if purse else ():
+            amount = min(part.available, free)
+            if amount > 0:
+                part.granted -= amount
+                free -= amount
+                given.append((lease, amount))
+        return given
+
+    def idle(self) -> list[tuple[int, str, int]]:
+        """Give back what nobody used since the last call of this: (account, lease, amount)."""
+        given = []
+        for account, purse in self._purses.items():
+            if not purse.touched:
+                given += [(account, lease, amount) for lease, amount in self.give_back(account)]
+            purse.touched = False
+        return given
+
+    def drop_lease(self, account: int, lease: str) -> None:
+        """Control closed the lease. Calls that hold of it settle all the same."""
+        purse = self._purses.get(account)
+        if purse is None or lease not in purse.slices:
+            return
+        part = purse.slices[lease]
+        if part.held:
+            part.granted = part.spent + part.held  # nothing of it is free any more
+            return
+        del purse.slices[lease]
+        if not purse.slices:
+            del self._purses[account]
+
+    def hello(self) -> list[tuple[int, str, int]]:
+        """(account, lease, granted in all): what a new control must know about this worker."""
+        return [
+            (account, lease, part.granted)
+            for account, purse in self._purses.items()
+            for lease, part in purse.slices.items()
+        ]
+
+    def figures(self, account: int) -> tuple[int, int]:
+        """(available, held) of an account on this worker."""
+        purse = self._purses.get(account)
+        if purse is None:
+            return 0, 0
+        return purse.available(), sum(part.held for part in purse.slices.values())
+
+
+@dataclass(slots=True)
+class _Lease:
+    account: int
+    granted: int
+    given: dict[str, int] = field(default_factory=dict)  # worker incarnation -> granted to it in all
+    is_old: bool = False  # from an earlier control: who holds what of it is not known yet
+
+    @property
+    def free(self) -> int:
+        return self.granted - sum(self.given.values())
+
+
+class NodeLeases:
+    """The open leases of one node and how much of each its workers were given.
+
+    A worker is one incarnation. After a restart of control, leases loaded from Postgres hand out nothing
+    until every worker that may hold of them was heard (`adopt_hello`) or adopted (`worker_dead`).
+    """
+
+    def __init__(self) -> None:
+        self._leases: dict[str, _Lease] = {}
+        self._by_account: dict[int, dict[str, _Lease]] = {}
+        self._unheard: set[str] = set()
+
+    def load(self, rows: Iterable[tuple[str, int, int]], workers: Iterable[str]) -> None:
+        """Take over the open leases (lease, account, granted) of an earlier control of this node.
+
+        `workers` are the lives that may hold of them: living ones and those not yet adopted.
+        """
+        self._unheard |= set(workers)
+        for lease, account, granted in rows:
+            self._put(lease, _Lease(account, granted, is_old=True))
+
+    def open(self, lease: str, account: int, granted_nanos: int) -> None:
+        """A new lease was granted by Postgres."""
+        self._put(lease, _Lease(account, granted_nanos))
+
+    def extend(self, lease: str, more_nanos: int) -> None:
+        """Postgres granted more to an open lease, or took some back (negative)."""
+        self._leases[lease].granted += more_nanos
+
+    def close(self, lease: str) -> None:
+        """The lease was closed in Postgres."""
+        gone = self._leases.pop(lease, None)
+        if gone is not None:
+            of_account = self._by_account[gone.account]
+            del of_account[lease]
+            if not of_account:
+                del self._by_account[gone.account]
+
+    def free(self, lease: str) -> int:
+        """What may be handed out of a lease: 0 while it is not known who holds what of it."""
+        found = self._leases.get(lease)
+        return found.free if found is not None and self._is_known(found) else 0
+
+    def open_lease(self, account: int) -> str | None:
+        """A lease of the account that can be extended: one more row is not needed."""
+        for lease, found in self._by_account.get(account, {}).items():
+            if self._is_known(found):
+                return lease
+        return None
+
+    def grant(self, worker: str, account: int, need: int, want: int) -> tuple[str, int] | None:
+        """Cut a slice of at least `need` and at most `want` out of one lease: (lease, amount).
+
+        None: Postgres must be asked for more (`asks`).
+        """
+        for lease, found in self._by_account.get(account, {}).items():
+            if self._is_known(found) and found.free >= max(need, 1):
+                amount = min(found.free, max(need, want))
+                found.given[worker] = found.given.get(worker, 0) + amount
+                return lease, amount
+        return None
+
+    def asks(self, account: int, need: int, want: int) -> tuple[int, int]:
+        """(at least, at most) to ask Postgres for, so that `grant` succeeds in the lease that it extends."""
+        lease = self.open_lease(account)
+        at_hand = self._leases[lease].free if lease is not None else 0  # below zero after overspending
+        return max(need - at_hand, 1), max(need, want) * SLICES_AHEAD
+
+    def give(self, worker: str, lease: str, amount: int) -> None:
+        """A worker gave a part of its slice back."""
+        found = self._leases.get(lease)
+        if found is not None:
+            found.given[worker] = found.given.get(worker, 0) - amount
+
+    def adopt_hello(self, worker: str, slices: Iterable[tuple[int, str, int]]) -> None:
+        """A living worker said all that it holds: (account, lease, granted in all).
+
+        What was on its way when the connection broke never arrived, and is free again.
+        """
+        self._keeps(worker, {lease: granted for _, lease, granted in slices})
+
+    def worker_dead(self, worker: str, used: Mapping[str, int]) -> None:
+        """A dead worker was adopted: of each lease it keeps what it used, the rest is free again."""
+        self._keeps(worker, used)
+
+    def surplus(self) -> Iterator[tuple[str, int, int]]:
+        """(lease, account, free): what could go back to Postgres."""
+        for lease, found in self._leases.items():
+            if self._is_known(found) and found.free > 0:
+                yield lease, found.account, found.free
+
+    def _keeps(self, worker: str, amounts: Mapping[str, int]) -> None:
+        self._unheard.discard(worker)
+        for lease, found in self._leases.items():
+            if worker in found.given or lease in amounts:
+                found.given[worker] = amounts.get(lease, 0)
+
+    def _put(self, lease: str, found: _Lease) -> None:
+        self._leases[lease] = found
+        self._by_account.setdefault(found.account, {})[lease] = found
+
+    def _is_known(self, lease: _Lease) -> bool:
+        return not (lease.is_old and self._unheard)

@@ -1,0 +1,302 @@
+"""What is billed when a call ends, well or not: facts and usage become the closing entry of its hold.
+
+Owns the table of money.md, "What is billed when a call does not end well", as BILLED, and the sanity
+bounds of what an upstream claims. Pure; amounts are nano-units of the station's currency.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from enum import Enum, auto
+from operator import attrgetter
+
+from proxy.ledger import entry
+from proxy.ledger.entry import Attempt, Begin, End, Progress, Settle
+from proxy.metering.pricing import Price, cost_nanos
+from proxy.metering.usage import Provenance, Usage
+
+BUCKET_MAX = 10**9  # no call has more of anything; with it every cost fits into 64 bits by far
+
+TEXT_INPUT = ("input", "cache_read", "cache_write_5m", "cache_write_1h")
+INPUT = (*TEXT_INPUT, "input_audio", "cached_audio", "input_image")
+OUTPUT = ("output", "output_audio", "output_image")
+PLAIN = (*INPUT, *OUTPUT, "reasoning", "seconds_ms", "characters", "images", "calls")
+_plain_counts = attrgetter(*PLAIN)
+
+# What is remarkable about a bill (`End.flags`).
+CAPPED = "capped_at_hold"  # the price of the usage is more; the audit expects the hold
+WAIVED = "waived"  # free by an option of the station or the route; the audit expects 0
+RECONCILE = "reconcile"  # the vendor may know more: compare with its bill
+DISTRUSTED = "claim_cut"  # an upstream of low trust claimed more than is possible
+OVER_INPUT = "anomaly_input"  # a trusted upstream reports more than the context window
+OVER_OUTPUT = "anomaly_output"  # ... or more than max_tokens allows
+ABSURD = "anomaly_absurd"  # a figure was negative or over BUCKET_MAX
+
+
+class Billed(Enum):
+    """Which usage a way of ending is billed by."""
+
+    NOTHING = auto()
+    REPORTED = auto()  # only what the vendor itself reported beside an output
+    SO_FAR = auto()  # the vendor's figures as far as they go, else our own count
+
+
+class Waiver(Enum):
+    """Which option makes a way of ending free."""
+
+    NEVER = auto()
+    ON_BREAK = auto()  # the route's on_break: free
+    ON_CUT = auto()  # the station's option for calls that we cut ourselves
+
+
+# How a call ended -> what the key holder pays, and what makes even that free.
+BILLED: dict[str, tuple[Billed, Waiver]] = {
+    entry.COMPLETE:             (Billed.SO_FAR,      Waiver.NEVER),
+    entry.FAILED:               (Billed.NOTHING,     Waiver.NEVER),
+    entry.UPSTREAM_ERROR:       (Billed.REPORTED,    Waiver.NEVER),
+    entry.INTERRUPTED_CLIENT:   (Billed.SO_FAR,      Waiver.NEVER),
+    entry.INTERRUPTED_UPSTREAM: (Billed.SO_FAR,      Waiver.ON_BREAK),
+    entry.INTERRUPTED_RELAY:    (Billed.SO_FAR,      Waiver.NEVER),
+    entry.CUT:                  (Billed.SO_FAR,      Waiver.ON_CUT),
+}  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """What is known about the consumption of a call when it ends.
+
+    `reported` is the vendor's word (`is_final`: its last one), `counted` our own figures for what it
+    did not say: tokens of the whole input and of the output that was delivered. `is_estimate`: they
+    come from byte counts or a checkpoint, not from a tokenizer.
+    """
+
+    reported: Usage | None = None
+    is_final: bool = False
+    counted: Usage | None = None
+    is_estimate: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the table, the model and the options say about this call. Bounds are tokens; None: unknown."""
+
+    trusted: bool = True
+    input_max: int | None = None  # the context window
+    output_max: int | None = None  # max_tokens of the request, else the model's, times n
+    waivers: frozenset[Waiver] = frozenset()
+    within_hold: bool = False  # read on without the client (drain): it cannot stop us any more
+
+
+@dataclass(slots=True)
+class Facts:
+    """How a call ended: what End holds beside Begin and the bill."""
+
+    outcome: str
+    at_ms: int
+    status: int = 0
+    cut: str = ""
+    attempts: list[Attempt] = field(default_factory=list)
+    upstream: str = ""
+    mirror: str = ""
+    credential: str = ""
+    upstream_id: str = ""
+    upstream_model: str = ""
+    response_bytes: int = 0
+    events: int = 0
+    rurt_ms: int = 0
+    ttft_ms: int = -1
+    took_ms: int = 0
+    client: str = ""
+    flags: list[str] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Bill:
+    """What a call costs and why."""
+
+    cost_nanos: int
+    usage: Usage
+    provenance: Provenance
+    flags: list[str]
+
+
+def settled(begin: Begin, facts: Facts, figures: Figures, price: Price, terms: Terms) -> End:
+    """The End of a call whose figures are known: settled, or void where nothing is billed.
+
+    `price` is Begin's, narrowed by the service tier that the answer names.
+    """
+    found = bill(begin, facts.outcome, figures, price, terms)
+    state = entry.VOID if found.provenance is Provenance.NONE else entry.SETTLED
+    return _end(begin, facts, state, price, found)
+
+
+def pending(begin: Begin, facts: Facts, figures: Figures, price: Price) -> End:
+    """The End of a call that is still being counted: it costs nothing until its Settle.
+
+    Its usage is what recovery settles by, should the Settle never come.
+    """
+    usage, _ = consumed(facts.outcome, figures)
+    return _end(begin, facts, entry.PENDING, price, Bill(0, usage, Provenance.ESTIMATED, []))
+
+
+def late(end: End, figures: Figures, price: Price, terms: Terms, at_ms: int) -> Settle:
+    """Closes a pending End with what was counted meanwhile."""
+    found = bill(end, end.outcome, figures, price, terms)
+    return Settle(end.id, at_ms, found.cost_nanos, found.provenance.value, found.usage.as_dict())
+
+
+def interrupted(begin: Begin, progress: Progress | None, price: Price, now_ms: int) -> End:
+    """Adoption: the End of a call whose relay died, by its last checkpoint and within its hold.
+
+    Without a checkpoint no content is known to have arrived: void. Either way the vendor may bill us
+    for more, so the row asks for reconciliation.
+    """
+    facts = Facts(entry.INTERRUPTED_RELAY, now_ms, cut="relay_died", flags=[RECONCILE])
+    facts.took_ms = max(0, now_ms - begin.at_ms)
+    if progress is None:
+        return settled(begin, facts, Figures(), price, Terms())
+    facts.response_bytes, facts.events = progress.bytes, progress.events
+    usage = Usage(input=progress.input or begin.input_bound, output=progress.output)
+    figures = Figures(counted=usage, is_estimate=True)
+    return settled(begin, facts, figures, price, Terms(within_hold=True))
+
+
+def recovered(end: End, price: Price, now_ms: int) -> Settle:
+    """Adoption: closes a pending End whose relay died while counting, by what it knew, within the hold."""
+    figures = Figures(counted=Usage.from_dict(end.usage), is_estimate=True)
+    return late(end, figures, price, Terms(within_hold=True), now_ms)
+
+
+def bill(call: Begin | End, outcome: str, figures: Figures, price: Price, terms: Terms) -> Bill:
+    """The one way from figures to money."""
+    usage, provenance = consumed(outcome, figures)
+    if provenance is Provenance.NONE:
+        return Bill(0, usage, provenance, [])
+    usage, flags = bounded(usage, terms)
+    if BILLED[outcome][1] in terms.waivers:
+        flags.append(WAIVED)
+    cost = cost_nanos(price, usage, call.model_ppm, call.tier_ppm)
+    if terms.within_hold and cost > call.hold_nanos:
+        flags.append(CAPPED)
+    return Bill(owed(cost, call.hold_nanos, flags), usage, provenance, flags)
+
+
+def owed(cost: int, hold: int, flags: list[str]) -> int:
+    """What is taken of the price of the usage; the audit recomputes rows with it."""
+    if WAIVED in flags:
+        return 0
+    return hold if CAPPED in flags else cost
+
+
+def consumed(outcome: str, figures: Figures) -> tuple[Usage, Provenance]:
+    """The usage that a call is billed by, and where it is from. NONE: nothing is billed."""
+    reported, counted = figures.reported, figures.counted
+    billed = BILLED[outcome][0]
+    if billed is Billed.REPORTED and reported is not None and reported.output_tokens_all() > 0:
+        billed, counted = Billed.SO_FAR, None
+    if billed is not Billed.SO_FAR or (reported is None and counted is None):
+        return Usage(), Provenance.NONE
+    if reported is None:
+        assert counted is not None
+        return counted, Provenance.ESTIMATED if figures.is_estimate else Provenance.COUNTED
+    if figures.is_final or counted is None:
+        return reported, Provenance.FINAL if figures.is_final else Provenance.EARLY
+    # Of the output the vendor told what there was at that moment, and we have seen more since.
+    text_in = reported.input if reported.input_tokens_all() else counted.input
+    return replace(reported, input=text_in, output=max(reported.output, counted.output)), Provenance.EARLY
+
+
+def bounded(usage: Usage, terms: Terms) -> tuple[Usage, list[str]]:
+    """What is believed of a usage, and the flags that it earns.
+
+    Absurd figures are cut for every upstream. Those over the call's own bounds are cut for an upstream
+    of low trust, and only flagged for a trusted one.
+    """
+    flags: list[str] = []
+    if not _is_sane(usage):
+        usage = _sane(usage)
+        flags.append(ABSURD)
+    too_much_in = terms.input_max is not None and usage.input_tokens_all() > terms.input_max
+    too_much_out = terms.output_max is not None and usage.output_tokens_all() > terms.output_max
+    if terms.trusted:
+        flags += [OVER_INPUT] * too_much_in + [OVER_OUTPUT] * too_much_out
+    elif too_much_in or too_much_out:
+        usage = replace(usage)
+        if terms.input_max is not None:
+            _cut(usage, INPUT, terms.input_max)
+        if terms.output_max is not None:
+            _cut(usage, OUTPUT, terms.output_max)
+            usage.reasoning = min(usage.reasoning, usage.output)
+        flags.append(DISTRUSTED)
+    return usage, flags
+
+
+def _is_sane(usage: Usage) -> bool:
+    counts: tuple[int, ...] = (*_plain_counts(usage), *usage.tools.values(), *usage.units.values())
+    return min(counts) >= 0 and max(counts) <= BUCKET_MAX
+
+
+def _sane(usage: Usage) -> Usage:
+    return Usage(
+        **{name: _clamp(getattr(usage, name)) for name in PLAIN},
+        tools={kind: _clamp(n) for kind, n in usage.tools.items()},
+        units={kind: _clamp(n) for kind, n in usage.units.items()},
+    )
+
+
+def _clamp(count: int) -> int:
+    return min(max(count, 0), BUCKET_MAX)
+
+
+def _cut(usage: Usage, buckets: tuple[str, ...], most: int) -> None:
+    """Leave at most `most` tokens in the buckets, the plain ones first."""
+    for name in buckets:
+        kept = min(getattr(usage, name), most)
+        setattr(usage, name, kept)
+        most -= kept
+
+
+def _end(begin: Begin, facts: Facts, state: str, price: Price, found: Bill) -> End:
+    return End(
+        id=begin.id,
+        at_ms=facts.at_ms,
+        began_ms=begin.at_ms,
+        state=state,
+        outcome=facts.outcome,
+        account=begin.account,
+        key=begin.key,
+        lease=begin.lease,
+        hold_nanos=begin.hold_nanos,
+        cost_nanos=found.cost_nanos,
+        model=begin.model,
+        operation=begin.operation,
+        dialect=begin.dialect,
+        price=price.id,
+        model_ppm=begin.model_ppm,
+        tier_ppm=begin.tier_ppm,
+        tier=begin.tier,
+        endpoint=begin.endpoint,
+        generation=begin.generation,
+        stream=begin.stream,
+        status=facts.status,
+        provenance=found.provenance.value,
+        usage=found.usage.as_dict(),
+        attempts=facts.attempts,
+        upstream=facts.upstream,
+        mirror=facts.mirror,
+        credential=facts.credential,
+        upstream_id=facts.upstream_id,
+        upstream_model=facts.upstream_model,
+        cut=facts.cut,
+        flags=facts.flags + found.flags,
+        request_bytes=begin.request_bytes,
+        response_bytes=facts.response_bytes,
+        events=facts.events,
+        rurt_ms=facts.rurt_ms,
+        ttft_ms=facts.ttft_ms,
+        took_ms=facts.took_ms,
+        override=begin.override,
+        parent=begin.parent,
+        multiplied=begin.multiplied,
+        client=facts.client,
+    )
