@@ -1,19 +1,18 @@
 """Messages between a worker and control over a unix socket; both ends.
 
-Owns framing (4 bytes of length, then JSON), requests and replies, reconnecting, and the table's
-transport in pieces. Knows the meaning of no message but `hello`: handlers are given in. The unix
-listener belongs to the supervisor, so a worker can connect while control is being replaced; it
-counts as connected only once control has answered its hello.
+Owns framing (4 bytes of length, then JSON), requests and replies, and reconnecting. Knows the meaning
+of no message but `hello`: handlers are given in. The unix listener belongs to the supervisor, so a
+worker can connect while control is being replaced; it counts as connected only once control has
+answered its hello.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import itertools
 import logging
 import socket
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 import orjson
@@ -21,7 +20,6 @@ import orjson
 from proxy import telemetry
 
 MESSAGE_BYTES_MAX = 256 << 10  # also the longest stall one message can cause
-PIECE_BYTES = 128 << 10  # of a table; base64 makes it 171 KiB
 BACKLOG_BYTES_MAX = 64 << 20  # unsent to one peer: it is stuck, and a fresh connection says hello again
 HELLO_TIMEOUT_S = 5.0
 RETRY_FIRST_S, RETRY_LAST_S = 0.02, 0.5
@@ -332,39 +330,3 @@ class ChannelServer:
 def _reply_error(link: _Link, message: Args) -> None:
     if "id" in message:
         link.send({"re": message["id"], "error": f"{message['op']} failed"})
-
-
-# -- a table in pieces ---------------------------------------------------------------------------
-
-
-def pieces(generation: int, document: bytes) -> Iterator[Args]:
-    """Arguments of the `table` messages that carry one compiled table."""
-    parts = max(1, -(-len(document) // PIECE_BYTES))
-    for part in range(parts):
-        piece = document[part * PIECE_BYTES : (part + 1) * PIECE_BYTES]
-        yield {
-            "generation": generation,
-            "part": part,
-            "parts": parts,
-            "data": base64.b64encode(piece).decode(),
-        }
-
-
-class Assembler:
-    """Puts the pieces of a table together; a newer generation or a new part 0 starts over."""
-
-    def __init__(self) -> None:
-        self._generation = -1
-        self._parts: list[bytes] = []
-
-    def add(self, args: Args) -> tuple[int, bytes] | None:
-        """(generation, document) with the last piece, else None."""
-        if args["part"] == 0:
-            self._generation, self._parts = args["generation"], []
-        if args["generation"] != self._generation or args["part"] != len(self._parts):
-            return None  # the rest of a table whose beginning another connection had
-        self._parts.append(base64.b64decode(args["data"]))
-        if len(self._parts) < args["parts"]:
-            return None
-        document, self._parts = b"".join(self._parts), []
-        return self._generation, document

@@ -13,6 +13,8 @@ from collections.abc import Coroutine, Iterable
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from proxy.logs import redactor  # noqa: F401 (a part of what a process tells)
+
 T = TypeVar("T")
 
 log = logging.getLogger("headrace")
@@ -96,6 +98,23 @@ METRICS: dict[str, Metric] = {
     "journal_available": Metric("gauge", "1 while the journal takes entries."),
     "table_generation": Metric("gauge", "Generation of the routes in use."),
     "memory_bytes": Metric("gauge", "Resident memory."),
+    # Control's own.
+    "workers": Metric("gauge", "Workers that are connected."),
+    "reloads_total": Metric("counter", "Tries to load routes.yaml.", ("result",)),
+    "config_reload_failed": Metric("gauge", "1 while the newest routes.yaml cannot be used."),
+    "postgres_away": Metric("gauge", "1 while Postgres is declared away."),
+    "key_lookups_total": Metric("counter", "Keys that workers asked for.", ("result",)),
+    "keys_cached": Metric("gauge", "Key records held by control."),
+    "slices_total": Metric("counter", "Slices of balance that workers asked for.", ("result",)),
+    "allowance_nanos_total": Metric("counter", "Credit granted while Postgres was away."),
+    "limits_refused_total": Metric("counter", "Refusals because of a limit.", ("kind",)),
+    "credentials_resting": Metric("gauge", "Cooldowns in force."),
+    "drained_entries_total": Metric("counter", "Journal entries copied into Postgres."),
+    "drain_lag_seconds": Metric("gauge", "Age of the last complete pass over the journals."),
+    "drain_failures_total": Metric("counter", "Passes over the journals that failed."),
+    "quarantined_total": Metric("counter", "Journal entries that could not be applied. An alarm."),
+    "adopted_total": Metric("counter", "Dead incarnations whose journal was adopted."),
+    "interrupted_calls_total": Metric("counter", "Calls that adoption had to close."),
     "loop_lag_seconds": Metric("histogram", "How late the loop was, sampled.", (), OVERHEAD),
     "overhead_seconds": Metric("histogram", "Time spent in the relay before the request left.", (), OVERHEAD),
     "first_byte_seconds": Metric("histogram", "To the first byte of the answer.", ("operation",), SECONDS),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import os
 import socket
 from collections.abc import AsyncIterator
@@ -14,14 +13,12 @@ import pytest
 
 from proxy import channel, telemetry
 from proxy.channel import (
-    Assembler,
     CallFailed,
     Channel,
     ChannelDown,
     ChannelServer,
     ChannelTimeout,
     Peer,
-    pieces,
 )
 
 
@@ -213,22 +210,3 @@ async def test_whatever_is_said_before_hello_is_not_served(control: Control, lis
     head = await reader.readexactly(4)
     assert "error" in orjson.loads(await reader.readexactly(int.from_bytes(head, "big")))
     writer.close()
-
-
-@pytest.mark.parametrize("size", [0, 1, channel.PIECE_BYTES, channel.PIECE_BYTES + 1, 1_000_003])
-def test_a_table_in_pieces_is_put_together_again(size: int) -> None:
-    document = bytes(itertools.islice(itertools.cycle(range(256)), size))
-    assembler = Assembler()
-    results = [assembler.add(piece) for piece in pieces(4, document)]
-    assert results[-1] == (4, document)
-    assert results[:-1] == [None] * (len(results) - 1)
-    assert all(len(orjson.dumps(p)) < channel.MESSAGE_BYTES_MAX for p in pieces(4, document))
-
-
-def test_pieces_of_two_tables_are_never_mixed() -> None:
-    old, new = list(pieces(1, b"a" * 300_000)), list(pieces(2, b"b" * 300_000))
-    assembler = Assembler()
-    assert assembler.add(old[0]) is None
-    assert [assembler.add(p) for p in new][-1] == (2, b"b" * 300_000)
-    assert assembler.add(old[1]) is None
-    assert assembler.add(old[2]) is None
