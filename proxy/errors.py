@@ -73,7 +73,7 @@ class ClientFault(ProxyError):
     kind = "invalid_request_error"
     source = Source.CLIENT
     text = "The request is not valid."
-    should_retry = False
+    should_retry: bool | None = False
 
 
 class MalformedRequest(ClientFault):
@@ -220,7 +220,7 @@ class LimitExceeded(ClientFault):
     status = 429
     kind = "rate_limit_error"
     text = "Too many requests. Try again later."
-    should_retry = None
+    should_retry: bool | None = None
 
 
 # -- the station's fault -------------------------------------------------------------------------

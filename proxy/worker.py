@@ -26,6 +26,7 @@ from proxy.access.limits import LimitBook
 from proxy.channel import Channel
 from proxy.journal.segments import Journal
 from proxy.ledger.balances import Slices
+from proxy.logs import redactor
 from proxy.relay.admission import Admission, Desk
 from proxy.relay.body import Bodies
 from proxy.relay.cooldown import Cooldowns
@@ -192,7 +193,7 @@ class Worker:
         now = wall_ms()
         for bucket, count in self.gate.limits.idle(now):
             self.channel.notify("limit_give", {"bucket": bucket, "n": count})
-        for account, lease, amount in self.gate.slices.idle(now):
+        for account, lease, amount in self.gate.slices.idle():
             if not self.channel.notify("give", {"account": account, "lease": lease, "amount": amount}):
                 self.gate.slices.add(account, lease, amount)  # control is away: keep it
 
@@ -215,7 +216,7 @@ class Worker:
             "incarnation": self.incarnation,
             "pid": os.getpid(),
             "generation": self.relay.snapshot.generation if self.relay.snapshot else -1,
-            "slices": self.gate.slices.totals(),
+            "slices": self.gate.slices.hello(),
             "limits_held": self.gate.limits.held(),
         }
 
@@ -228,8 +229,7 @@ class Worker:
             return
         assembly, self._assembly = self._assembly, None
         self.relay.snapshot = assembly.snapshot()
-        self.settler.forget_prices()
-        telemetry.redactor.conceal(
+        redactor.conceal(
             c.secret for u in self.relay.snapshot.table.upstreams.values() for c in u.credentials
         )
         self._has_table.set()

@@ -44,11 +44,12 @@ class Gate:
         wants = self.limits.missing(limits, now_ms) if limits else []
         if wants:
             return Shortage(tuple(wants), None)
-        lease: str | None = ""
+        lease = ""
         if hold_nanos:
-            lease = self.slices.take(account, hold_nanos)
-            if lease is None:
+            taken = self.slices.take(account, hold_nanos)
+            if taken is None:
                 return Shortage((), self.slices.wants(account, hold_nanos))
+            lease = taken
         if limits:
             self.limits.take(limits)
         return Ticket(account, lease, hold_nanos, limits)

@@ -11,7 +11,6 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from ipaddress import ip_address, ip_network
-from typing import Any
 from urllib.parse import parse_qsl
 
 from proxy.access.admission import Gate, Shortage
@@ -33,7 +32,6 @@ from proxy.errors import (
 )
 from proxy.metering.bounds import hold_bound
 from proxy.metering.pricing import cost_nanos, unpriced_options
-from proxy.metering.usage import Usage
 from proxy.relay.exchange import Exchange
 from proxy.routing.table import Tier
 from proxy.telemetry import spawn
@@ -106,7 +104,9 @@ class Admission:
             desk.keys.put(digest, record, desk.wall_ms())
             return record
         if "throttled" in reply:
-            raise LimitExceeded("Too many unknown API keys from this address.", retry_after_s=reply["throttled"])
+            raise LimitExceeded(
+                "Too many unknown API keys from this address.", retry_after_s=reply["throttled"]
+            )
         if "missing" in reply:
             desk.keys.put_unknown(digest, desk.wall_ms())
             raise InvalidKey
@@ -119,7 +119,9 @@ class Admission:
 
         Raises UnknownModel, ModelNotPermitted, ModelNotPriced, OptionNotPriced.
         """
-        assert x.key is not None and x.snapshot is not None and x.route is not None and x.operation is not None
+        assert (
+            x.key is not None and x.snapshot is not None and x.route is not None and x.operation is not None
+        )
         snapshot = x.snapshot
         tier = snapshot.tier(x.key.tier_at(x.at_ms))
         x.tier = tier.name
@@ -155,7 +157,7 @@ class Admission:
             got = desk.gate.admit(key.account_id, hold.nanos, limits, desk.wall_ms())
             if not isinstance(got, Shortage):
                 x.ticket = got
-                x.input_bound = hold.input_tokens
+                x.input_bound, x.output_bound = hold.input_tokens, hold.output_tokens
                 return
             await self._fetch(x, got, tier)
         raise Overloaded(retry_after_s=1.0)
@@ -163,7 +165,7 @@ class Admission:
     def hold(self, x: Exchange, tier: Tier) -> Hold:
         """What is set aside for a call, by the operation's written formula (money.md 5)."""
         if x.price is None:
-            return Hold(0, 0)
+            return Hold(0, 0, None)
         assert x.operation is not None and x.snapshot is not None
         entry = x.model_entry
         bound = hold_bound(
@@ -174,11 +176,13 @@ class Admission:
             entry.max_output if entry else None,
         )
         usage = bound.usage
+        output_max = usage.output_tokens_all()
         if tier.hold == "estimate":
             expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS) * bound.n
             usage.output = min(usage.output, expected)
         model_ppm = x.snapshot.multiplier_ppm(x.model)
-        return Hold(cost_nanos(x.price, usage, model_ppm, tier.multiplier_ppm), usage.input)
+        cost = cost_nanos(x.price, usage, model_ppm, tier.multiplier_ppm)
+        return Hold(cost, usage.input_tokens_all(), output_max)
 
     async def _fetch(self, x: Exchange, shortage: Shortage, tier: Tier) -> None:
         for want in shortage.wants:
@@ -223,6 +227,7 @@ class Admission:
 class Hold:
     nanos: int
     input_tokens: int
+    output_tokens: int | None
 
 
 def key_of(headers: Mapping[str, str], query: str) -> str:

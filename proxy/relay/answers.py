@@ -24,7 +24,13 @@ CREDENTIAL_STATUS = frozenset({401, 402, 403})
 BUSY_STATUS = frozenset({429, 529})
 
 # Phrases with which vendors say, under another status, that the key is what is wrong.
-_BAD_KEY = (b"api_key_invalid", b"invalid_api_key", b"invalid api key", b"incorrect api key", b"invalid x-api-key")
+_BAD_KEY = (
+    b"api_key_invalid",
+    b"invalid_api_key",
+    b"invalid api key",
+    b"incorrect api key",
+    b"invalid x-api-key",
+)
 # A refusal of the content, not of the key, although it comes as a 403.
 _CONTENT_POLICY = (b"content_policy", b"content policy", b"content_filter", b"moderation", b"safety")
 
@@ -32,7 +38,7 @@ _CONTENT_POLICY = (b"content_policy", b"content policy", b"content_filter", b"mo
 class Verdict(Enum):
     """What becomes of an upstream's answer with a status of 300 and above."""
 
-    PASS = "pass"  # the client's business: verbatim
+    VERBATIM = "verbatim"  # the client's business: verbatim
     COOL = "cool"  # our credential's: cool it, next candidate
     BUSY = "busy"  # cool it for a moment, next candidate
     NEXT = "next"  # next candidate
@@ -46,10 +52,10 @@ def judge(status: int, body: bytes) -> Verdict:
         return Verdict.NEXT
     if status in CREDENTIAL_STATUS:
         if status == 403 and _mentions(body, _CONTENT_POLICY):
-            return Verdict.PASS
+            return Verdict.VERBATIM
         return Verdict.COOL
     if status >= 400:
-        return Verdict.COOL if _mentions(body, _BAD_KEY) else Verdict.PASS
+        return Verdict.COOL if _mentions(body, _BAD_KEY) else Verdict.VERBATIM
     return Verdict.NEXT  # 3xx: never followed with our credential, its Location would name the upstream
 
 

@@ -11,7 +11,14 @@ from decimal import Decimal
 
 import orjson
 
-from proxy.errors import BodyNotJson, BodyTooLarge, ModelMissing, Overloaded, ParameterRefused, UnsupportedCoding
+from proxy.errors import (
+    BodyNotJson,
+    BodyTooLarge,
+    ModelMissing,
+    Overloaded,
+    ParameterRefused,
+    UnsupportedCoding,
+)
 from proxy.metering.scanner import Members, insert_member, read_members, remove_member
 from proxy.relay.exchange import Exchange
 from proxy.routing.table import Parameters
@@ -137,7 +144,9 @@ def outgoing(x: Exchange, model: str, *, model_in_body: bool, include_usage: boo
         if "stream_options" not in x.spans:
             inserts.append(("stream_options", b'{"include_usage":true}'))
         else:
-            wanted = {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
+            wanted = (
+                {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
+            )
             edits.append((*x.spans["stream_options"], orjson.dumps(wanted)))
     for start, end, new in sorted(edits, reverse=True):  # from the end, so that earlier spans stay true
         body = body[:start] + new + body[end:]

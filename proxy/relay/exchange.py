@@ -28,6 +28,9 @@ class Body(Protocol):
     def arrived(self) -> bytes | None:
         """All of it when it is already here, else None."""
 
+    @property
+    def is_complete(self) -> bool: ...
+
     async def more(self) -> bytes:
         """The next piece; b"" at the end. Raises MalformedRequest when the client broke it off."""
 
@@ -88,6 +91,8 @@ class Exchange:
     # admitted
     ticket: Ticket | None = None
     input_bound: int = 0  # tokens
+    output_bound: int | None = None  # tokens
+    kept_bytes: int = 0  # of the request, kept for counting while the stream runs
     begin: Begin | None = None
     has_begun: bool = False  # Begin is written
     prompt_tokens: int = -1  # our own count of the input; -1: not counted
@@ -117,5 +122,6 @@ class Exchange:
         key = self.key.masked if self.key else "-"
         return (
             f"{self.id} {self.address} {key} {self.method} {self.path or '?'} model={self.model or '-'} "
-            f"status={self.status} bytes={self.response_bytes} outcome={self.outcome or '-'} attempts={len(self.attempts)}"
+            f"status={self.status} bytes={self.response_bytes} outcome={self.outcome or '-'} "
+            f"attempts={len(self.attempts)}"
         )

@@ -133,7 +133,9 @@ class Relay:
         for choice in choices:
             if tried == ATTEMPTS_MAX:
                 break
-            if tried and self.cooldowns.is_cooling(choice.upstream.name, choice.credential.name, choice.model):
+            if tried and self.cooldowns.is_cooling(
+                choice.upstream.name, choice.credential.name, choice.model
+            ):
                 continue
             plan = self.plan(x, choice)
             fresh = False
@@ -219,6 +221,10 @@ def _codings(accepted: str | None) -> bytes:
     """The client's Accept-Encoding, narrowed to what the meter can decode."""
     if not accepted:
         return b"identity"
-    offered = {part.split(";")[0].strip().lower() for part in accepted.split(",") if "q=0" not in part.replace(" ", "")}
+    offered = {
+        part.split(";")[0].strip().lower()
+        for part in accepted.split(",")
+        if "q=0" not in part.replace(" ", "")
+    }
     both = [coding for coding in ("gzip", "deflate") if coding in offered or "*" in offered]
     return ", ".join(both).encode() or b"identity"

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from proxy.http1.head import Head, framing
-from proxy.http1.headers import REASONS, Field, filter_response, serialize
+from proxy.http1.head import Field, Head, framing
+from proxy.http1.headers import REASONS, filter_response, serialize
 from proxy.relay.answers import own_headers
 from proxy.relay.exchange import Exchange
 from proxy.routing.table import Upstream

@@ -12,9 +12,9 @@ import re
 import select
 import socket
 import struct
-from time import time_ns
 from collections.abc import Awaitable, Callable, Sequence
 from logging import getLogger
+from time import time_ns
 from typing import Any
 
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
@@ -236,7 +236,10 @@ class Connection(RequestHandler):
     # -- one request --
 
     async def _handle_request(  # type: ignore[override]
-        self, request: _Incoming, start_time: float | None, request_handler: Callable[..., Awaitable[_Finished]]
+        self,
+        request: _Incoming,
+        start_time: float | None,
+        request_handler: Callable[..., Awaitable[_Finished]],
     ) -> tuple[_Finished, bool]:
         """aiohttp's hook around a handler, without its error pages and its response object."""
         self._request_in_progress = True
@@ -288,10 +291,21 @@ class Ingress(Server):
     """Accepts connections for one worker and hands Exchanges to `handle`."""
 
     def __init__(
-        self, handle: Handle, *, loop: asyncio.AbstractEventLoop, sweeper: Sweeper, stats: Stats, connections_max: int
+        self,
+        handle: Handle,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        sweeper: Sweeper,
+        stats: Stats,
+        connections_max: int,
     ) -> None:
         assert_c_parser()
-        super().__init__(self._serve, request_factory=_incoming, handler_cancellation=True, loop=loop)
+        super().__init__(
+            self._serve,  # type: ignore[arg-type]
+            request_factory=_incoming,  # type: ignore[arg-type]
+            handler_cancellation=True,
+            loop=loop,
+        )
         self.loop = loop
         self.sweeper = sweeper
         self.stats = stats

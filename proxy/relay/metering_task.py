@@ -25,7 +25,17 @@ TURN_S = 0.004  # the longest the side task holds the loop
 class Tap:
     """What the meter has and has not seen of one answer."""
 
-    __slots__ = ("_chars", "_counted", "_decoder", "_model", "_texts", "_unread", "_unread_bytes", "meter", "total")
+    __slots__ = (
+        "_chars",
+        "_counted",
+        "_decoder",
+        "_model",
+        "_texts",
+        "_unread",
+        "_unread_bytes",
+        "meter",
+        "total",
+    )
 
     def __init__(self, meter: Meter, decoder: Decoder | None, model: str) -> None:
         self.meter = meter
@@ -91,7 +101,7 @@ def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool) ->
     """The tap of one answer: the upstream's dialect says how it reads, its head how it is coded."""
     assert x.operation is not None
     coding = head.value(b"content-encoding")
-    decoder = None if coding in (None, b"identity") else Decoder(coding)
+    decoder = None if coding in (None, b"identity") else Decoder(coding.decode("latin-1"))
     return Tap(dialect.make_meter(x.operation, is_event_stream), decoder, x.model)
 
 

@@ -13,7 +13,8 @@ import aiohttp
 import orjson
 
 from proxy.errors import MethodNotAllowed, StationFault, UnknownModel
-from proxy.http1.headers import REASONS, Field, serialize
+from proxy.http1.head import Field
+from proxy.http1.headers import REASONS, serialize
 from proxy.relay.admission import Admission
 from proxy.relay.answers import dialect_of, own_headers
 from proxy.relay.exchange import Exchange
@@ -185,7 +186,13 @@ class Pages:
                 body = await r.content.read(PAGE_BYTES_MAX)
                 fields = [
                     (name.encode(), r.headers[name].encode("latin-1"))
-                    for name in ("content-type", "cache-control", "content-security-policy", "set-cookie", "location")
+                    for name in (
+                        "content-type",
+                        "cache-control",
+                        "content-security-policy",
+                        "set-cookie",
+                        "location",
+                    )
                     if name in r.headers
                 ]
                 respond(x, r.status, body, fields)

@@ -90,8 +90,8 @@ class Pump:
 
     __slots__ = (
         "_attempt", "_body", "_conn", "_done", "_drained_until", "_filter", "_head", "_held", "_is_broken",
-        "_is_flushed", "_is_framed", "_is_sent", "_last", "_out_head", "_plan", "_state", "_tap", "_tools", "_x",
-        "chunked",
+        "_is_flushed", "_is_framed", "_is_sent", "_last", "_out_head", "_plan", "_state", "_tap", "_tools",
+        "_x", "chunked",
     )  # fmt: skip
 
     def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
@@ -103,7 +103,11 @@ class Pump:
         self._done: asyncio.Future[ProxyError | None] = tools.loop.create_future()
         choice = plan.choice
         self._attempt = entry.Attempt(
-            choice.upstream.name, choice.mirror.name, choice.credential.name, "sent", started_ms=tools.wall_ms()
+            choice.upstream.name,
+            choice.mirror.name,
+            choice.credential.name,
+            "sent",
+            started_ms=tools.wall_ms(),
         )
         x.attempts.append(self._attempt)
         self._head: Head | None = None
@@ -140,6 +144,11 @@ class Pump:
         """There was no connection to run on."""
         self._attempt.outcome = error.code
         self._state = State.CLOSED
+
+    @property
+    def tap(self) -> Tap | None:
+        """The meter's end of the answer, once it has begun."""
+        return self._tap
 
     @property
     def is_sent(self) -> bool:
@@ -212,7 +221,9 @@ class Pump:
     def _begin_answer(self, head: Head) -> None:
         """From here on the answer is the client's, unless it is lost before its first byte goes out."""
         self._state = State.RELAYING
-        heading = heading_for(self._x, self._plan.choice.upstream, head, self._plan.method, self._plan.hides_usage)
+        heading = heading_for(
+            self._x, self._plan.choice.upstream, head, self._plan.method, self._plan.hides_usage
+        )
         self._out_head = heading.head
         self.chunked = heading.chunked
         self._tap = tap_for(self._x, self._plan.dialect, head, heading.is_event_stream)
@@ -220,8 +231,8 @@ class Pump:
             if self._plan.hides_usage:
                 self._filter = UsageEventFilter()
             self._write((), False)  # the client learns at once that its stream has begun
-        # Large prompts would stay in memory for the whole stream.
-        self._tools.settling.drop_request(self._x)
+            # Large prompts would stay in memory for the whole stream.
+            self._tools.settling.drop_request(self._x)
 
     def _relay(self, pieces: Sequence[bytes], done: bool) -> None:
         tap = self._tap
@@ -252,7 +263,7 @@ class Pump:
         status, body = self._head.status, b"".join(self._body)
         self._attempt.outcome = f"status:{status}"
         verdict = answers.judge(status, body)
-        if verdict is answers.Verdict.PASS:
+        if verdict is answers.Verdict.VERBATIM:
             self._body = []
             self._begin_answer(self._head)
             self._relay((body,) if body else (), done)

@@ -1,0 +1,52 @@
+"""The text of a request, for counting where the vendor reports no input tokens.
+
+Owns which strings of a request body are text that a model reads. Media and their base64 are not.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import orjson
+
+from proxy.metering.count import count_tokens
+
+DEPTH_MAX = 12
+_READ = ("messages", "system", "prompt", "input", "tools", "functions", "instructions", "response_format")
+_SKIPPED = frozenset({"image_url", "source", "input_audio", "file", "type", "role", "id", "cache_control"})
+
+
+def text_of(content: bytes) -> str:
+    """All text of a JSON request body, in order; "" if it has none."""
+    try:
+        doc = orjson.loads(content)
+    except ValueError:
+        return ""
+    pieces: list[str] = []
+    for name in _READ:
+        _collect(doc.get(name), pieces, DEPTH_MAX)
+    return "\n".join(pieces)
+
+
+def _collect(value: Any, pieces: list[str], depth: int) -> None:
+    if type(value) is str:
+        pieces.append(value)
+    elif depth == 0:
+        return
+    elif type(value) is list:
+        for part in value:
+            _collect(part, pieces, depth - 1)
+    elif type(value) is dict:
+        for name, part in value.items():
+            if name not in _SKIPPED:
+                _collect(part, pieces, depth - 1)
+
+
+def count(text: str, model: str) -> int:
+    """Tokens of a prompt's text."""
+    return count_tokens((text,), model)
+
+
+def count_content(content: bytes, model: str) -> int:
+    """The same from the body's bytes; for a thread."""
+    return count(text_of(content), model)

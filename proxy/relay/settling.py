@@ -1,0 +1,330 @@
+"""Every call ends here, once: what is known of it becomes an End, its hold is resolved, its slices go back.
+
+Owns the calls that are open (`live`) and the journal entries of their ends. Plain functions: no await
+where money changes. Who ends a call (terminal event, a lost connection, a time limit, a client that
+left) is the pump's business, what it costs is proxy/ledger/settlement.py's.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from contextlib import suppress
+from logging import getLogger
+from typing import Any
+
+from proxy import telemetry
+from proxy.access.admission import Gate
+from proxy.errors import ProxyError, Source
+from proxy.journal.segments import Journal
+from proxy.ledger import entry, settlement
+from proxy.ledger.settlement import Facts, Figures, Terms, Waiver
+from proxy.metering.pricing import Price, price_from_content
+from proxy.metering.usage import Usage
+from proxy.relay import prompts
+from proxy.relay.exchange import Exchange
+from proxy.relay.metering_task import Tap
+from proxy.telemetry import Stats
+
+log = getLogger("headrace.calls")
+
+FREE = price_from_content({"free": True})  # of operations that are not billed
+KEPT_PROMPTS_BYTES_MAX = 64 << 20  # request bodies kept for counting while their streams run, per worker
+COUNT_AT_ONCE_CHARS = 200_000  # more would take over 5 ms: counted in a thread, the End is pending
+CLIENT_CHARS_MAX = 120  # of a user agent
+
+Then = Callable[[BaseException | None], None]
+
+
+class Settler:
+    """Opens and closes the calls of one worker."""
+
+    def __init__(
+        self,
+        gate: Gate,
+        journal: Journal,
+        notify: Callable[[str, dict[str, Any]], object],
+        stats: Stats,
+        loop: asyncio.AbstractEventLoop,
+        wall_ms: Callable[[], int],
+    ) -> None:
+        self.live: dict[str, Exchange] = {}
+        self._gate = gate
+        self._journal = journal
+        self._notify = notify
+        self._stats = stats
+        self._loop = loop
+        self._wall_ms = wall_ms
+        self._known_prices: set[str] = set()
+        self._kept_bytes = 0
+        self._change: asyncio.Future[None] | None = None
+
+    # -- begin --
+
+    def begin(self, x: Exchange) -> entry.Begin:
+        """Fix the price and open the call. Its price is journaled before the first Begin that names it."""
+        assert x.ticket is not None and x.key is not None and x.snapshot is not None
+        assert x.operation is not None and x.dialect is not None and x.endpoint is not None
+        price = x.price or FREE
+        self._know(price)
+        x.begin = entry.Begin(
+            id=x.id,
+            at_ms=x.at_ms,
+            account=x.ticket.account,
+            key=x.key.key_id,
+            lease=x.ticket.lease,
+            hold_nanos=x.ticket.hold_nanos,
+            model=x.model,
+            operation=x.operation.name,
+            dialect=x.dialect.name,
+            price=price.id,
+            model_ppm=x.snapshot.multiplier_ppm(x.model),
+            tier_ppm=x.snapshot.tier(x.tier).multiplier_ppm,
+            tier=x.tier,
+            endpoint=x.endpoint.name,
+            generation=x.snapshot.generation,
+            stream=x.is_stream,
+            input_bound=x.input_bound,
+            request_bytes=len(x.content),
+            multiplied=price.multiplied,
+        )
+        self.live[x.id] = x
+        return x.begin
+
+    def drop_request(self, x: Exchange) -> None:
+        """A stream has begun: forget the request, but for what counting may need if it is cut."""
+        x.doc, x.spans = {}, {}
+        size = len(x.content)
+        if self._kept_bytes + size > KEPT_PROMPTS_BYTES_MAX:
+            content, x.content = x.content, b""
+            telemetry.spawn("count prompt", self._count_prompt(x, content))
+        else:
+            self._kept_bytes += size
+            x.kept_bytes = size
+
+    # -- ends --
+
+    def complete(self, x: Exchange, tap: Tap | None, is_framed: bool, then: Then) -> None:
+        """The answer is whole. `then` runs when End is written and releases its last bytes."""
+        status = x.attempts[-1].status
+        has_error = status >= 400 or (tap is not None and tap.meter.error)
+        if tap is not None and is_framed:
+            tap.finish()
+        self._close(x, tap, entry.UPSTREAM_ERROR if has_error else entry.COMPLETE, "", then, is_final=True)
+
+    def interrupt(
+        self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
+    ) -> None:
+        """The call ends early; `is_sent`: the upstream had the request, so that its input is consumed."""
+        if tap is not None:
+            tap.read()
+        elif not is_sent:
+            outcome = entry.FAILED
+        if tap is not None and tap.meter.error:
+            outcome = entry.UPSTREAM_ERROR
+        self._close(x, tap, outcome, why, None)
+
+    def refuse(self, x: Exchange, error: ProxyError) -> None:
+        """The call ends with an error of ours before anything reached the client."""
+        outcome = entry.UPSTREAM_ERROR if error.source is Source.UPSTREAM else entry.FAILED
+        x.status = 0
+        if x.begin is not None and not x.settled:
+            self._close(x, None, outcome, error.code, None, status=error.status)
+        else:
+            self._release(x, 0)
+
+    def abandon(self, x: Exchange) -> None:
+        """The client left before the call was sent anywhere."""
+        if x.begin is not None and not x.settled:
+            self._close(x, None, entry.FAILED, "client_left", None)
+        else:
+            self._release(x, 0)
+
+    def _close(
+        self,
+        x: Exchange,
+        tap: Tap | None,
+        outcome: str,
+        why: str,
+        then: Then | None,
+        *,
+        is_final: bool = False,
+        status: int = 0,
+    ) -> None:
+        """The only way out of `live`."""
+        if x.settled or x.begin is None:
+            return
+        x.settled = True
+        x.outcome = outcome
+        begin, price = x.begin, x.price or FREE
+        facts = self._facts(x, tap, outcome, why, status)
+        reported = tap.meter.usage() if tap is not None else None
+        if reported is not None:
+            price = self._narrowed(x, price, tap)
+        is_final = (is_final and reported is not None) or (tap is not None and tap.meter.usage_is_final())
+        terms = self._terms(x, outcome)
+        text = ""
+        counted: Usage | None = None
+        if price.free or outcome == entry.FAILED or (outcome == entry.UPSTREAM_ERROR) or is_final:
+            figures = Figures(reported, is_final)
+        else:
+            output = tap.counted_output() if tap is not None else 0
+            text = prompts.text_of(x.content) if x.prompt_tokens < 0 and _lacks_input(reported) else ""
+            if len(text) <= COUNT_AT_ONCE_CHARS:
+                counted = Usage(input=self._prompt_tokens(x, text), output=output, calls=1)
+                text = ""
+            else:
+                counted = Usage(input=begin.input_bound, output=output, calls=1)
+            figures = Figures(reported, False, counted)
+        if text:
+            end = settlement.pending(begin, facts, figures, price)
+            telemetry.spawn("settle late", self._settle_late(end, figures, price, terms, text))
+        else:
+            end = settlement.settled(begin, facts, figures, price, terms)
+        self._journal.append(entry.encode(end), then, settle=True)
+        self._release(x, end.cost_nanos)
+        self._tell(x, end)
+
+    def _facts(self, x: Exchange, tap: Tap | None, outcome: str, why: str, status: int) -> Facts:
+        last = x.attempts[-1] if x.attempts else entry.Attempt("", "", "", "")
+        now = self._loop.time()
+        meter = tap.meter if tap is not None else None
+        answered = x.answered or (now if tap is not None and tap.total else 0.0)
+        return Facts(
+            outcome=outcome,
+            at_ms=self._wall_ms(),
+            status=status or x.status or (last.status if tap is not None else 0),
+            cut=why,
+            attempts=x.attempts,
+            upstream=last.upstream,
+            mirror=last.mirror,
+            credential=last.credential,
+            upstream_id=last.upstream_id or (meter.vendor_id[:128] if meter else ""),
+            upstream_model=meter.model[:128] if meter else "",
+            response_bytes=tap.total if tap is not None else 0,
+            events=meter.events if meter else 0,
+            rurt_ms=int((x.uploaded - x.arrived) * 1000),
+            ttft_ms=int((answered - x.uploaded) * 1000) if answered else -1,
+            took_ms=int((now - x.arrived) * 1000),
+            client=(x.headers.get("User-Agent") or "")[:CLIENT_CHARS_MAX],
+            flags=["metering_degraded"] if meter is not None and meter.degraded else [],
+        )
+
+    def _terms(self, x: Exchange, outcome: str) -> Terms:
+        assert x.snapshot is not None and x.route is not None
+        last = x.attempts[-1].upstream if x.attempts else ""
+        upstream = x.snapshot.table.upstreams.get(last)
+        model = x.model_entry
+        return Terms(
+            trusted=upstream is None or upstream.trust == "full",
+            input_max=model.context if model else None,
+            output_max=x.output_bound,
+            waivers=frozenset({Waiver.ON_BREAK}) if x.route.on_break == "free" else frozenset(),
+            within_hold=outcome == entry.INTERRUPTED_CLIENT,
+        )
+
+    def _narrowed(self, x: Exchange, price: Price, tap: Tap | None) -> Price:
+        """The answer's service tier decides, and the size and quality that were asked for."""
+        if not price.content.get("service_tiers") and not price.content.get("sizes"):
+            return price
+        narrowed = price.narrowed(
+            service_tier=tap.meter.service_tier if tap is not None else "",
+            size=str(x.doc.get("size") or ""),
+            quality=str(x.doc.get("quality") or ""),
+        )
+        self._know(narrowed)
+        return narrowed
+
+    def _know(self, price: Price) -> None:
+        if price.id not in self._known_prices:
+            self._known_prices.add(price.id)
+            self._journal.append(
+                entry.encode(entry.PriceEntry(price.id, dict(price.content))), None, settle=True
+            )
+
+    def _release(self, x: Exchange, cost_nanos: int) -> None:
+        """Resolve the hold, give the limits back, forget the call."""
+        self.live.pop(x.id, None)
+        self._kept_bytes -= x.kept_bytes
+        x.kept_bytes = 0
+        x.content = b""
+        if x.ticket is not None:
+            for bucket, count in self._gate.close(x.ticket, cost_nanos):
+                self._notify("limit_give", {"bucket": bucket, "n": count})
+            x.ticket = None
+        if self._change is not None and not self._change.done():
+            self._change.set_result(None)
+
+    # -- counting --
+
+    def _prompt_tokens(self, x: Exchange, text: str) -> int:
+        if x.prompt_tokens < 0 and text:
+            x.prompt_tokens = prompts.count(text, x.model)
+        return max(x.prompt_tokens, 0)
+
+    async def _count_prompt(self, x: Exchange, content: bytes) -> None:
+        x.prompt_tokens = await asyncio.to_thread(prompts.count_content, content, x.model)
+
+    async def _settle_late(
+        self, end: entry.End, figures: Figures, price: Price, terms: Terms, text: str
+    ) -> None:
+        """What takes too long to count at once is counted in a thread; the Settle follows the End."""
+        assert figures.counted is not None
+        figures.counted.input = await asyncio.to_thread(prompts.count, text, end.model)
+        settle = settlement.late(end, figures, price, terms, self._wall_ms())
+        self._journal.append(entry.encode(settle), None, settle=True)
+        self._gate.slices.settle(end.account, end.lease, 0, settle.cost_nanos)
+
+    # -- what others see --
+
+    def checkpoint(self) -> None:
+        """Once a second: where the live answers are, for the case that this process dies."""
+        live = []
+        for x in self.live.values():
+            tap = x.pump.tap if x.pump is not None else None
+            if tap is None or not tap.total:
+                continue
+            reported = tap.meter.usage()
+            live.append(
+                entry.Progress(
+                    x.id,
+                    tap.total,
+                    tap.meter.events,
+                    reported.input_tokens_all() if reported else 0,
+                    max(tap.estimated_output(), reported.output_tokens_all() if reported else 0),
+                )
+            )
+        for at in range(0, len(live), CHECKPOINT_CALLS_MAX):
+            self._journal.append(
+                entry.encode(entry.Checkpoint(self._wall_ms(), live[at : at + CHECKPOINT_CALLS_MAX])), None
+            )
+
+    async def wait_for_change(self, timeout_s: float) -> None:
+        """Until a call is closed, or the time is over."""
+        self._change = self._loop.create_future()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(timeout_s):
+                await self._change
+        self._change = None
+
+    def _tell(self, x: Exchange, end: entry.End) -> None:
+        stats = self._stats
+        stats.inc("calls_total", end.operation, end.outcome)
+        stats.observe("call_seconds", end.took_ms / 1000, end.operation)
+        if end.ttft_ms >= 0:
+            stats.observe("first_byte_seconds", end.ttft_ms / 1000, end.operation)
+        if x.sent:
+            stats.observe("overhead_seconds", x.sent - x.uploaded)
+        stats.inc("usage_provenance_total", end.provenance)
+        stats.inc("response_bytes_total", by=end.response_bytes)
+        if end.events:
+            stats.inc("stream_events_total", by=end.events)
+        if end.outcome != entry.COMPLETE:
+            log.info("call ended early", extra={"call": x.id, "outcome": end.outcome, "why": end.cut})
+
+
+CHECKPOINT_CALLS_MAX = 2000  # per frame: about 200 KB
+
+
+def _lacks_input(reported: Usage | None) -> bool:
+    return reported is None or reported.input_tokens_all() == 0
