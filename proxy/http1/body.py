@@ -1,0 +1,196 @@
+"""Walk the body of an answer: where its content is, and where it ends.
+
+Owns the framings of RFC 9112 section 6. Pure: each walker takes what was received, cut anywhere, and gives
+back the content in it, by reference where it can. It never looks into the content and never adds a byte.
+
+A walker does not raise: content in front of a broken frame is real and was paid for, so it is returned, and
+`broken` says why nothing may follow. What a walker does thus does not depend on how the bytes were cut.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Protocol
+
+from proxy.errors import UpstreamGarbage
+from proxy.http1.head import CRLF, FIELD_BYTES, FIELDS_MAX, HEAD_BYTES_MAX, Framing
+
+CHUNK_LINE_BYTES_MAX = 1024  # a size and its extensions, which nobody sends
+CHUNK_SIZE_DIGITS_MAX = 15  # below 2**60 bytes, so that no sum can overflow anybody's 64 bits
+HEX_DIGITS = b"0123456789abcdefABCDEF"
+
+NOTHING: tuple[bytes, ...] = ()
+
+
+class Walker(Protocol):
+    """`done`: the framing is complete. `excess`: bytes behind the end, no content. `broken`: not a frame."""
+
+    done: bool
+    excess: int
+    broken: UpstreamGarbage | None
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Return the content pieces of the next received bytes."""
+
+
+class LengthWalker:
+    """A body of `length` bytes; 0 is done at once."""
+
+    __slots__ = ("_left", "broken", "done", "excess")
+
+    def __init__(self, length: int) -> None:
+        self._left = length
+        self.done = length == 0
+        self.excess = 0
+        self.broken: UpstreamGarbage | None = None
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Return the content in `data`: all of it, but for bytes behind the end."""
+        left = self._left - len(data)
+        if left > 0:
+            self._left = left
+            return (data,)
+        content = data if left == 0 else data[: self._left]
+        self.excess -= left
+        self._left = 0
+        self.done = True
+        return (content,) if content else NOTHING
+
+
+class EofWalker:
+    """A body that ends with its connection. `finish` is called once the end is known to be a clean one."""
+
+    __slots__ = ("broken", "done", "excess")
+
+    def __init__(self) -> None:
+        self.done = False
+        self.excess = 0
+        self.broken: UpstreamGarbage | None = None
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Return `data`: everything is content."""
+        return (data,)
+
+    def finish(self) -> None:
+        """The connection ended cleanly (over TLS: with close_notify)."""
+        self.done = True
+
+
+class _Expect(Enum):
+    """What the next line of a chunked body is."""
+
+    SIZE = CHUNK_LINE_BYTES_MAX
+    DATA_END = 0
+    TRAILER = HEAD_BYTES_MAX
+
+
+class ChunkedWalker:
+    """A chunked body (RFC 9112 7.1). Extensions and trailers are checked and dropped."""
+
+    __slots__ = ("_carry", "_expect", "_left", "_trailer_bytes", "_trailers", "broken", "done", "excess")
+
+    def __init__(self) -> None:
+        self._left = 0  # bytes of the current chunk's data that are still to come
+        self._expect = _Expect.SIZE
+        self._carry = b""  # a line that has begun
+        self._trailers = 0
+        self._trailer_bytes = 0
+        self.done = False
+        self.excess = 0
+        self.broken: UpstreamGarbage | None = None
+
+    def feed(self, data: bytes) -> Sequence[bytes]:
+        """Return the content pieces in `data`, in order, none of them empty."""
+        pieces: list[bytes] = []
+        position, end = 0, len(data)
+        try:
+            while position < end:
+                if self._left:
+                    stop = position + self._left
+                    if stop > end:
+                        pieces.append(data[position:])
+                        self._left = stop - end
+                        break
+                    pieces.append(data[position:stop])
+                    self._left = 0
+                    position = stop
+                elif self.done:
+                    self.excess += end - position
+                    break
+                else:
+                    line, position = self._line(data, position)
+                    if line is not None:
+                        self._take(line)
+        except UpstreamGarbage as error:
+            self.broken = error
+        return pieces
+
+    def _line(self, data: bytes, position: int) -> tuple[bytes | None, int]:
+        """The next whole line without its CRLF, or None, and where it ended."""
+        carry = self._carry
+        if carry and carry[-1] == 0x0D and data[position] == 0x0A:
+            self._carry = b""
+            return carry[:-1], position + 1
+        stop = data.find(CRLF, position)
+        if stop >= 0:
+            line = data[position:stop]
+            if carry:
+                self._carry = b""
+                line = carry + line
+            return line, stop + 2
+        self._carry = carry = carry + data[position:]
+        # Refused while still incomplete: a frame that cannot become right must not keep a client waiting.
+        started = carry[:-1] if carry[-1] == 0x0D else carry
+        if len(started) > self._expect.value:
+            raise UpstreamGarbage(detail="line too long in chunked body")
+        if started.translate(None, FIELD_BYTES):
+            raise UpstreamGarbage(detail="control byte in chunked body")
+        if self._expect is _Expect.SIZE and started:
+            _chunk_size(started)
+        return None, len(data)
+
+    def _take(self, line: bytes) -> None:
+        """Act on one whole line."""
+        if self._expect is _Expect.DATA_END:
+            if line:
+                raise UpstreamGarbage(detail="chunk longer than its size")
+            self._expect = _Expect.SIZE
+        elif self._expect is _Expect.SIZE:
+            self._left = _chunk_size(line)
+            self._expect = _Expect.DATA_END if self._left else _Expect.TRAILER
+        elif line:
+            self._count_trailer(line)
+        else:
+            self.done = True
+
+    def _count_trailer(self, line: bytes) -> None:
+        self._trailers += 1
+        self._trailer_bytes += len(line)
+        if self._trailers > FIELDS_MAX or self._trailer_bytes > HEAD_BYTES_MAX:
+            raise UpstreamGarbage(detail="too many trailers")
+        if b":" not in line or line.translate(None, FIELD_BYTES):
+            raise UpstreamGarbage(detail="not a trailer field")
+
+
+def walker_for(framing: Framing) -> LengthWalker | ChunkedWalker | EofWalker:
+    """Return a fresh walker for a body framed like this."""
+    if framing.kind == "chunked":
+        return ChunkedWalker()
+    if framing.kind == "eof":
+        return EofWalker()
+    return LengthWalker(framing.length or 0 if framing.kind == "length" else 0)
+
+
+def _chunk_size(line: bytes) -> int:
+    """Read `1A` or `1A;extension`. Raises UpstreamGarbage."""
+    if line.translate(None, HEX_DIGITS):
+        digits, semicolon, extension = line.partition(b";")
+        if not semicolon or len(line) > CHUNK_LINE_BYTES_MAX or extension.translate(None, FIELD_BYTES):
+            raise UpstreamGarbage(detail="chunk size")
+        line = digits
+        if line.translate(None, HEX_DIGITS):
+            raise UpstreamGarbage(detail="chunk size")
+    if not 0 < len(line) <= CHUNK_SIZE_DIGITS_MAX:
+        raise UpstreamGarbage(detail="chunk size")
+    return int(line, 16)

@@ -1,0 +1,123 @@
+"""What passes of an answer's header fields, and how a head is written to a client.
+
+Owns hop-by-hop removal (RFC 9110 7.6.1), the allow-list and the serialisation. Pure. Framing is the caller's
+decision: Content-Length never passes here, the caller adds its own framing fields.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import lru_cache
+from http import HTTPStatus
+from typing import Protocol
+
+from proxy.errors import InternalError
+from proxy.http1.head import CRLF, END_OF_HEAD, FIELD_BYTES, NAMES_REMEMBERED_MAX, Field
+
+HOP_BY_HOP = frozenset(
+    {
+        b"connection",
+        b"keep-alive",
+        b"proxy-authenticate",
+        b"proxy-authorization",
+        b"proxy-connection",
+        b"te",
+        b"trailer",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+_NEVER_PASSED = HOP_BY_HOP | {b"content-length"}  # framing belongs to one hop as well
+
+REASONS: dict[int, bytes] = {status.value: status.phrase.encode() for status in HTTPStatus} | {
+    499: b"Client Closed Request",
+    529: b"Overloaded",
+}
+
+
+class ResponseRules(Protocol):
+    """What an operator adds to the dialect's allow-list, takes from it and sets; names in lower case."""
+
+    @property
+    def response_pass(self) -> frozenset[bytes]: ...
+    @property
+    def response_set(self) -> tuple[Field, ...]: ...
+    @property
+    def response_drop(self) -> frozenset[bytes]: ...
+    def __hash__(self) -> int: ...
+
+
+def connection_nominated(values: Iterable[bytes]) -> frozenset[bytes]:
+    """The lower-case names that these Connection values make hop-by-hop."""
+    tokens = (token.strip(b" \t").lower() for value in values for token in value.split(b","))
+    return frozenset(token for token in tokens if token)
+
+
+class _Admission(dict[bytes, bool]):
+    """name -> may it pass; each name is decided once (measured: 1 of 2.4 us per answer)."""
+
+    __slots__ = ("_passed", "_prefixes", "_refused")
+
+    def __init__(
+        self, passed: frozenset[bytes], prefixes: tuple[bytes, ...], refused: frozenset[bytes]
+    ) -> None:
+        self._passed = passed
+        self._prefixes = prefixes
+        self._refused = refused
+
+    def __missing__(self, name: bytes) -> bool:
+        admitted = name not in self._refused and (name in self._passed or name.startswith(self._prefixes))
+        if len(self) < NAMES_REMEMBERED_MAX:
+            self[name] = admitted
+        return admitted
+
+
+@lru_cache(maxsize=256)  # one per upstream and dialect in use, also those of the table before a reload
+def _admission(
+    dialect_pass: frozenset[bytes], prefixes: tuple[bytes, ...], policy: ResponseRules
+) -> _Admission:
+    replaced = {name for name, _ in policy.response_set}
+    return _Admission(
+        dialect_pass | policy.response_pass, prefixes, _NEVER_PASSED | policy.response_drop | replaced
+    )
+
+
+def filter_response(
+    headers: Iterable[Field],
+    dialect_pass: frozenset[bytes],
+    prefixes: tuple[bytes, ...],
+    policy: ResponseRules,
+) -> list[Field]:
+    """Return the fields that may reach the client, in their order, then those that the policy sets.
+
+    `headers` are an answer's, names in lower case. A field passes when the dialect (by name or prefix) or the
+    policy lets it, the policy does not drop or replace it, and it is not hop-by-hop, by itself or because
+    Connection names it.
+    """
+    admits = _admission(dialect_pass, prefixes, policy)
+    passed: list[Field] = []
+    nominated: frozenset[bytes] = frozenset()
+    for field in headers:
+        name = field[0]
+        if admits[name]:
+            passed.append(field)
+        elif name == b"connection":
+            nominated |= connection_nominated((field[1],))
+    if nominated:
+        passed = [field for field in passed if field[0] not in nominated]
+    passed += [field for field in policy.response_set if field[0] not in _NEVER_PASSED]
+    return passed
+
+
+def serialize(status: int, reason: bytes, headers: Iterable[Field]) -> bytes:
+    """Return the head of an HTTP/1.1 answer with its empty line.
+
+    An empty `reason` stays empty, as an upstream may send it. Raises InternalError when a name, a value or
+    the reason would end its line: nobody's bytes may become a header of ours.
+    """
+    lines = [b"HTTP/1.1 %d %s" % (status, reason)]
+    lines += [name + b": " + value for name, value in headers]
+    block = CRLF.join(lines)
+    if block.translate(None, FIELD_BYTES) != CRLF * (len(lines) - 1):
+        raise InternalError(detail="control byte in an answer's head")
+    return block + END_OF_HEAD

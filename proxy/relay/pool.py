@@ -1,0 +1,197 @@
+"""Connections to upstreams, kept open between requests.
+
+Owns who may use which connection again, and how a new one is made: addresses, happy eyeballs, TLS. Reads and
+writes nothing on them. An idle connection on which a byte has come is never handed out: the next answer read
+from it would belong to somebody else.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import ssl
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from aiohappyeyeballs import start_connection
+
+from proxy.errors import UpstreamConnectFailed
+from proxy.relay.resolver import Resolver
+from proxy.relay.upstream import Origin, State, UpstreamConnection
+from proxy.routing.table import Mirror
+
+IDLE_S = 50.0  # below the 60 s at which most load balancers close
+EYEBALLS_DELAY_S = 0.25  # RFC 8305 section 8
+
+
+@dataclass(slots=True)
+class PoolStats:
+    """Totals since the process began."""
+
+    opened: int = 0
+    reused: int = 0
+    poisoned: int = 0  # idle, and bytes came that nobody had asked for
+    unclean: int = 0  # at check-out something was readable: such bytes, or the end of file
+    expired: int = 0
+    connect_failed: int = 0
+
+
+def tls_context(cafile: str | None = None) -> ssl.SSLContext:
+    """The context of a process: verification on, HTTP/1.1 only. Costs 36 ms: made once, at start."""
+    context = ssl.create_default_context(cafile=cafile)
+    context.set_alpn_protocols(["http/1.1"])
+    return context
+
+
+class Pool:
+    """`clock` gives seconds and never goes back; `connections_max` is per origin, None: no cap."""
+
+    def __init__(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        *,
+        ssl_context: ssl.SSLContext | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        idle_s: float = IDLE_S,
+        connections_max: int | None = None,
+    ) -> None:
+        self._loop = loop
+        self._ssl_context = ssl_context
+        self._clock = clock
+        self._idle_s = idle_s
+        self._connections_max = connections_max
+        self._resolver = Resolver(loop, clock)
+        # A dict is a stack that also forgets from its middle: the latest parked is taken first.
+        self._idle: dict[Origin, dict[UpstreamConnection, None]] = {}
+        self._open: Counter[Origin] = Counter()  # with those that are being connected
+        self._connections: set[UpstreamConnection] = set()
+        self._expiry: asyncio.TimerHandle | None = None
+        self._is_closed = False
+        self.stats = PoolStats()
+
+    @property
+    def idle(self) -> int:
+        """Connections that wait for a request."""
+        return sum(map(len, self._idle.values()))
+
+    @property
+    def open(self) -> int:
+        """All connections, also those that are being made."""
+        return self._open.total()
+
+    async def acquire(
+        self, mirror: Mirror, connect_timeout_s: float, *, fresh: bool = False, reuse: bool = True
+    ) -> UpstreamConnection:
+        """Return a connection to `mirror`, its own until it is released or aborted.
+
+        `fresh`: a new one, whatever is idle. `reuse` False: a new one, which is never used again. Raises
+        UpstreamConnectFailed, within `connect_timeout_s`.
+        """
+        origin = Origin(mirror.scheme, mirror.host, mirror.port, mirror.host)
+        if reuse and not fresh:
+            connection = self._check_out(origin)
+            if connection is not None:
+                return connection
+        if self._connections_max is not None and self._open[origin] >= self._connections_max:
+            raise UpstreamConnectFailed(detail="connection cap")
+        return await self._open_connection(origin, connect_timeout_s, reuse)
+
+    def park(self, connection: UpstreamConnection) -> None:
+        """Keep a connection for the next request to its origin."""
+        if self._is_closed:
+            connection.abort()
+            return
+        self._idle.setdefault(connection.origin, {})[connection] = None
+        if self._expiry is None:
+            self._expiry = self._loop.call_later(self._idle_s / 2, self._expire)
+
+    def closed(self, connection: UpstreamConnection, *, poisoned: bool) -> None:
+        """Forget a connection that is gone."""
+        if connection not in self._connections:
+            return  # it was lost before anybody was given it
+        self._connections.remove(connection)
+        idle = self._idle.get(connection.origin)
+        if idle is not None:
+            idle.pop(connection, None)
+            if not idle:
+                del self._idle[connection.origin]
+        self._count_closed(connection.origin)
+        self.stats.poisoned += poisoned
+
+    def close(self) -> None:
+        """Abort every connection; those of running exchanges without a word to their sinks."""
+        self._is_closed = True
+        if self._expiry is not None:
+            self._expiry.cancel()
+        for connection in list(self._connections):
+            connection.abort()
+
+    def _check_out(self, origin: Origin) -> UpstreamConnection | None:
+        idle = self._idle.get(origin)
+        while idle:
+            connection, _ = idle.popitem()
+            if not idle:
+                del self._idle[origin]
+            if not connection.has_unread_bytes():
+                self.stats.reused += 1
+                return connection
+            connection.abort()
+            self.stats.unclean += 1
+        return None
+
+    async def _open_connection(self, origin: Origin, timeout_s: float, reuse: bool) -> UpstreamConnection:
+        connection: UpstreamConnection | None = None
+        self._open[origin] += 1
+        try:
+            async with asyncio.timeout(timeout_s):
+                connection = await self._connect(origin, reuse)
+        except (OSError, RuntimeError, TimeoutError) as error:  # uvloop has RuntimeError for some of them
+            self.stats.connect_failed += 1
+            raise UpstreamConnectFailed(detail=f"{type(error).__name__}: {error}") from error
+        finally:
+            if connection is None:
+                self._count_closed(origin)
+        self.stats.opened += 1
+        return connection
+
+    async def _connect(self, origin: Origin, reuse: bool) -> UpstreamConnection:
+        tls = origin.scheme == "https"
+        if tls and self._ssl_context is None:
+            raise OSError("no TLS context")
+        addresses = await self._resolver.addresses(origin.host, origin.port)
+        try:
+            sock = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, loop=self._loop)
+        except (OSError, RuntimeError):
+            self._resolver.forget(origin.host, origin.port)
+            raise
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        _, connection = await self._loop.create_connection(
+            lambda: UpstreamConnection(self, origin, self._clock, reusable=reuse),
+            sock=sock,
+            ssl=self._ssl_context if tls else None,
+            server_hostname=origin.server_name if tls else None,
+        )
+        if connection.state is not State.IDLE:
+            raise ConnectionError("closed, or spoke before it was asked")
+        self._connections.add(connection)
+        return connection
+
+    def _count_closed(self, origin: Origin) -> None:
+        self._open[origin] -= 1
+        if not self._open[origin]:
+            del self._open[origin]
+
+    def _expire(self) -> None:
+        """Close what has been idle for too long: the oldest are in front."""
+        self._expiry = None
+        limit = self._clock() - self._idle_s
+        for idle in list(self._idle.values()):
+            for connection in list(idle):
+                if connection.last_activity > limit:
+                    break
+                self.stats.expired += 1
+                connection.abort()
+        if self._idle:
+            self._expiry = self._loop.call_later(self._idle_s / 2, self._expire)

@@ -1,0 +1,356 @@
+"""One connection to an upstream: a request goes out, its answer comes in.
+
+Owns the states of the connection and what may happen in each; http1 reads the bytes, a Sink is told of them.
+Knows no client and no meter, and keeps no deadline: `last_activity` tells its user for how long the upstream
+has been silent. There is no task and no await: everything happens where the bytes arrive.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+from collections.abc import Callable, Sequence
+from enum import Enum
+from typing import NamedTuple, Protocol, cast
+
+from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
+from proxy.http1.body import ChunkedWalker, EofWalker, LengthWalker, walker_for
+from proxy.http1.head import Framing, Head, framing, parse
+
+INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
+# One buffer for all connections of a process: it is emptied before the loop reads anything else. Over TLS, a
+# fresh one per read costs 20 us of mmap.
+_BUFFER = memoryview(bytearray(256 * 1024))
+
+_CUT_SHORT = "The model provider's answer broke off."
+
+
+class Origin(NamedTuple):
+    """What a connection leads to; connections of one origin are interchangeable."""
+
+    scheme: str  # http | https
+    host: str
+    port: int
+    server_name: str  # for SNI and the certificate
+
+
+class State(Enum):
+    """What the next bytes on a connection are."""
+
+    IDLE = "idle"  # nothing may come: any byte poisons the connection
+    HEAD = "head"
+    BODY = "body"
+    COMPLETE = "complete"  # the answer has ended, the caller has not released the connection yet
+    CLOSED = "closed"
+
+
+class Sink(Protocol):
+    """Who is told of an answer. Exactly one of `on_content(..., done=True)` and `on_lost` ends it.
+
+    After `abort()` nothing is called any more. Callbacks must not raise.
+    """
+
+    def on_head(self, head: Head) -> None:
+        """The final head; `connection.framing` is set."""
+
+    def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
+        """Content as it came in one read. `done`: the framing is complete; `pieces` may be empty then."""
+
+    def on_lost(self, error: ProxyError) -> None:
+        """The answer will never be complete."""
+
+    def upload_pause(self) -> None:
+        """The upstream reads more slowly than we write."""
+
+    def upload_resume(self) -> None:
+        """More of the request may be written."""
+
+
+class Owner(Protocol):
+    """The pool, as a connection sees it."""
+
+    def park(self, connection: UpstreamConnection) -> None:
+        """Take back a connection that can be used again."""
+
+    def closed(self, connection: UpstreamConnection, *, poisoned: bool) -> None:
+        """The connection is gone. `poisoned`: bytes came that nobody had asked for."""
+
+
+class UpstreamConnection(asyncio.BufferedProtocol):
+    """One connection and the exchange on it. `served` counts the answers that it has completed."""
+
+    __slots__ = (
+        "_clock",
+        "_head_bytes",
+        "_interim",
+        "_method",
+        "_owner",
+        "_paused",
+        "_read_filled",
+        "_received",
+        "_reusable",
+        "_sink",
+        "_transport",
+        "_walker",
+        "framing",
+        "last_activity",
+        "origin",
+        "served",
+        "state",
+        "writable",
+    )
+
+    def __init__(
+        self, owner: Owner, origin: Origin, clock: Callable[[], float], *, reusable: bool = True
+    ) -> None:
+        self._owner = owner
+        self._clock = clock
+        self._reusable = reusable
+        self._transport: asyncio.Transport | None = None
+        self._sink: Sink | None = None
+        self._walker: LengthWalker | ChunkedWalker | EofWalker | None = None
+        self._method = ""
+        self._head_bytes = b""
+        self._interim = 0
+        self._received = False  # a byte of the current answer
+        self._paused = False
+        self._read_filled = (
+            False  # the last read filled the buffer: decrypted bytes may wait in the transport
+        )
+        self.origin = origin
+        self.state = State.IDLE
+        self.framing: Framing | None = None
+        self.served = 0
+        self.writable = True
+        self.last_activity = clock()  # seconds of the pool's clock: last byte received, or start()
+
+    def __repr__(self) -> str:
+        return f"<UpstreamConnection {self.state.value} served={self.served}>"
+
+    # -- the exchange, as its owner drives it --------------------------------------------------------
+
+    def start(self, sink: Sink, method: str) -> None:
+        """Begin an exchange; the request is then written. Everything else is told to `sink`."""
+        self.last_activity = self._clock()
+        if self.state is not State.IDLE:
+            # Lost between check-out and now. Told as if it had been lost a moment later: one way, not two.
+            asyncio.get_running_loop().call_soon(sink.on_lost, self._lost_in_head())
+            return
+        self._sink = sink
+        self._method = method
+        self._interim = 0
+        self._received = False
+        self.framing = None
+        self.state = State.HEAD
+
+    def write(self, data: bytes | Sequence[bytes]) -> None:
+        """Send request bytes; nothing happens on a connection that was lost."""
+        if self._transport is None or self.state is State.CLOSED:
+            return
+        if isinstance(data, bytes):
+            self._transport.write(data)
+        else:
+            self._transport.writelines(data)
+
+    def pause_reading(self) -> None:
+        """Stop reading the answer: the client is slower than the upstream."""
+        if not self._paused and self._transport is not None and self.state is not State.CLOSED:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on reading the answer."""
+        if self._paused and self._transport is not None and self.state is not State.CLOSED:
+            self._paused = False
+            self._transport.resume_reading()
+
+    def abort(self) -> None:
+        """Close at once and say nothing more to the sink: a vendor stops generating when nobody listens."""
+        self._sink = None
+        self._close()
+
+    def release(self) -> None:
+        """Give the connection back after a complete answer; it is closed unless it can be used again.
+
+        The whole request must have been written: an answer may come before its request has ended.
+        """
+        self._sink = None
+        if self.state is not State.COMPLETE or not self._can_be_reused():
+            self._close()
+            return
+        self._walker = None
+        self._received = False
+        self.state = State.IDLE
+        if self._paused or self._read_filled:
+            # Over TLS, bytes may be decrypted already where no poll on the descriptor shows them. They are
+            # delivered within this turn of the loop, and close the connection while it is still out of reach.
+            self.resume_reading()
+            asyncio.get_running_loop().call_soon(self._park)
+        else:
+            self._owner.park(self)
+
+    def has_unread_bytes(self) -> bool:
+        """Is anything, also an end of file, waiting on the descriptor?"""
+        socket = self._transport.get_extra_info("socket") if self._transport is not None else None
+        if socket is None:
+            return True
+        readable = select.poll()
+        readable.register(socket.fileno(), select.POLLIN)
+        return bool(readable.poll(0))
+
+    # -- what the loop calls -------------------------------------------------------------------------
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return _BUFFER
+
+    def buffer_updated(self, nbytes: int) -> None:
+        data = bytes(_BUFFER[:nbytes])
+        self.last_activity = self._clock()
+        self._read_filled = nbytes == len(_BUFFER)
+        if self.state is State.BODY:
+            self._take_body(data)
+        elif self.state is State.HEAD:
+            self._received = True
+            self._take_head(data)
+        elif self.state is State.IDLE:
+            self._close(poisoned=True)
+        else:
+            self._reusable = False  # bytes behind the end: never content, and nobody's answer
+
+    def eof_received(self) -> bool:
+        # Over TLS this comes only after close_notify; without one, connection_lost comes alone: a cut.
+        if self.state is State.BODY and isinstance(self._walker, EofWalker):
+            self._walker.finish()
+            self._complete(())
+        elif self.state is State.IDLE:
+            self._close()
+        self._reusable = False
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        if self.state is State.BODY:
+            self._lose(UpstreamClosed(_CUT_SHORT, detail=str(exc or "end of file")))
+        elif self.state is State.HEAD:
+            self._lose(self._lost_in_head(exc))
+        else:
+            self._close()
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        self.writable = False
+        if self._sink is not None:
+            self._sink.upload_pause()
+
+    def resume_writing(self) -> None:
+        self.writable = True
+        if self._sink is not None:
+            self._sink.upload_resume()
+
+    # -- the answer ----------------------------------------------------------------------------------
+
+    def _take_head(self, data: bytes) -> None:
+        scanned = len(self._head_bytes)
+        if scanned:
+            data = self._head_bytes + data
+        try:
+            head = parse(data, scanned)
+            while head is not None and head.status < 200:
+                data = self._after_interim(head, data)
+                head = parse(data)
+            if head is None:
+                self._head_bytes = data
+                return
+            self._head_bytes = b""
+            self.framing = framing(head, self._method)
+        except UpstreamGarbage as error:
+            self._lose(error)
+            return
+        self._begin_body(head, data[head.end :])
+
+    def _after_interim(self, head: Head, data: bytes) -> bytes:
+        self._interim += 1
+        if head.status == 101 or self._interim > INTERIM_ANSWERS_MAX:
+            raise UpstreamGarbage(detail=f"interim answer {head.status}, number {self._interim}")
+        return data[head.end :]
+
+    def _begin_body(self, head: Head, data: bytes) -> None:
+        assert self.framing is not None
+        if head.status == 408 and self.served and not self.framing.keep_alive:
+            # It gave up waiting on an idle connection while our request was on its way (RFC 9110 15.5.9).
+            self._lose(UpstreamStale(detail="408 on an idle connection"))
+            return
+        walker = self._walker = walker_for(self.framing)
+        pieces = walker.feed(data) if data else ()
+        if walker.broken is not None and not pieces:
+            self._lose(walker.broken)  # known before anybody was told of a head: still an ordinary failure
+            return
+        self.state = State.BODY
+        sink = self._sink
+        assert sink is not None
+        sink.on_head(head)
+        if self._sink is sink:
+            self._hand_over(pieces)
+
+    def _take_body(self, data: bytes) -> None:
+        assert self._walker is not None
+        self._hand_over(self._walker.feed(data))
+
+    def _hand_over(self, pieces: Sequence[bytes]) -> None:
+        walker, sink = self._walker, self._sink
+        assert walker is not None and sink is not None
+        if walker.done:
+            self._complete(pieces)
+            return
+        if pieces:
+            sink.on_content(pieces, False)
+        if walker.broken is not None and self._sink is sink:
+            self._lose(walker.broken)
+
+    def _complete(self, pieces: Sequence[bytes]) -> None:
+        sink, self._sink = self._sink, None
+        self.state = State.COMPLETE
+        self.served += 1
+        assert sink is not None
+        sink.on_content(pieces, True)
+
+    # -- the end -------------------------------------------------------------------------------------
+
+    def _can_be_reused(self) -> bool:
+        if self._transport is None:
+            return False
+        assert self.framing is not None and self._walker is not None
+        return (
+            self._reusable
+            and self.framing.keep_alive
+            and not self._walker.excess
+            and not self._transport.is_closing()
+            and not self._transport.get_write_buffer_size()
+        )
+
+    def _park(self) -> None:
+        if self.state is State.IDLE:
+            self._owner.park(self)
+
+    def _lost_in_head(self, exc: Exception | None = None) -> ProxyError:
+        if self.served and not self._received:
+            return UpstreamStale(detail=str(exc or "end of file"))
+        return UpstreamClosed(detail=str(exc or "end of file"))
+
+    def _lose(self, error: ProxyError) -> None:
+        sink, self._sink = self._sink, None
+        self._close()
+        if sink is not None:
+            sink.on_lost(error)
+
+    def _close(self, *, poisoned: bool = False) -> None:
+        if self.state is State.CLOSED:
+            return
+        self.state = State.CLOSED
+        self._walker = None
+        self._head_bytes = b""
+        if self._transport is not None:
+            self._transport.abort()
+        self._owner.closed(self, poisoned=poisoned)
