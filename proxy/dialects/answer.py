@@ -7,10 +7,9 @@ State is bounded at 64 KiB; nothing raises.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from typing import Any, ClassVar
 
-import orjson
+from orjson import loads
 
 from proxy.dialects.base import UsagePointers
 from proxy.metering.events import SseSplitter
@@ -63,10 +62,16 @@ class AnswerMeter:
 
     def feed(self, content: bytes) -> None:
         try:
-            if self._splitter is not None:
-                self._read_events(self._splitter.feed(content))
-            elif content:
-                self._feed_whole(content)
+            if self._splitter is None:
+                if content:
+                    self._feed_whole(content)
+                return
+            data = self._splitter.one(content)
+            if data is not None:
+                self._read_event(data)
+            else:
+                for found in self._splitter.feed(content):
+                    self._read_event(found)
         except Exception:  # noqa: BLE001 - a spectator: no answer, however odd, may disturb its stream
             self.degraded = True
 
@@ -111,9 +116,7 @@ class AnswerMeter:
     def _find_usage(self, doc: dict[str, Any]) -> None:
         """Take the usage object, if one of the places has one. Fixed paths, never a search."""
         for place in self._places:
-            value = doc.get(place[0])
-            if value and len(place) > 1:
-                value = look_up(value, place[1:])
+            value = look_up(doc, place)
             if value and type(value) is dict:
                 self._take_usage(value)
 
@@ -149,28 +152,24 @@ class AnswerMeter:
 
     # -- how documents are found -------------------------------------------------------------------
 
-    def _read_events(self, found: Iterable[bytes | PointerScanner]) -> None:
-        for data in found:
-            self.events += 1
-            if type(data) is bytes:
-                try:
-                    doc = orjson.loads(data)
-                except ValueError:
-                    self._odd_event(data)
-                    continue
-            else:
-                doc = self._pruned(data)
-            if type(doc) is dict:
-                self._on_event(doc)
+    def _read_event(self, data: bytes | PointerScanner) -> None:
+        self.events += 1
+        if type(data) is bytes:
+            try:
+                doc = loads(data)
+            except ValueError:
+                if data.startswith(b"[DONE]"):  # as the SDKs test it
+                    self.complete = True
+                elif data.strip():
+                    self.degraded = True
+                return
+        else:
+            assert isinstance(data, PointerScanner)
+            doc = self._pruned(data)
+        if type(doc) is dict:
+            self._on_event(doc)
 
-    def _odd_event(self, data: bytes) -> None:
-        if data.startswith(b"[DONE]"):  # as the SDKs test it
-            self.complete = True
-        elif data.strip():
-            self.degraded = True
-
-    def _pruned(self, scanner: object) -> Any:
-        assert isinstance(scanner, PointerScanner)
+    def _pruned(self, scanner: PointerScanner) -> Any:
         self.degraded |= scanner.failed
         self.unread_chars += scanner.size
         return scanner.document
@@ -194,21 +193,22 @@ class AnswerMeter:
         first = begin[:1]
         if first in _EVENT_FIRST or (self._hint_events and first not in _JSON_FIRST):
             self._splitter = SseSplitter(self._keep)
-            self._read_events(self._splitter.feed(begin))
+            self.feed(begin)
         else:
             self._whole = bytearray()
             self._feed_whole(begin)
 
     def _finish(self) -> None:
         if self._splitter is not None:
-            self._read_events(self._splitter.finish())
+            for found in self._splitter.finish():
+                self._read_event(found)
             return
         if self._scanner is not None:
             self._scanner.finish()
             doc = self._pruned(self._scanner)
         elif self._whole:
             try:
-                doc = orjson.loads(self._whole)
+                doc = loads(self._whole)
             except ValueError:
                 self.degraded = True
                 return

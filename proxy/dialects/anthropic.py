@@ -134,54 +134,62 @@ _OVERLOADED = (503, 529)
 def error_body(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
     """`{"type": "error", "error": {...}, "request_id": ...}`; Anthropic's errors have no code."""
     name = "overloaded_error" if status in _OVERLOADED else _TYPES.get(kind, kind)
-    return orjson.dumps({"type": "error", "error": {"type": name, "message": message}, "request_id": request_id})
+    error = {"type": name, "message": message}
+    return orjson.dumps({"type": "error", "error": error, "request_id": request_id})
 
 
-def stream_error(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
+def stream_error(
+    kind: str, code: str, message: str, param: str | None, status: int, request_id: str
+) -> bytes:
     """An `error` event."""
     return b"event: error\ndata: %b\n\n" % error_body(kind, code, message, param, status, request_id)
 
 
 # -- the dialect -----------------------------------------------------------------------------------
 
-_STAINLESS = frozenset(
-    b"x-stainless-" + name
-    for name in (
-        b"arch", b"async", b"helper", b"helper-method", b"lang", b"os", b"package-version", b"raw-response",
-        b"read-timeout", b"retry-count", b"runtime", b"runtime-version", b"stream-helper", b"timeout",
+OPERATIONS: dict[str, OperationSpec] = {
+    spec.name: spec
+    for spec in (
+        OperationSpec(
+            "messages",
+            "messages",
+            streams=True,
+            guarded=("model", "stream", "max_tokens"),
+            terminal_hint=b"message_stop",
+            meter=USAGE,
+        ),
+        OperationSpec("count_tokens", "messages/count_tokens", billed=False, guarded=("model",)),
+        OperationSpec("models", "models", ("GET",), request="none", model_at="none", billed=False),
     )
-)  # fmt: skip
+}
+
+REQUEST_PASS = frozenset({
+    b"accept", b"accept-encoding", b"accept-language", b"anthropic-beta",
+    b"anthropic-dangerous-direct-browser-access", b"anthropic-version", b"baggage", b"content-type",
+    b"idempotency-key", b"traceparent", b"tracestate", b"user-agent", b"x-app", b"x-stainless-arch",
+    b"x-stainless-async", b"x-stainless-helper", b"x-stainless-helper-method", b"x-stainless-lang",
+    b"x-stainless-os", b"x-stainless-package-version", b"x-stainless-raw-response",
+    b"x-stainless-read-timeout", b"x-stainless-retry-count", b"x-stainless-runtime",
+    b"x-stainless-runtime-version", b"x-stainless-stream-helper", b"x-stainless-timeout",
+})  # fmt: skip
+
+# Not anthropic-organization-id: whose account it is stays ours.
+RESPONSE_PASS = frozenset({
+    b"cache-control", b"content-encoding", b"content-language", b"content-type", b"date", b"retry-after",
+    b"vary", b"x-content-type-options", b"x-should-retry",
+})  # fmt: skip
 
 ANTHROPIC = Dialect(
     name="anthropic",
-    operations={
-        spec.name: spec
-        for spec in (
-            OperationSpec(
-                "messages", "messages", streams=True, terminal_hint=b"message_stop", meter=USAGE,
-                guarded=("model", "stream", "max_tokens"),
-            ),
-            OperationSpec("count_tokens", "messages/count_tokens", billed=False, guarded=("model",)),
-            OperationSpec("models", "models", methods=("GET",), request="none", model_at="none", billed=False),
-        )
-    },  # fmt: skip
-    paths=dict.fromkeys(("messages", "count_tokens", "models"), "/v1/{operation_path}"),
+    operations=OPERATIONS,
+    paths=dict.fromkeys(OPERATIONS, "/v1/{operation_path}"),
     auth=(b"x-api-key", b""),
-    request_pass=_STAINLESS
-    | {
-        b"accept", b"accept-encoding", b"accept-language", b"anthropic-beta",
-        b"anthropic-dangerous-direct-browser-access", b"anthropic-version", b"baggage", b"content-type",
-        b"idempotency-key", b"traceparent", b"tracestate", b"user-agent", b"x-app",
-    },
-    # Not anthropic-organization-id: whose account it is stays ours.
-    response_pass=frozenset({
-        b"cache-control", b"content-encoding", b"content-language", b"content-type", b"date", b"retry-after",
-        b"vary", b"x-content-type-options", b"x-should-retry",
-    }),
+    request_pass=REQUEST_PASS,
+    response_pass=RESPONSE_PASS,
     response_pass_prefixes=(b"anthropic-ratelimit-", b"x-ratelimit-"),
     error_body=error_body,
     stream_error=stream_error,
     id_header=b"request-id",
     own_id_headers=(b"x-request-id", b"request-id"),
     make_meter=make_meter,
-)  # fmt: skip
+)

@@ -28,7 +28,9 @@ def error_body(kind: str, code: str, message: str, param: str | None, status: in
     return orjson.dumps({"error": {**error, "innererror": {"code": code}}})
 
 
-def stream_error(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
+def stream_error(
+    kind: str, code: str, message: str, param: str | None, status: int, request_id: str
+) -> bytes:
     """A `data:` event that makes the SDKs raise."""
     return b"data: %b\n\n" % error_body(kind, code, message, param, status, request_id)
 
@@ -42,7 +44,13 @@ AZURE = Dialect(
     auth=(b"api-key", b""),
     request_pass=fmt.REQUEST_PASS | {b"extra-parameters", b"x-ms-client-request-id", b"x-ms-useragent"},
     response_pass=fmt.RESPONSE_PASS
-    | {b"apim-request-id", b"azureml-model-session", b"x-ms-client-request-id", b"x-ms-rai-invoked", b"x-ms-region"},
+    | {
+        b"apim-request-id",
+        b"azureml-model-session",
+        b"x-ms-client-request-id",
+        b"x-ms-rai-invoked",
+        b"x-ms-region",
+    },
     response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
     error_body=error_body,
     stream_error=stream_error,

@@ -19,7 +19,12 @@ from proxy.metering.usage import Usage
 # Where vendors put each figure: the first that is not null counts.
 _INPUT = ("prompt_tokens", "input_tokens")
 _OUTPUT = ("completion_tokens", "output_tokens")
-_INPUT_DETAILS = ("prompt_tokens_details", "input_tokens_details", "input_token_details", "prompt_token_details")
+_INPUT_DETAILS = (
+    "prompt_tokens_details",
+    "input_tokens_details",
+    "input_token_details",
+    "prompt_token_details",
+)
 _OUTPUT_DETAILS = ("completion_tokens_details", "output_tokens_details", "output_token_details")
 _CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens")
 _CACHE_WRITE = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
@@ -52,7 +57,9 @@ def read_usage(raw: dict[str, Any]) -> Usage | None:
     usage = Usage(reasoning=reasoning)
     # Details are bounded by what they are details of: 314 cached of 198 was recorded.
     usage.cache_read, rest = _take(known_int(_first(in_details, _CACHED) or _first(raw, _CACHED)), input_)
-    usage.cache_write_5m, rest = _take(known_int(_first(in_details, _CACHE_WRITE) or _first(raw, _CACHE_WRITE)), rest)
+    usage.cache_write_5m, rest = _take(
+        known_int(_first(in_details, _CACHE_WRITE) or _first(raw, _CACHE_WRITE)), rest
+    )
     usage.input_audio, rest = _take(audio, rest)
     usage.input_image, usage.input = _take(image, rest)
     usage.output_audio, rest = _take(known_int(out_details.get("audio_tokens")), output)
@@ -121,34 +128,32 @@ class CompletionMeter(AnswerMeter):
     )  # fmt: skip
 
     def _on_event(self, doc: dict[str, Any]) -> None:
+        # Some 10,000 of these come each second: what is usual is looked at first, and once.
         get = doc.get
-        if get("usage") or "x_groq" in doc:
+        if get("usage") or get("x_groq"):
             self._find_usage(doc)
         if not self.model:
             self._identify(doc)
-        choices = get("choices")
-        if choices:
-            for choice in choices:
-                self._on_choice(choice, choice.get("delta"))
-        if "service_tier" in doc:
-            self._take_tier(doc["service_tier"])
-        if "error" in doc:
-            self.error |= bool(doc["error"])
-
-    def _on_choice(self, choice: dict[str, Any], message: Any) -> None:
-        if message is None:
-            message = choice.get("message")
-        if not self._is_output_known:
-            if message:
-                self._keep_message(message)
-            else:
-                self._keep_text(choice.get("text"))
-        if choice.get("finish_reason") is not None:
-            self.finished = True
-        if choice.get("usage"):
-            self._take_usage(choice["usage"])
-        if choice.get("error"):
+        tier = get("service_tier")
+        if tier is not None and tier != self.service_tier:
+            self._take_tier(tier)
+        if get("error"):
             self.error = True
+        for choice in get("choices") or ():
+            get = choice.get
+            delta = get("delta")
+            if not self._is_output_known:
+                text = delta.get("content") if delta else None
+                if type(text) is str and len(delta) == 1:
+                    self._keep_text(text)
+                else:
+                    self._keep_message(delta or get("message") or choice)
+            if get("finish_reason") is not None:
+                self.finished = True
+            if get("usage"):
+                self._take_usage(choice["usage"])
+            if get("error"):
+                self.error = True
 
     def _on_whole(self, doc: dict[str, Any]) -> None:
         self._on_event(doc)
@@ -185,7 +190,7 @@ class CompletionMeter(AnswerMeter):
                 self._keep_text(function.get(name))
 
 
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal")
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
 
 
 class ImagesMeter(AnswerMeter):
@@ -241,7 +246,12 @@ _TYPES = {
 
 def error_object(kind: str, code: str, message: str, param: str | None) -> dict[str, Any]:
     """The value of `error`, as OpenAI's SDKs read it."""
-    return {"message": message, "type": _TYPES.get(kind, "invalid_request_error"), "param": param, "code": code}
+    return {
+        "message": message,
+        "type": _TYPES.get(kind, "invalid_request_error"),
+        "param": param,
+        "code": code,
+    }
 
 
 def error_body(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
@@ -249,7 +259,9 @@ def error_body(kind: str, code: str, message: str, param: str | None, status: in
     return orjson.dumps({"error": error_object(kind, code, message, param)})
 
 
-def stream_error(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
+def stream_error(
+    kind: str, code: str, message: str, param: str | None, status: int, request_id: str
+) -> bytes:
     """A `data:` event that makes the SDKs raise."""
     return b"data: %b\n\n" % error_body(kind, code, message, param, status, request_id)
 
@@ -268,7 +280,7 @@ REQUEST_PASS = frozenset({
 # Not the vendor's organisation or project, cookies, or what its CDN adds.
 RESPONSE_PASS = frozenset({
     b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"content-type",
-    b"date", b"etag", b"expires", b"last-modified", b"openai-processing-ms", b"openai-version", b"retry-after",
-    b"retry-after-ms", b"vary", b"x-content-type-options", b"x-generation-id", b"x-should-retry",
+    b"date", b"etag", b"expires", b"last-modified", b"openai-processing-ms", b"openai-version",
+    b"retry-after", b"retry-after-ms", b"vary", b"x-content-type-options", b"x-generation-id", b"x-should-retry",
 })  # fmt: skip
 RESPONSE_PASS_PREFIXES = (b"x-ratelimit-",)

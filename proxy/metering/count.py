@@ -41,7 +41,7 @@ def encoding_for(model: str) -> str:
 
 def count_tokens(texts: Iterable[str], model: str) -> int:
     """Tokens of the texts as one, counted in slices. Lone surrogates count as U+FFFD."""
-    from toktok import batch_count
+    from toktok import batch_count  # 20 MB: only once it is needed
 
     text = "".join(texts)
     if not text:

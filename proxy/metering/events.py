@@ -17,8 +17,10 @@ from proxy.metering.scanner import Pointer, PointerScanner
 EVENT_BYTES_MAX = 64 << 10  # an event that does not end within this goes through the scanner
 HELD_BYTES_MAX = 16 << 10  # a longer event cannot be the usage event
 
+_LF = 10
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _EVENT_END = re.compile(rb"\n\n|\n\r\n|\r\r")
+_EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 
 
@@ -31,28 +33,40 @@ class SseSplitter:
 
     def __init__(self, pointers: Iterable[Pointer] = ()) -> None:
         self._pointers = tuple(pointers)
+        self._between = True  # events: nothing of one is kept
         self._line = bytearray()  # the line at hand, without its end
-        self._searched = 0  # bytes of it known to hold no line end
         self._data: list[bytes] = []  # data lines of the event at hand
         self._size = 0
         self._scanner: PointerScanner | None = None
         self._in_long_line = False  # the line at hand is passed on as it comes
         self._swallow_lf = False  # the last read ended in CR
-        self._start = True
-        self.degraded = False
+
+    def one(self, content: bytes) -> bytes | None:
+        """The data of a read that is exactly one event, as most are. None: ask `feed`."""
+        at = content.find(b"\n") + 1 if content.startswith(b"event:") else 0
+        if not content.startswith(b"data: ", at) or not self._between:
+            return None
+        if content.find(b"\n", at) != len(content) - 2 or content[-1] != _LF:
+            return None
+        return content[at + 6 :]
 
     def feed(self, content: bytes) -> list[bytes | PointerScanner]:
-        """The next bytes; what they completed. The common read holds whole events."""
-        if not self._line and not self._data and content.endswith(b"\n\n") and b"\r" not in content:
-            if self._scanner is None and not self._swallow_lf and not self._start:
-                whole: list[bytes | PointerScanner] = []
-                for block in content[:-2].split(b"\n\n"):
-                    if block.startswith(b"data: ") and b"\n" not in block:
-                        whole.append(block[6:])
-                    else:
-                        self._block(block, whole)
-                return whole
-        return self._feed_lines(content)
+        """The next bytes, cut anywhere; what they completed."""
+        if not self._between or not content.endswith(_EVENT_ENDS):
+            return self._feed_lines(content)
+        if b"\r" in content:
+            content = content.replace(b"\r\n", b"\n")
+            if b"\r" in content:
+                return self._feed_lines(content)
+        out: list[bytes | PointerScanner] = []
+        for block in content[:-2].split(b"\n\n"):
+            if block.startswith(b"data: ") and b"\n" not in block:
+                out.append(block[6:])
+            else:
+                for line in block.split(b"\n"):
+                    self._line_over(line, out)
+                self._dispatch(out)
+        return out
 
     def finish(self) -> list[bytes | PointerScanner]:
         """The stream ended: an event without its blank line counts too (seen from real vendors)."""
@@ -63,44 +77,28 @@ class SseSplitter:
         self._dispatch(out)
         return out
 
-    def _block(self, block: bytes, out: list[bytes | PointerScanner]) -> None:
-        """One event without its blank line, lines ended by LF."""
-        head, named, data = block.partition(b"\ndata: ")
-        if named and b"\n" not in data and b"\n" not in head and head.startswith(b"event:"):
-            out.append(data)
-            return
-        for line in block.split(b"\n"):
-            self._line_over(line, out)
-        self._dispatch(out)
-
     def _feed_lines(self, content: bytes) -> list[bytes | PointerScanner]:
         out: list[bytes | PointerScanner] = []
         if self._swallow_lf and content:
-            self._swallow_lf = False
             content = content.removeprefix(b"\n")
-        self._swallow_lf = content.endswith(b"\r") or (self._swallow_lf and not content)
-        if self._start and content:
-            self._line += content
-            if b"\xef\xbb\xbf".startswith(bytes(self._line)) and len(self._line) < 3:
-                return out
-            content = bytes(self._line).removeprefix(b"\xef\xbb\xbf")
-            self._line.clear()
-            self._start = False
+            self._swallow_lf = False
+        self._swallow_lf |= content.endswith(b"\r")
         at = 0
         for end in _LINE_END.finditer(content):
             piece = content[at : end.start()]
+            at = end.end()
             if self._in_long_line:
                 self._scan(piece)
-                self._line_over(b"", out)
+                piece = b""
             elif self._line:
                 self._line += piece
-                line = bytes(self._line)
+                piece = bytes(self._line)
                 self._line.clear()
-                self._line_over(line, out)
-            else:
-                self._line_over(piece, out)
-            at = end.end()
+            self._line_over(piece, out)
         self._keep(content[at:])
+        self._between = not (
+            self._line or self._data or self._scanner or self._in_long_line or self._swallow_lf
+        )
         return out
 
     def _keep(self, rest: bytes) -> None:
@@ -184,8 +182,8 @@ class UsageEventFilter:
         if self._held:
             piece = self._held + piece
             self._held = b""
-        if piece.endswith(b"\n\n") and b'"usage"' not in piece:
-            self._passing = False
+        if piece.endswith(_EVENT_ENDS) and _NO_CHOICES.search(piece) is None:
+            self._passing = False  # whole events, none of which can be it
             out.append(piece)
             return
         at = kept_from = 0

@@ -19,10 +19,11 @@ The content of a price, as the rate card and the journal keep it (every member i
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from fnmatch import fnmatchcase
 from functools import cached_property
+from operator import itemgetter
 from typing import Any
 
 import orjson
@@ -30,6 +31,8 @@ import orjson
 from proxy.metering.usage import Usage
 
 PPM = 1_000_000  # a multiplier of one
+NAME_CHARS_MAX = 256  # a longer model name is nobody's
+MEMO_ENTRIES_MAX = 4096  # names come from clients: the memo is emptied when it is full
 SCALE = 1_000_000  # token prices are per million; unit prices are scaled to them
 
 # Bucket -> where its price is, in order: a price that is missing is that of the plain text of its side.
@@ -71,7 +74,8 @@ class Price:
         """(above so many input tokens, figure of each bucket), the highest first, 0 last."""
         base = {name: v for name, v in self.content.items() if name in FIGURES}
         above = [(level["input_tokens"], {**base, **level}) for level in self.content.get("above", ())]
-        return tuple((n, _resolved(figures)) for n, figures in sorted([*above, (0, base)], key=_from, reverse=True))
+        levels = sorted([*above, (0, base)], key=itemgetter(0), reverse=True)
+        return tuple((tokens, _resolved(figures)) for tokens, figures in levels)
 
     def figures(self, input_tokens: int) -> dict[str, int]:
         """Nanos x 10^6 of one of each bucket, in a call with so many input tokens."""
@@ -91,10 +95,6 @@ class Price:
             del content["sizes"]
             content["image"] = figure
         return self if content == self.content else price_from_content(content)
-
-
-def _from(level: tuple[int, dict[str, int]]) -> int:
-    return level[0]
 
 
 def _resolved(figures: dict[str, int]) -> dict[str, int]:
@@ -152,9 +152,9 @@ class RateCard:
 
     def __init__(self, prices: Mapping[str, Price]) -> None:
         self._exact = {name: price for name, price in prices.items() if not is_glob(name)}
-        globs = [name for name in prices if is_glob(name)]
-        globs.sort(key=literal_characters, reverse=True)
-        self._globs = [(name, prices[name]) for name in globs]
+        globs = sorted((name for name in prices if is_glob(name)), key=literal_characters, reverse=True)
+        self._globs = [(glob_pattern(name), prices[name]) for name in globs]
+        self._memo: dict[str, Price | None] = {}
 
     @classmethod
     def from_document(cls, document: Mapping[str, Mapping[str, Any]]) -> RateCard:
@@ -166,15 +166,26 @@ class RateCard:
         price = self._exact.get(model)
         if price is not None:
             return price
-        return next((price for pattern, price in self._globs if fnmatchcase(model, pattern)), None)
+        if not self._globs or len(model) > NAME_CHARS_MAX:
+            return None
+        if model not in self._memo:
+            if len(self._memo) >= MEMO_ENTRIES_MAX:
+                self._memo.clear()
+            self._memo[model] = next((p for pattern, p in self._globs if pattern.fullmatch(model)), None)
+        return self._memo[model]
 
 
 def is_glob(name: str) -> bool:
-    return "*" in name or "?" in name
+    """`*` is the only wildcard, as everywhere in routes.yaml."""
+    return "*" in name
 
 
 def literal_characters(pattern: str) -> int:
-    return sum(char not in "*?" for char in pattern)
+    return len(pattern) - pattern.count("*")
+
+
+def glob_pattern(glob: str) -> re.Pattern[str]:
+    return re.compile(".*".join(map(re.escape, glob.split("*"))), re.DOTALL)
 
 
 def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int:
@@ -250,7 +261,7 @@ def unpriced_options(price: Price, request: Mapping[str, Any], operation: str) -
 
 
 def tool_kinds(request: Mapping[str, Any]) -> list[str]:
-    """Server tools that a request offers the model, without their date: `web_search_20250305` -> `web_search`."""
+    """Server tools that a request offers, without their date: `web_search_20250305` -> `web_search`."""
     kinds: list[str] = []
     tools = request.get("tools")
     for tool in tools if type(tools) is list else ():
