@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,18 +22,17 @@ STOP_S = 30.0
 
 @dataclass(frozen=True, slots=True)
 class Station:
-    """`base_url` without a path; `data` is None for a station that somebody else started."""
+    """A running station and a key of it. `base_url` has no path."""
 
     base_url: str
     key: str
-    data: Path | None = None
 
 
 @contextmanager
 def serve(data: Path, *arguments: str) -> Iterator[Station]:
     """Run `headrace serve` with `arguments` until the block ends; its log is kept beside `data`."""
     public, admin = free_port(), free_port()
-    command = [sys.executable, "-m", "proxy", "serve", "--data", str(data), *arguments]
+    command = [sys.executable, "-m", "proxy", "serve", "--data", str(data), "--workers", "1", *arguments]
     command += ["--listen", f"127.0.0.1:{public}", "--admin", f"127.0.0.1:{admin}"]
     log = data.with_suffix(".log")
     with log.open("wb") as output:
@@ -41,7 +40,7 @@ def serve(data: Path, *arguments: str) -> Iterator[Station]:
     base_url = f"http://127.0.0.1:{public}"
     try:
         wait_until_ready(base_url, process, log)
-        yield Station(base_url, (data / "demo.key").read_text().strip(), data)
+        yield Station(base_url, demo_key(data) or new_key(f"http://127.0.0.1:{admin}"))
     finally:
         process.send_signal(signal.SIGTERM)
         try:
@@ -57,9 +56,29 @@ def wait_until_ready(base_url: str, process: subprocess.Popen[bytes], log: Path)
         try:
             with urllib.request.urlopen(base_url + "/readyz", timeout=2):
                 return
-        except (OSError, urllib.error.HTTPError):
+        except OSError:
             time.sleep(0.1)
     raise RuntimeError(f"the station did not become ready:\n{log.read_text()[-4000:]}")
+
+
+def demo_key(data: Path) -> str:
+    """The key that `--demo` left in the data folder; "" without it."""
+    path = data / "demo.key"
+    return path.read_text().strip() if path.exists() else ""
+
+
+def new_key(admin_url: str) -> str:
+    """A key of a new account with money, made as an operator would."""
+    post(admin_url + "/admin/accounts", {"name": "tester"})
+    post(admin_url + "/admin/accounts/tester/topups", {"amount": "100"}, {"Idempotency-Key": "first"})
+    return str(post(admin_url + "/admin/accounts/tester/keys", {})["key"])
+
+
+def post(url: str, document: dict[str, object], headers: dict[str, str] | None = None) -> dict[str, object]:
+    request = urllib.request.Request(url, json.dumps(document).encode(), (headers or {}))
+    request.add_header("Content-Type", "application/json")
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return dict(json.load(answer))
 
 
 def free_port() -> int:

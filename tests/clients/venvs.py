@@ -1,4 +1,7 @@
-"""Pythons that have one client each: SDKs of different years cannot share a venv."""
+"""Where clients and upstreams that are not ours are installed: a folder each, made at first use.
+
+SDKs of different years cannot share a venv. What cannot be installed is skipped, saying so.
+"""
 
 from __future__ import annotations
 
@@ -18,6 +21,7 @@ PACKAGES = {
     "openai-2": ["openai>=2,<3"],
     "newest": ["openai", "anthropic", "requests"],
     "langchain": ["langchain-openai"],
+    "llama": ["xllamacpp", "gguf"],
 }
 
 
@@ -36,3 +40,19 @@ def python_with(name: str) -> str:
         pytest.skip(f"{name} cannot be installed here: {installed.stderr.strip().splitlines()[-1]}")
     stamp.write_text(wanted)
     return str(python)
+
+
+def node_program(package: str, name: str) -> str:
+    """Path of the program `name` of an npm package."""
+    npm = shutil.which("npm")
+    if npm is None:
+        pytest.skip(f"{name} needs node and npm")
+    folder = VENVS / name
+    program = folder / "node_modules" / ".bin" / name
+    if not program.exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [npm, "install", "--silent", "--no-fund", "--no-audit", "--prefix", str(folder), package]
+        installed = subprocess.run(command, capture_output=True, text=True, check=False)
+        if installed.returncode:
+            pytest.skip(f"{name} cannot be installed here: {installed.stderr.strip()[-200:]}")
+    return str(program)
