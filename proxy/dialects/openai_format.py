@@ -281,6 +281,7 @@ REQUEST_PASS = frozenset({
 RESPONSE_PASS = frozenset({
     b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"content-type",
     b"date", b"etag", b"expires", b"last-modified", b"openai-processing-ms", b"openai-version",
-    b"retry-after", b"retry-after-ms", b"vary", b"x-content-type-options", b"x-generation-id", b"x-should-retry",
+    b"retry-after", b"retry-after-ms", b"vary", b"x-content-type-options", b"x-generation-id",
+    b"x-should-retry",
 })  # fmt: skip
 RESPONSE_PASS_PREFIXES = (b"x-ratelimit-",)

@@ -22,7 +22,7 @@ import hashlib
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from operator import itemgetter
 from typing import Any
 
@@ -72,10 +72,12 @@ class Price:
     @cached_property
     def _levels(self) -> tuple[tuple[int, dict[str, int]], ...]:
         """(above so many input tokens, figure of each bucket), the highest first, 0 last."""
-        base = {name: v for name, v in self.content.items() if name in FIGURES}
-        above = [(level["input_tokens"], {**base, **level}) for level in self.content.get("above", ())]
-        levels = sorted([*above, (0, base)], key=itemgetter(0), reverse=True)
-        return tuple((tokens, _resolved(figures)) for tokens, figures in levels)
+        figures = {name: value for name, value in self.content.items() if name in FIGURES}
+        levels = [(0, _resolved(figures))]
+        for level in sorted(self.content.get("above", ()), key=itemgetter("input_tokens")):
+            figures |= level  # what a level does not name stays as below it
+            levels.append((level["input_tokens"], _resolved(figures)))
+        return tuple(reversed(levels))
 
     def figures(self, input_tokens: int) -> dict[str, int]:
         """Nanos x 10^6 of one of each bucket, in a call with so many input tokens."""
@@ -148,7 +150,10 @@ def _check_figure(name: str, value: object) -> None:
 
 
 class RateCard:
-    """Prices by model name: exact, else the glob with the most literal characters."""
+    """Prices by model name: exact, else the glob with the most literal characters.
+
+    A name without a price is looked up in lower case again: official names are.
+    """
 
     def __init__(self, prices: Mapping[str, Price]) -> None:
         self._exact = {name: price for name, price in prices.items() if not is_glob(name)}
@@ -164,15 +169,17 @@ class RateCard:
     def price_for(self, model: str) -> Price | None:
         """None: the model has no price and must be refused."""
         price = self._exact.get(model)
-        if price is not None:
+        if price is not None or len(model) > NAME_CHARS_MAX:
             return price
-        if not self._globs or len(model) > NAME_CHARS_MAX:
-            return None
         if model not in self._memo:
             if len(self._memo) >= MEMO_ENTRIES_MAX:
                 self._memo.clear()
-            self._memo[model] = next((p for pattern, p in self._globs if pattern.fullmatch(model)), None)
+            self._memo[model] = self._search(model) or self._search(model.lower())
         return self._memo[model]
+
+    def _search(self, model: str) -> Price | None:
+        price = self._exact.get(model)
+        return price or next((p for pattern, p in self._globs if pattern.fullmatch(model)), None)
 
 
 def is_glob(name: str) -> bool:
@@ -184,6 +191,7 @@ def literal_characters(pattern: str) -> int:
     return len(pattern) - pattern.count("*")
 
 
+@lru_cache(maxsize=4096)
 def glob_pattern(glob: str) -> re.Pattern[str]:
     return re.compile(".*".join(map(re.escape, glob.split("*"))), re.DOTALL)
 
