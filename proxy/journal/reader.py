@@ -5,6 +5,7 @@ Owns the difference between a torn tail (a clean stop) and damage (raised with i
 
 from __future__ import annotations
 
+import math
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -61,17 +62,16 @@ def read(path: Path, offset: int = START, *, upto: UpTo = "watermark") -> Iterat
         if upto == "watermark" and offset > mark:
             raise JournalDamageError(path, offset, "the cursor is beyond the watermark")
         at = min(offset, mark)
-        moved = _first_sequence_behind(path)
         size = os.fstat(fd).st_size
-        limit = mark if upto == "watermark" else size
         expected = found.first_sequence if at == START else None
-        for record in _frames(fd, at, limit):
-            if isinstance(record, Verdict):
+        moved = None
+        for record in _frames(fd, at, mark if upto == "watermark" else size):
+            if isinstance(record, Verdict) or record.sequence != (expected or record.sequence):
                 break
-            if expected is not None and record.sequence != expected:
-                break
-            if moved is not None and record.sequence >= moved:
-                return
+            if record.end > mark:
+                moved = moved or _first_sequence_behind(path)
+                if record.sequence >= moved:
+                    return
             expected = record.sequence + 1
             at = record.end
             if at > offset:
@@ -101,26 +101,34 @@ def _frames(fd: int, at: int, limit: int) -> Iterator[Frame | Verdict]:
             want += frame.PAYLOAD_BYTES_MAX  # one frame is longer than the window
 
 
-def _first_sequence_behind(path: Path) -> int | None:
-    """The first sequence number of the segments behind this one."""
+def _first_sequence_behind(path: Path) -> float:
+    """The lowest sequence number that the segments behind this one begin with; infinite: there are none."""
+    first = math.inf
     number = int(path.stem) + 1
     while (follower := segment_path(path.parent, number)).exists():
         with _opened(follower) as fd:
             found = frame.decode_head(os.pread(fd, START, 0))
-        if isinstance(found, Head):
-            return found.first_sequence
-        number += 1  # never finished: its frames are further on, or nowhere
-    return None
+        if isinstance(found, Head) and _is_at_home(found, follower):  # else never finished, or a copy
+            first = min(first, found.first_sequence)
+        number += 1
+    return first
 
 
 def _head(path: Path, fd: int) -> Head | None:
     page = os.pread(fd, START, 0)
     found = frame.decode_head(page) if page else Verdict.END
     if isinstance(found, Head):
+        if not _is_at_home(found, path):
+            raise JournalDamageError(path, 0, f"this is segment {found.number} of {found.incarnation}")
         return found
     if found is Verdict.END and len(page) in (0, START):
         return None
     raise JournalDamageError(path, 0, "the head is damaged")
+
+
+def _is_at_home(head: Head, path: Path) -> bool:
+    """A copy under another name must not count twice."""
+    return head.number == int(path.stem) and head.incarnation == path.parent.name
 
 
 @contextmanager

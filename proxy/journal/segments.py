@@ -33,7 +33,7 @@ log = logging.getLogger("headrace.journal")
 SEGMENT_BYTES = 64 << 20
 SEGMENT_S = 3600.0
 ALLOCATE_BYTES = 4 << 20  # allocated ahead at once: one call per some 10,000 frames
-ALLOCATE_TIGHT_BYTES = 64 << 10  # on a full disk: little more than the settlements need
+ALLOCATE_TIGHT_BYTES = 64 << 10  # on a full disk: little more than is needed
 RESERVE_BYTES = 8 << 20  # some 8,000 settlements
 UNSYNCED_BYTES_MAX = 64 << 20  # kept in memory to be written again; more means that the disk hangs
 PROBE_S = 1.0  # between attempts to get well again
@@ -70,7 +70,7 @@ class Counters:
     sync_failures: int = 0
     write_failures: int = 0
     refused: int = 0  # admissions turned away because they could not be written
-    owed: int = 0  # settlements that wait in memory for a place on disk
+    owed: int = 0  # entries that wait in memory for a place on disk
     sync_ms: float = 0.0  # how long the latest fdatasync took
 
 
@@ -300,12 +300,19 @@ class Journal:
         return segment
 
     def _allocate(self, segment: _Segment, end: int) -> None:
-        """Room on disk up to `end` and some steps more, so that a write rarely grows the file."""
-        if end > segment.allocated:
-            step = min(ALLOCATE_BYTES, self._segment_bytes) if self._reserve.held else ALLOCATE_TIGHT_BYTES
-            length = max(step, end - segment.allocated)
+        """Room on disk up to `end` and some more, so that a write rarely grows the file."""
+        least = end - segment.allocated
+        if least <= 0:
+            return
+        length = max(least, min(ALLOCATE_BYTES, self._segment_bytes))
+        try:
             self._files.fallocate(segment.fd, segment.allocated, length)
-            segment.allocated += length
+        except OSError as e:
+            if e.errno not in NO_ROOM:
+                raise
+            length = max(least, ALLOCATE_TIGHT_BYTES)
+            self._files.fallocate(segment.fd, segment.allocated, length)
+        segment.allocated += length
 
     def _abandon(self) -> None:
         """Leave every open segment where it is known to be on disk, never to be written or synced again;
