@@ -13,8 +13,8 @@ import orjson
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
-from proxy.metering.pricing import Price, RateCard
-from proxy.routing.globs import MEMO_ENTRIES_MAX, NAME_CHARACTERS_MAX, matches
+from proxy.metering.pricing import Price, price_from_content
+from proxy.routing.globs import MEMO_ENTRIES_MAX, NAME_CHARACTERS_MAX, Globs, matches
 from proxy.routing.table import (
     Candidate,
     Endpoint,
@@ -31,14 +31,40 @@ from proxy.routing.table import (
 PIECE_BYTES = 128 * 1024  # parsed in about a millisecond, and far below a channel message's limit
 
 
+class Rates:
+    """The rate card. The file's prices come before the official ones; in each the exact name comes first,
+    then the most literal glob. A price is built when it is first asked for: there may be thousands.
+    """
+
+    __slots__ = ("_built", "_official", "_own")
+
+    def __init__(self, own: Mapping[str, Any], official: Mapping[str, Any]) -> None:
+        """Both map names and globs to contents (metering.pricing); official names are in lower case."""
+        self._own = (Globs(own), own)
+        self._official = (Globs(official), official)
+        self._built: dict[int, Price] = {}
+
+    def price_for(self, model: str) -> Price | None:
+        """None: the model has no price and must be refused."""
+        for (globs, contents), name in ((self._own, model), (self._official, model.lower())):
+            pattern = globs.find(name)
+            if pattern is not None:
+                return self._price(contents[pattern])
+        return None
+
+    def _price(self, content: Mapping[str, Any]) -> Price:
+        price = self._built.get(id(content))  # the document keeps it alive
+        if price is None:
+            price = self._built[id(content)] = price_from_content(content)
+        return price
+
+
 class Snapshot:
     """The table with its rate card and the dialects that it names."""
 
     __slots__ = ("_permissions", "dialects", "generation", "rates", "table")
 
-    def __init__(
-        self, table: Table, rates: RateCard, dialects: Mapping[str, Dialect], generation: int
-    ) -> None:
+    def __init__(self, table: Table, rates: Rates, dialects: Mapping[str, Dialect], generation: int) -> None:
         self.table = table
         self.rates = rates
         self.dialects = dialects
@@ -55,7 +81,8 @@ class Snapshot:
         Raises KeyError, TypeError or ValueError on a document of another build.
         """
         table = Table.from_document(document)
-        return cls(table, RateCard.from_document(document["prices"]), DIALECTS, table.generation)
+        rates = Rates(document["prices"], document["official_prices"])
+        return cls(table, rates, DIALECTS, table.generation)
 
     def endpoint_for(self, host: str | None) -> Endpoint:
         return self.table.endpoint_for(host)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from decimal import ROUND_HALF_EVEN, Decimal
+from decimal import ROUND_HALF_EVEN, Context, Decimal
 
 NANOS = 1_000_000_000
 PPM = 1_000_000
@@ -16,23 +16,19 @@ MULTIPLIER_MAX = 10_000
 DURATION_MS_MAX = 24 * 3_600_000  # a call that takes longer is not one call
 AMOUNT_MAX = Decimal(1_000_000_000)  # in nano-units it must fit into a BIGINT with room for sums
 
-_DURATION = re.compile(r"(\d{1,9}(?:\.\d{1,3})?)\s*(ms|s|min|m|h)")
+# Patterns, without anchors: the JSON Schema shows them to editors.
+DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(ms|s|min|m|h)"
+SIZE = r"([0-9]{1,12})\s*(B|kB|KB|KiB|MB|MiB|GB|GiB)?"
+RATE = r"([0-9]{1,9})\s*/\s*(min|minute)"
+AMOUNT = r"([0-9]{1,12}(?:\.[0-9]{1,18})?)(?:\s*([A-Z]{3}))?"
+PERIOD = r"(?:([0-9]{1,4})\s*)?(day|week|month|year)s?"
+CURRENCY = "[A-Z]{3}"
+
+_WHOLE = re.compile(r"[0-9]{1,15}")
+_DECIMAL = re.compile(r"[0-9]{1,12}(?:\.[0-9]{1,18})?")
 _DURATION_MS = {"ms": 1, "s": 1_000, "m": 60_000, "min": 60_000, "h": 3_600_000}
-_SIZE = re.compile(r"(\d{1,12})\s*(B|KB|KiB|MB|MiB|GB|GiB)?", re.IGNORECASE)
-_SIZE_BYTES = {
-    "b": 1,
-    "kb": 1_000,
-    "kib": 1 << 10,
-    "mb": 1_000_000,
-    "mib": 1 << 20,
-    "gb": 10**9,
-    "gib": 1 << 30,
-}
-_RATE = re.compile(r"(\d{1,9})\s*/\s*(min|m|minute)")
-_DECIMAL = re.compile(r"\d{1,12}(?:\.\d{1,18})?")
-_AMOUNT = re.compile(r"(\d{1,12}(?:\.\d{1,18})?)(?:\s*([A-Z]{3}))?")
-_PERIOD = re.compile(r"(\d{1,4})\s*(day|week|month|year)s?")
-_CURRENCY = re.compile(r"[A-Z]{3}")
+_SIZE_BYTES = {"b": 1, "kb": 10**3, "kib": 1 << 10, "mb": 10**6, "mib": 1 << 20, "gb": 10**9, "gib": 1 << 30}
+_EXACT = Context(prec=80, rounding=ROUND_HALF_EVEN)  # wide enough for any two numbers that are accepted
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +47,20 @@ class Period:
     unit: str  # day | week | month | year
 
 
+def whole(text: str) -> int:
+    """A whole number, 0 or more."""
+    if not _WHOLE.fullmatch(text):
+        raise ValueError("must be a whole number")
+    return int(text)
+
+
+def flag(text: str) -> bool:
+    """`true` or `false` and nothing else: YAML's other words for them have surprised enough people."""
+    if text not in ("true", "false"):
+        raise ValueError("must be true or false")
+    return text == "true"
+
+
 def decimal(text: str) -> Decimal:
     """A number without sign and exponent."""
     if not _DECIMAL.fullmatch(text):
@@ -58,9 +68,22 @@ def decimal(text: str) -> Decimal:
     return Decimal(text)
 
 
+def positive_decimal(text: str) -> Decimal:
+    """More than zero."""
+    value = decimal(text)
+    if not value:
+        raise ValueError("must be more than 0")
+    return value
+
+
+def signed_decimal(text: str) -> Decimal:
+    """A plain number, or one below zero."""
+    return -decimal(text[1:]) if text.startswith("-") else decimal(text)
+
+
 def duration_ms(text: str) -> int:
     """`100s`, `5 s`, `1.5 min`, `250ms`, `1h` -> milliseconds."""
-    found = _DURATION.fullmatch(text)
+    found = re.fullmatch(DURATION, text)
     if found is None:
         raise ValueError("must be a duration such as 100s, 250ms, 5 min or 1h")
     ms = int(Decimal(found[1]) * _DURATION_MS[found[2]])
@@ -71,7 +94,7 @@ def duration_ms(text: str) -> int:
 
 def size_bytes(text: str) -> int:
     """`32 MiB`, `500kB`, `1024` -> bytes."""
-    found = _SIZE.fullmatch(text)
+    found = re.fullmatch(SIZE, text)
     if found is None:
         raise ValueError("must be a size such as 32 MiB or 500 kB")
     return int(found[1]) * _SIZE_BYTES[(found[2] or "B").lower()]
@@ -79,7 +102,7 @@ def size_bytes(text: str) -> int:
 
 def per_minute(text: str) -> int:
     """`3/min` -> 3."""
-    found = _RATE.fullmatch(text)
+    found = re.fullmatch(RATE, text)
     if found is None:
         raise ValueError("must be a rate per minute such as 3/min")
     return int(found[1])
@@ -87,7 +110,7 @@ def per_minute(text: str) -> int:
 
 def amount(text: str) -> Amount:
     """`2.5 USD`, `0.30CNY`, or `2.5` in the station's currency."""
-    found = _AMOUNT.fullmatch(text)
+    found = re.fullmatch(AMOUNT, text)
     if found is None:
         raise ValueError("must be an amount such as 2.5 USD")
     value = Decimal(found[1])
@@ -98,15 +121,16 @@ def amount(text: str) -> Amount:
 
 def period(text: str) -> Period:
     """`1 month`, `6 months`, `day`, `2 weeks`."""
-    found = _PERIOD.fullmatch(text if text[:1].isdigit() else f"1 {text}")
-    if found is None or int(found[1]) == 0:
+    found = re.fullmatch(PERIOD, text)
+    count = int(found[1] or 1) if found else 0
+    if found is None or count == 0:
         raise ValueError("must be a period such as day, 1 month or 6 months")
-    return Period(int(found[1]), found[2])
+    return Period(count, found[2])
 
 
 def currency(text: str) -> str:
     """An ISO 4217 code."""
-    if not _CURRENCY.fullmatch(text):
+    if not re.fullmatch(CURRENCY, text):
         raise ValueError("must be a currency code of three capital letters such as USD")
     return text
 
@@ -123,4 +147,6 @@ def multiplier_ppm(text: str) -> int:
 
 def nanos(value: Decimal, rate: Decimal) -> int:
     """An amount in nano-units of the station's currency; `rate` is what one unit of it is worth there."""
-    return int((value * rate * NANOS).to_integral_value(rounding=ROUND_HALF_EVEN))
+    return int(
+        _EXACT.multiply(_EXACT.multiply(value, rate), Decimal(NANOS)).to_integral_value(ROUND_HALF_EVEN)
+    )

@@ -1,0 +1,287 @@
+"""What the sections of a file have to do with each other: names, operations, ties, leftovers.
+
+Owns the mistakes that no schema can see, and the warnings.
+"""
+
+from __future__ import annotations
+
+from zoneinfo import ZoneInfo
+
+from proxy.routing import spec
+from proxy.routing.globs import is_glob, matches, overlap, ties
+from proxy.routing.loader.builtin import OWN_PATHS, OWN_PREFIXES
+from proxy.routing.loader.draft import Draft
+from proxy.routing.loader.mistakes import Path, did_you_mean
+from proxy.routing.loader.references import ABSENT, has_reference
+from proxy.routing.paths import capture_name, spellings
+from proxy.routing.rewrite import OWN_HEADERS, never_passes
+from proxy.routing.texts import placeholders
+
+_LOOPBACK = ("http://127.", "http://localhost", "http://[::1]")
+
+
+def check(draft: Draft) -> None:
+    """Adds every mistake and warning to the draft."""
+    _check_station(draft)
+    _check_endpoints(draft)
+    for name, upstream in draft.file.upstreams.items():
+        _check_upstream(draft, ("upstreams", name), upstream)
+    if not draft.file.upstreams and not any(path[0] == "upstreams" for path in draft.shaped.broken):
+        draft.wrong(("upstreams",), "there is no upstream: nothing could be served")
+    _check_models(draft)
+    _check_routes(draft)
+    _check_tiers(draft)
+    for section in ("models", "prices", "multipliers"):
+        _check_ties(draft, section)
+    for name, task in draft.file.tasks.items():
+        _check_upstream_name(draft, ("tasks", name, "upstream"), task.upstream)
+        draft.warn(("tasks", name), "tasks are not served by this version")
+    _find_leftovers(draft)
+
+
+# -- station, endpoints, tiers -------------------------------------------------------------------
+
+
+def _check_station(draft: Draft) -> None:
+    station = draft.file.station
+    try:
+        ZoneInfo(station.timezone)
+    except (ValueError, OSError, LookupError):
+        draft.wrong(("station", "timezone"), "is not a time zone such as UTC or Asia/Shanghai")
+    if station.rates.get(station.currency, 1) != 1:
+        draft.wrong(("station", "rates", station.currency), "is the station's own currency: its rate is 1")
+    if station.default_tier is not None and not _is_tier(draft, station.default_tier):
+        draft.unknown(("station", "default_tier"), "tier", draft.file.tiers)
+
+
+def _is_tier(draft: Draft, name: str) -> bool:
+    return draft.shaped.knows("tiers", name) or ("tiers" not in (draft.root.members or {}))
+
+
+def _check_endpoints(draft: Draft) -> None:
+    owner: dict[str, str] = {}
+    for name, endpoint in draft.file.endpoints.items():
+        for i, host in enumerate(endpoint.hosts):
+            if owner.setdefault(host, name) != name:
+                draft.wrong(("endpoints", name, "hosts", i), f"endpoint {owner[host]} has this host already")
+
+
+def _check_tiers(draft: Draft) -> None:
+    of_rank: dict[int, str] = {}
+    for name, tier in draft.file.tiers.items():
+        if of_rank.setdefault(tier.rank, name) != name:
+            draft.wrong(("tiers", name, "rank"), f"tier {of_rank[tier.rank]} has this rank already")
+        for later in ("free_quota", "earned_by"):
+            if getattr(tier, later):
+                draft.warn(("tiers", name, later), "is not applied by this version")
+
+
+def _check_ties(draft: Draft, section: str) -> None:
+    for first, second in ties(getattr(draft.file, section)):
+        what = f"is as specific as '{first}', and some names match both: make one of them longer"
+        draft.wrong((section, second), what, of_key=True)
+
+
+# -- upstreams -----------------------------------------------------------------------------------
+
+
+def _check_upstream(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
+    dialect = draft.vendors.dialects.get(upstream.dialect)
+    if dialect is None:
+        draft.unknown((*path, "dialect"), "dialect", draft.vendors.dialects)
+    else:
+        chosen = upstream.operations or ()
+        for i, name in enumerate(chosen):
+            if name not in dialect.operations:
+                what = f"the {upstream.dialect} dialect has no operation '{name}'"
+                step = i if isinstance(chosen, list) else name
+                draft.wrong(
+                    (*path, "operations", step), what + did_you_mean(name, dialect.operations), of_key=True
+                )
+    _check_credentials(draft, path, upstream)
+    for name, mirror in upstream.mirrors.items():
+        if mirror.url.startswith("http:") and not mirror.url.startswith((*_LOOPBACK, ABSENT)):
+            draft.warn((*path, "mirrors", name, "url"), "is not https: keys and prompts go in the clear")
+        if mirror.via:
+            draft.warn((*path, "mirrors", name, "via"), "is not used by this version")
+    for side in ("request", "response"):
+        _check_headers(draft, (*path, "headers", side), getattr(upstream.headers, side))
+    _check_templates(draft, path, upstream)
+
+
+def _check_credentials(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
+    if isinstance(upstream.credentials, str):
+        return
+    path = (*path, "credentials")
+    active = 0
+    for name, credential in upstream.credentials.items():
+        at: Path = (*path, name)
+        if isinstance(credential, spec.Credential):
+            active += not credential.retired
+            at = (*at, "secret")
+        else:
+            active += 1
+        if not has_reference(draft.root.text_at(at)):
+            draft.wrong(at, "a secret is not written into the file: use ${env:NAME} or ${file:PATH}")
+    if not active and not draft.references.missing.get(str(path[1])):
+        draft.wrong(path, "no credential that takes new calls ('credentials: none' if it needs no key)")
+
+
+def _check_headers(draft: Draft, path: Path, changes: spec.HeaderChanges) -> None:
+    is_request = path[-1] == "request"
+    for i, name in enumerate(changes.pass_):
+        _check_passing(draft, (*path, "pass", i), name, is_request=is_request)
+    for name in changes.set_:
+        if name.encode() in OWN_HEADERS:
+            draft.wrong((*path, "set", name), "is written by the relay itself", of_key=True)
+
+
+def _check_passing(draft: Draft, path: Path, name: str, *, is_request: bool = True) -> None:
+    refused = never_passes(name.encode()) if is_request else name.encode() in OWN_HEADERS
+    if refused:
+        draft.wrong(path, f"{name} never passes: it belongs to one connection or carries a credential")
+
+
+def _check_templates(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
+    """Names in braces must be something that a call can fill in."""
+    captures = {name for _, r in draft.routes() for s in r.path.split("/") if (name := capture_name(s))}
+    known = {"model", "operation_path"} | captures
+    templates = {(*path, "rewrite", "path"): upstream.rewrite.path}
+    if isinstance(upstream.operations, dict):
+        for name, operation in upstream.operations.items():
+            templates[*path, "operations", name, "path"] = operation.path
+    for at, template in templates.items():
+        for name in sorted(placeholders(template or "") - known):
+            draft.wrong(at, f"nothing fills in {{{name}}}" + did_you_mean(name, known))
+
+
+def _check_upstream_name(draft: Draft, path: Path, name: str) -> bool:
+    if not draft.shaped.knows("upstreams", name):
+        draft.unknown(path, "upstream", draft.file.upstreams)
+    return name in draft.file.upstreams
+
+
+# -- models and routes ---------------------------------------------------------------------------
+
+
+def _check_models(draft: Draft) -> None:
+    routed = {route.operation for route in draft.builtin_routes}
+    routed.update(draft.operation_of(route) for route in draft.file.routes)
+    for name, model in draft.file.models.items():
+        for i, candidate in enumerate(model.candidates):
+            path = ("models", name, "candidates", i, "upstream")
+            if not _check_upstream_name(draft, path, candidate.upstream):
+                continue
+            if draft.dialect_of(candidate.upstream) and not draft.offered(candidate.upstream) & routed:
+                draft.wrong(path, f"no route leads to an operation that '{candidate.upstream}' offers")
+
+
+def _check_routes(draft: Draft) -> None:
+    taken: dict[tuple[str, str], int] = {}
+    for path, route in draft.routes():
+        _check_route_path(draft, path, route)
+        name = draft.operation_of(route)
+        operation = draft.operations.get(name)
+        if not name:
+            draft.wrong(path, "operation is missing: the path is none of the built-in ones")
+            continue
+        if operation is None:
+            draft.unknown((*path, "operation"), "operation", draft.operations)
+            continue
+        for method in route.methods or operation.methods:
+            shape = "/".join("{}" if capture_name(s) else s for s in route.path.split("/"))
+            first = taken.setdefault((shape, method), draft.line(path))
+            if first != draft.line(path):
+                draft.wrong((*path, "path"), f"the route in line {first} has {method} of this path already")
+        caller = draft.caller_of(route)
+        if caller not in draft.vendors.dialects:
+            draft.unknown((*path, "dialect"), "dialect", draft.vendors.dialects)
+        elif name not in draft.vendors.dialects[caller].operations:
+            draft.wrong((*path, "operation"), f"the {caller} dialect has no operation '{name}'")
+        _check_destination(draft, path, route)
+        for i, header in enumerate(route.pass_):
+            _check_passing(draft, (*path, "pass", i), header)
+        _check_parameters(draft, path, route)
+
+
+def _check_route_path(draft: Draft, path: Path, route: spec.Route) -> None:
+    if any(p in OWN_PATHS or p.startswith(OWN_PREFIXES) for p in spellings(route.path)):
+        draft.wrong((*path, "path"), "is answered by the relay itself")
+
+
+def _check_destination(draft: Draft, path: Path, route: spec.Route) -> None:
+    """Candidates come from the model, or from the route where there is no model."""
+    name = draft.operation_of(route)
+    has_model = draft.operations[name].model_at != "none"
+    if route.candidates and has_model:
+        draft.wrong(
+            (*path, "candidates"), f"{name} names a model: its candidates are the model's", of_key=True
+        )
+    elif not route.candidates and not has_model:
+        draft.wrong(path, f"candidates is missing: {name} names no model that could have them")
+    for i, candidate in enumerate(route.candidates):
+        at = (*path, "candidates", i, "upstream")
+        if _check_upstream_name(draft, at, candidate.upstream) and name not in draft.offered(
+            candidate.upstream
+        ):
+            draft.wrong(at, f"upstream '{candidate.upstream}' does not offer {name}")
+    if route.default_model is not None:
+        _check_default_model(draft, (*path, "default_model"), route)
+
+
+def _check_default_model(draft: Draft, path: Path, route: spec.Route) -> None:
+    assert route.default_model is not None
+    name = draft.operation_of(route)
+    pattern = draft.model_globs.find(route.default_model)
+    if draft.operations[name].model_at == "none":
+        draft.wrong(path, f"{name} names no model", of_key=True)
+    elif "{model}" in route.path:
+        draft.wrong(path, "the path names the model already", of_key=True)
+    elif pattern is not None:
+        offering = [c for c in draft.file.models[pattern].candidates if name in draft.offered(c.upstream)]
+        if not offering:
+            draft.wrong(path, f"no candidate of '{route.default_model}' offers {name}")
+    elif not draft.shaped.knows("models", route.default_model):
+        draft.unknown(path, "model", draft.file.models)
+
+
+def _check_parameters(draft: Draft, path: Path, route: spec.Route) -> None:
+    if route.parameters is None:
+        return
+    path = (*path, "parameters")
+    guarded = draft.operations[draft.operation_of(route)].guarded
+    for i, name in enumerate(route.parameters.drop):
+        if name in guarded or name == "model":
+            draft.wrong((*path, "drop", i), f"{name} decides about the bill: it cannot be dropped")
+    for name, (lowest, highest) in route.parameters.range.items():
+        if lowest > highest:
+            draft.wrong((*path, "range", name), "begins above its end")
+
+
+# -- leftovers -----------------------------------------------------------------------------------
+
+
+def _find_leftovers(draft: Draft) -> None:
+    """Names that nothing uses: no mistake, but mostly a slip."""
+    file = draft.file
+    used = {c.upstream for m in file.models.values() for c in m.candidates}
+    used.update(c.upstream for r in file.routes for c in r.candidates)
+    used.update(task.upstream for task in file.tasks.values())
+    for name in file.upstreams:
+        if name not in used:
+            draft.warn(("upstreams", name), "no model and no route uses this upstream")
+    for section in ("prices", "multipliers"):
+        for name in getattr(file, section):
+            if name != "*" and not _meets(draft, name):
+                draft.warn((section, name), "matches no model")
+    for tier_name, tier in file.tiers.items():
+        for i, glob in enumerate(tier.models):
+            if glob != "*" and not _meets(draft, glob):
+                draft.warn(("tiers", tier_name, "models", i), "matches no model")
+
+
+def _meets(draft: Draft, pattern: str) -> bool:
+    """True if some model of the file may be meant by a name or glob."""
+    if not is_glob(pattern):
+        return draft.model_globs.find(pattern) is not None
+    return any(overlap(pattern, m) if is_glob(m) else matches(pattern, m) for m in draft.file.models)

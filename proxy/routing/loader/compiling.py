@@ -1,0 +1,260 @@
+"""A checked file -> the plain JSON document that tables are built from.
+
+Owns the defaults that are not the schema's: those that depend on other members, on the dialect or on
+what is built in. The members of each row are the fields of the dataclasses in routing.table.
+"""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from typing import Any
+from urllib.parse import urlsplit
+
+from proxy.routing import spec
+from proxy.routing.globs import Globs
+from proxy.routing.loader.builtin import HIDDEN_REASONING, HIDDEN_REASONING_DRAIN_MS
+from proxy.routing.loader.draft import Draft
+from proxy.routing.loader.mistakes import Path
+from proxy.routing.loader.rates import nanos, official_prices, own_prices
+from proxy.routing.loader.vendors import Dialect
+from proxy.routing.table import Timeouts
+
+Row = dict[str, Any]
+
+PORTS = {"http": 80, "https": 443}
+DEFAULT_ENDPOINT = spec.Endpoint(url="http://127.0.0.1:8080")
+DEFAULT_TIER = "Free"
+EVERYTHING = spec.Tier.model_validate({"rank": "0", "models": ["*"]})
+_HIDDEN = Globs(HIDDEN_REASONING)
+
+
+def document(draft: Draft) -> Row:
+    """The document without its hash and generation. Adds mistakes about amounts and prices."""
+    file = draft.file
+    tiers = file.tiers or {file.station.default_tier or DEFAULT_TIER: EVERYTHING}
+    return {
+        "station": _station(draft, file.station, next(iter(tiers))),
+        "endpoints": [_endpoint(n, e) for n, e in (file.endpoints or {"direct": DEFAULT_ENDPOINT}).items()],
+        "upstreams": [_upstream(draft, name, u) for name, u in file.upstreams.items()],
+        "models": {name: _model(draft, name, model) for name, model in file.models.items()},
+        "routes": [*_file_routes(draft), *_builtin_routes(draft)],
+        "tiers": [_tier(draft, name, tier) for name, tier in tiers.items()],
+        "multipliers": dict(file.multipliers),
+        "prices": own_prices(draft),
+        "official_prices": official_prices(draft),
+    }
+
+
+def _station(draft: Draft, station: spec.Station, first_tier: str) -> Row:
+    return {
+        "name": station.name,
+        "currency": station.currency,
+        "rates": {currency: str(rate) for currency, rate in station.rates.items()},
+        "timezone": station.timezone,
+        "default_tier": station.default_tier or first_tier,
+        "trusted_proxies": station.trusted_proxies,
+        "no_credit_status": station.no_credit.status,
+        "on_outage": _on_outage(draft, ("station", "on_outage"), station.on_outage),
+    }
+
+
+def _on_outage(draft: Draft, path: Path, given: str | spec.OutageAllowance) -> Row:
+    if isinstance(given, str):
+        return {"kind": given}
+    allowance = nanos(draft, (*path, "allowance"), given.allowance)
+    return {"kind": "allowance", "allowance_nanos": allowance}
+
+
+def _endpoint(name: str, endpoint: spec.Endpoint) -> Row:
+    return {
+        "name": name,
+        "url": endpoint.url,
+        "hosts": endpoint.hosts or [urlsplit(endpoint.url).hostname],
+        "label": endpoint.label,
+        "region": endpoint.region,
+        "proxy_read_timeout_ms": endpoint.proxy_read_timeout,
+        "cors": endpoint.cors,
+        "tags": endpoint.tags,
+    }
+
+
+def _tier(draft: Draft, name: str, tier: spec.Tier) -> Row:
+    path = ("tiers", name, "on_outage")
+    return {
+        "name": name,
+        "rank": tier.rank,
+        "models": tier.models,
+        "multiplier_ppm": tier.multiplier,
+        "limits": {"requests_per_minute": tier.limits.requests, "concurrency": tier.limits.concurrency},
+        "hold": tier.hold,
+        "on_outage": None if tier.on_outage is None else _on_outage(draft, path, tier.on_outage),
+    }
+
+
+# -- upstreams -----------------------------------------------------------------------------------
+
+
+def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
+    path = ("upstreams", name)
+    dialect = draft.vendors.dialects.get(upstream.dialect)
+    operations = _operations(draft, name, upstream, dialect) if dialect else []
+    credentials = _credentials(upstream)
+    enabled = name not in draft.references.unusable and any(not c["retired"] for c in credentials)
+    note = "" if enabled else ", ".join(dict.fromkeys(draft.references.missing.get(name, ())))
+    if note:
+        draft.warn(path, f"is disabled: {note}")
+    header, prefix = dialect.auth if dialect else (b"", b"")
+    return {
+        "name": name,
+        "dialect": upstream.dialect,
+        "enabled": enabled,
+        "note": note,
+        "mirrors": [_mirror(n, mirror, operations) for n, mirror in upstream.mirrors.items()],
+        "credentials": credentials,
+        "timeouts": _timeouts(upstream.timeouts),
+        "on_disconnect": _on_disconnect(upstream.on_disconnect),
+        "trust": upstream.trust,
+        "include_usage": upstream.include_usage,
+        "operations": operations,
+        "headers": _headers(upstream.headers),
+        "auth": [header.decode("latin-1"), prefix.decode("latin-1")],
+        "line": draft.line(path),
+    }
+
+
+def _operations(draft: Draft, name: str, upstream: spec.Upstream, dialect: Dialect) -> list[Row]:
+    """Each operation with its path: its own, else the upstream's rewrite, else the dialect's."""
+    own = upstream.operations if isinstance(upstream.operations, dict) else {}
+    rows = []
+    for operation in sorted(draft.offered(name)):
+        said = own.get(operation, spec.Operation())
+        template = said.path or upstream.rewrite.path
+        # What the dialect's own paths need (Azure's api-version) is not for other paths.
+        query = dict(() if template else dialect.query) | upstream.rewrite.query
+        if said.query is not None:
+            query = said.query
+        path = (template or dialect.paths[operation]).replace(
+            "{operation_path}", dialect.operations[operation].path
+        )
+        rows.append({"name": operation, "path": path, "query": list(query.items())})
+    return rows
+
+
+def _mirror(name: str, mirror: spec.Mirror, operations: list[Row]) -> Row:
+    url = urlsplit(mirror.url)
+    base = url.path
+    # Forgiving: vendors give their base URL with /v1, and so do the dialects' paths.
+    if base.endswith("/v1") and operations and all(o["path"].startswith("/v1/") for o in operations):
+        base = base.removesuffix("/v1")
+    return {
+        "name": name,
+        "scheme": url.scheme,
+        "host": url.hostname,
+        "port": url.port or PORTS[url.scheme],
+        "base_path": base,
+        "proxy_read_timeout_ms": mirror.proxy_read_timeout,
+    }
+
+
+def _credentials(upstream: spec.Upstream) -> list[Row]:
+    if isinstance(upstream.credentials, str):
+        return [{"name": "none", "secret": "", "retired": False}]
+    rows = [
+        {"name": name, "secret": given.secret, "retired": given.retired}
+        if isinstance(given, spec.Credential)
+        else {"name": name, "secret": given, "retired": False}
+        for name, given in upstream.credentials.items()
+    ]
+    return sorted(rows, key=lambda row: row["retired"])
+
+
+def _timeouts(given: spec.Timeouts) -> Row:
+    first = given.first_byte
+    if isinstance(first, int):
+        first = spec.FirstByte.model_construct(stream=first, whole=first)
+    said = {
+        "connect_ms": given.connect,
+        "first_byte_stream_ms": first and first.stream,
+        "first_byte_whole_ms": first and first.whole,
+        "idle_ms": given.idle,
+        "total_ms": given.total,
+    }
+    return asdict(Timeouts()) | {name: ms for name, ms in said.items() if ms is not None}
+
+
+def _on_disconnect(given: str | spec.Drain) -> Row:
+    return {"kind": "cancel"} if isinstance(given, str) else {"kind": "drain", "drain_ms": given.drain}
+
+
+def _headers(headers: spec.Headers) -> Row:
+    return {
+        f"{side}_{change}": list(value.items()) if isinstance(value, dict) else value
+        for side, changes in (("request", headers.request), ("response", headers.response))
+        for change, value in (("pass", changes.pass_), ("set", changes.set_), ("drop", changes.drop))
+    }
+
+
+# -- models and routes ---------------------------------------------------------------------------
+
+
+def _model(draft: Draft, name: str, model: spec.Model) -> Row:
+    hidden = model.hidden_reasoning
+    if hidden is None:
+        hidden = _HIDDEN.find(name) is not None
+    if model.on_disconnect is not None:
+        on_disconnect: Row | None = _on_disconnect(model.on_disconnect)
+    else:
+        on_disconnect = {"kind": "drain", "drain_ms": HIDDEN_REASONING_DRAIN_MS} if hidden else None
+    return {
+        "context": model.context,
+        "max_output": model.max_output,
+        "candidates": _candidates(model.candidates),
+        "on_disconnect": on_disconnect,
+        "hidden_reasoning": hidden,
+        "line": draft.line(("models", name)),
+    }
+
+
+def _candidates(candidates: list[spec.Candidate]) -> list[Row]:
+    return [
+        {"upstream": c.upstream, "as_model": c.as_, "weight": c.weight, "priority": c.priority}
+        for c in candidates
+    ]
+
+
+def _file_routes(draft: Draft) -> list[Row]:
+    return [_route(draft, route, draft.line(path)) for path, route in draft.routes()]
+
+
+def _builtin_routes(draft: Draft) -> list[Row]:
+    return [
+        _route(draft, spec.Route(path=b.path, operation=b.operation, dialect=b.dialect), line=0)
+        for b in draft.builtin_routes
+    ]
+
+
+def _route(draft: Draft, route: spec.Route, line: int) -> Row:
+    name = draft.operation_of(route)
+    caller = draft.vendors.dialects.get(draft.caller_of(route))
+    methods = route.methods or list(
+        caller.operations[name].methods if caller and name in caller.operations else ()
+    )
+    parameters = route.parameters
+    return {
+        "id": route.path,
+        "path": route.path,
+        "methods": methods,
+        "operation": name,
+        "dialect": draft.caller_of(route),
+        "default_model": route.default_model,
+        "candidates": _candidates(route.candidates),
+        "parameters": parameters
+        and {
+            "drop": parameters.drop,
+            "range": [(name, str(lo), str(hi)) for name, (lo, hi) in parameters.range.items()],
+        },
+        "request_pass": route.pass_,
+        "body_limit": route.body_limit,
+        "on_break": route.on_break,
+        "line": line,
+    }

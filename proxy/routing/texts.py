@@ -1,0 +1,156 @@
+"""Texts of routes.yaml that name something: names, models, URLs, hosts, headers, paths.
+
+Owns what each must look like. Pure; every function returns the normal form or raises ValueError with
+words for the operator, which never repeat the text: it may come from a secret.
+"""
+
+from __future__ import annotations
+
+import re
+from ipaddress import ip_network
+from urllib.parse import urlsplit
+
+from proxy.errors import MalformedRequest
+from proxy.routing.canonical import canonical
+from proxy.routing.paths import capture_name
+
+NAME = "[A-Za-z0-9][A-Za-z0-9._-]{0,63}"
+HEADER = "[A-Za-z0-9][A-Za-z0-9-]{0,63}"
+
+_NAME = re.compile(NAME)
+_HEADER = re.compile(HEADER)
+_CAPTURE = re.compile("[a-z][a-z0-9_]{0,31}")
+_PLACEHOLDER = re.compile(r"\{([a-z][a-z0-9_]{0,31})\}")
+_HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]+\]")
+_HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
+_METHOD = re.compile("[A-Z]{3,10}")
+_MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+MODEL_CHARACTERS_MAX = 256
+
+
+def name(text: str) -> str:
+    """Of an upstream, a mirror, a tier: it is journaled and shown."""
+    if not _NAME.fullmatch(text):
+        raise ValueError("a name has letters, digits, '.', '_' and '-', at most 64 of them")
+    return text
+
+
+def model_name(text: str) -> str:
+    """A model's name or a glob of such names."""
+    if not text or len(text) > MODEL_CHARACTERS_MAX or not text.isprintable() or " " in text:
+        raise ValueError("must be the name of a model, in which * stands for anything")
+    return text
+
+
+def literal_model(text: str) -> str:
+    """A model's name without a `*`."""
+    if "*" in text:
+        raise ValueError("must be the name of one model, without *")
+    return model_name(text)
+
+
+def base_url(text: str) -> str:
+    """Without a slash at its end."""
+    wrong = "must be a base URL such as https://api.example.com"
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if url.scheme not in ("http", "https") or not url.hostname or port == 0:
+        raise ValueError(wrong)
+    if url.username is not None or "?" in text or "#" in text:
+        raise ValueError("a base URL has no user, query or fragment")
+    host(f"[{url.hostname}]" if ":" in url.hostname else url.hostname)
+    if url.path:
+        _canonical(url.path, wrong)
+    return text.rstrip("/")
+
+
+def host(text: str) -> str:
+    """In lower case."""
+    lower = text.lower()
+    if not _HOST.fullmatch(lower) or ".." in lower:
+        raise ValueError("must be a host name without scheme, port and path")
+    return lower
+
+
+def network(text: str) -> str:
+    """An address counts as the network of itself."""
+    try:
+        return str(ip_network(text, strict=False))
+    except ValueError:
+        raise ValueError("must be an address or a network such as 10.0.0.0/8") from None
+
+
+def header_name(text: str) -> str:
+    """In lower case. No underscores: to many servers they are the same as dashes."""
+    if not _HEADER.fullmatch(text):
+        raise ValueError("must be a header name of letters, digits and '-'")
+    return text.lower()
+
+
+def header_value(text: str) -> str:
+    """What a field may hold in one line (RFC 9110 5.5)."""
+    if not _HEADER_VALUE.fullmatch(text) or text != text.strip():
+        raise ValueError("has a character that may not be in a header")
+    return text
+
+
+def secret(text: str) -> str:
+    """It is sent in a header."""
+    if not text:
+        raise ValueError("is empty")
+    return header_value(text)
+
+
+def method(text: str) -> str:
+    """An HTTP method."""
+    if not _METHOD.fullmatch(text):
+        raise ValueError("must be an HTTP method such as POST")
+    return text
+
+
+def member_name(text: str) -> str:
+    """A top-level member of a JSON request body."""
+    if not _MEMBER.fullmatch(text):
+        raise ValueError("must be the name of a parameter such as temperature")
+    return text
+
+
+def path_template(text: str) -> str:
+    """A path in which whole segments may be `{captures}`."""
+    if not text.startswith("/"):
+        raise ValueError("must begin with /")
+    segments = text.split("/")
+    captures = [n for n in map(capture_name, segments) if n is not None]
+    if not all(_CAPTURE.fullmatch(n) for n in captures) or len(set(captures)) != len(captures):
+        raise ValueError("a capture is a whole segment such as {id}, each name once")
+    plain = "/".join("x" if capture_name(s) is not None else s for s in segments)
+    _canonical(plain, "is not a plain path: no query, no '..', no '//', no needless escapes")
+    return text
+
+
+def upstream_path(text: str) -> str:
+    """A path in which `{names}` stand for what the call fills in."""
+    if not text.startswith("/"):
+        raise ValueError("must begin with /")
+    plain = _PLACEHOLDER.sub("x", text)
+    if "{" in plain or "}" in plain:
+        raise ValueError("has a brace that belongs to no {name}")
+    _canonical(plain, "is not a plain path: no query, no '..', no '//', no needless escapes")
+    return text
+
+
+def placeholders(template: str) -> set[str]:
+    """The names in braces."""
+    return set(_PLACEHOLDER.findall(template))
+
+
+def _canonical(path: str, wrong: str) -> None:
+    try:
+        same = canonical(path) == (path, "")
+    except MalformedRequest:
+        same = False
+    if not same:
+        raise ValueError(wrong)
