@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable
 from typing import Any
 
 from proxy.demo.reading import images_in, texts_of
+from proxy.metering.count import count_tokens
 
-WORD = re.compile(r"\w{1,8}|[^\w\s]")
 MESSAGE_OVERHEAD = 3  # tokens around each chat message, and before the answer (OpenAI's cookbook)
 IMAGE_TOKENS = 85  # a low-detail image
 
 
 def text_tokens(texts: Iterable[str], model: str) -> int:
-    """Tokens of all `texts` together."""
-    return sum(len(WORD.findall(text)) for text in texts)
+    """Tokens of all `texts`, each counted by itself."""
+    return sum(count_tokens([text], model) for text in texts)
 
 
 def input_tokens(inputs: list[str | list[int]], model: str) -> int:

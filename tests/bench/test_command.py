@@ -1,0 +1,45 @@
+"""`headrace bench` as it is typed."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import orjson
+import pytest
+
+
+def bench(*arguments: str, path: str | None = None, timeout_s: float) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | ({} if path is None else {"PATH": path})
+    command = [sys.executable, "-m", "proxy", "bench", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout_s, env=environment)
+
+
+def test_without_a_compiler_it_says_so(tmp_path: Path) -> None:
+    done = bench("--quick", path=str(tmp_path), timeout_s=30)
+    assert done.returncode == 1
+    assert "no C compiler (cc)" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_unknown_figure_is_a_usage_error() -> None:
+    done = bench("--only", "speed", timeout_s=30)
+    assert done.returncode == 2
+    assert "first-byte-https" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")
+def test_a_quick_run_measures_the_relay_and_leaves_nothing_behind() -> None:
+    done = bench("--quick", "--json", timeout_s=600)
+    assert done.returncode == 0, done.stderr
+    result = orjson.loads(done.stdout)
+    assert {"relay", "textbook", "direct"} <= set(result["subjects"])
+    figures = {entry["figure"]: entry["subjects"] for entry in result["figures"]}
+    for name in ("request_cpu_us", "chunk_cpu_us", "injected_cpu_us", "memory_500_rss_kb"):
+        assert figures[name]["relay"]["median"] > 0, result["notes"]
+    left = subprocess.run(["pgrep", "-f", "headrace-bench-"], capture_output=True, text=True)
+    assert left.stdout == ""
