@@ -10,52 +10,34 @@ written again to a new file. When the disk is full, admissions stop while settle
 from __future__ import annotations
 
 import asyncio
-import errno
 import logging
 import os
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from proxy.errors import JournalUnavailable
 from proxy.journal import directory as folder
-from proxy.journal import frame
 from proxy.journal.crashpoint import crash_point
 from proxy.journal.frame import PAYLOAD_BYTES_MAX, START, Head, Mark
 from proxy.journal.reader import read
+from proxy.journal.segment import NO_ROOM, Files, Segment, open_segment
 
-__all__ = ["Counters", "Files", "Journal", "read"]
+__all__ = ["Counters", "Journal", "read"]
 
 log = logging.getLogger("headrace.journal")
 
 SEGMENT_BYTES = 64 << 20
 SEGMENT_S = 3600.0
-ALLOCATE_BYTES = 4 << 20  # allocated ahead at once: one call per some 10,000 frames
-ALLOCATE_TIGHT_BYTES = 64 << 10  # on a full disk: little more than is needed
 RESERVE_BYTES = 8 << 20  # some 8,000 settlements
 UNSYNCED_BYTES_MAX = 64 << 20  # kept in memory to be written again; more means that the disk hangs
 PROBE_S = 1.0  # between attempts to get well again
 CLOSE_SYNCS_MAX = 3  # a disk that fails this often while we leave will not get better
 
-NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
-
 Continuation = Callable[[BaseException | None], None]
 Queued = tuple[bytes, Continuation | None, bool]  # payload, then, is a settlement
-
-
-class Files:
-    """The system calls that can fail. A test injects its own."""
-
-    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-        return os.pwrite(fd, data, offset)
-
-    def fdatasync(self, fd: int) -> None:
-        os.fdatasync(fd)
-
-    def fallocate(self, fd: int, offset: int, length: int) -> None:
-        os.posix_fallocate(fd, offset, length)
 
 
 @dataclass(slots=True)
@@ -71,28 +53,14 @@ class Counters:
     write_failures: int = 0
     refused: int = 0  # admissions turned away because they could not be written
     owed: int = 0  # entries that wait in memory for a place on disk
-    sync_ms: float = 0.0  # how long the latest fdatasync took
-
-
-@dataclass(slots=True, eq=False)
-class _Segment:
-    """One open file. `unsynced`: the payloads above the mark, written again elsewhere if a sync fails."""
-
-    fd: int
-    head: Head
-    mark: Mark
-    crc: int
-    opened_s: float
-    offset: int = START
-    allocated: int = 0
-    unsynced: list[bytes] = field(default_factory=list)
+    sync_ms: float = 0.0  # how long the latest sync took
 
 
 @dataclass(slots=True)
-class _SyncJob:
+class _Job:
     """What one fdatasync covers: everything below `offset`, the first `count` unsynced payloads."""
 
-    segment: _Segment
+    segment: Segment
     offset: int
     count: int
     error: OSError | None = None
@@ -102,7 +70,7 @@ class Journal:
     """The journal of one life of a process; `directory` is named by the incarnation.
 
     `available` is False while admissions would be refused. Raises OSError when the directory cannot be
-    made or another process holds it.
+    made or another life has its name.
     """
 
     def __init__(
@@ -127,12 +95,12 @@ class Journal:
         self._owed: list[bytes] = []  # to be written before anything else: refused by the disk, or moved
         self._sequence = 1  # of the next frame
         self._number = 0  # of the newest segment
-        self._segments: list[_Segment] = []  # open ones; all but the current wait for their last sync
-        self._current: _Segment | None = None
+        self._segments: list[Segment] = []  # open ones; all but the current wait for their last sync
+        self._current: Segment | None = None
         self._unsynced_bytes = 0
         self._stuck = False  # not even a settlement could be written; only the probe tries again
         self._closed = False
-        self._sync: asyncio.Future[list[_SyncJob]] | None = None
+        self._sync: asyncio.Future[list[_Job]] | None = None
         self._sync_timer: asyncio.TimerHandle | None = None
         self._probe_timer: asyncio.TimerHandle | None = None
         self._lock = folder.make(directory)
@@ -158,7 +126,7 @@ class Journal:
     def _flush(self) -> None:
         queue, self._queue = self._queue, []
         if self._closed:
-            self._run(queue, JournalUnavailable(detail="the journal is closed"))
+            _run(queue, JournalUnavailable(detail="the journal is closed"), self._loop)
         elif queue:
             self._store(queue)
 
@@ -171,7 +139,7 @@ class Journal:
                 break
             failure = self._put([payload for payload, _, _ in queue])
             if failure is None:
-                self._run(queue, None)
+                _run(queue, None, self._loop)
                 return
             self._suffer(failure)
         self._stuck = True
@@ -179,7 +147,7 @@ class Journal:
         queue = self._turn_away(queue)
         self._owed += [payload for payload, _, _ in queue]
         self.counters.owed = len(self._owed)
-        self._run(queue, JournalUnavailable(detail="the journal's disk takes no writes"))
+        _run(queue, JournalUnavailable(detail="the journal's disk takes no writes"), self._loop)
 
     def _turn_away(self, queue: list[Queued]) -> list[Queued]:
         """Refuse the admissions; the settlements that are left."""
@@ -187,61 +155,45 @@ class Journal:
         if not admissions:
             return queue
         self.counters.refused += len(admissions)
-        self._run(admissions, JournalUnavailable(detail="the journal takes settlements only"))
+        _run(admissions, JournalUnavailable(detail="the journal takes settlements only"), self._loop)
         return [entry for entry in queue if entry[2]]
 
-    def _run(self, queue: list[Queued], error: BaseException | None) -> None:
-        for _, then, _ in queue:
-            if then is not None:
-                try:
-                    then(error)
-                except Exception as e:  # noqa: BLE001 - one call's bug must not lose those behind it
-                    self._loop.call_exception_handler({"message": "journal continuation", "exception": e})
-
     def _put(self, payloads: list[bytes]) -> OSError | None:
-        """Write frames at the tracked offset; the error leaves the segment as it was before."""
+        """Write frames in order, those that are owed first. With an error nothing was written."""
         if self._owed:
             payloads = self._owed + payloads
         if not payloads:
             return None
         try:
-            segment = self._current or self._open_segment()
-            data, crc = frame.encode(payloads, self._sequence, segment.crc)
-            self._allocate(segment, segment.offset + len(data))
-            self._write(segment.fd, data, segment.offset)
-            if segment.offset == START:  # last: until then the frames of a failed segment count there
-                self._write(segment.fd, frame.encode_head(segment.head), 0)
+            segment = self._current or self._open()
+            size = segment.put(payloads, self._sequence)
         except OSError as e:
             return e
         crash_point("frames_written")
         self._owed = []
         self._sequence += len(payloads)
-        segment.crc = crc
-        segment.offset += len(data)
-        segment.unsynced += payloads
-        self._unsynced_bytes += len(data)
+        self._unsynced_bytes += size
         counters = self.counters
         counters.owed = 0
         counters.flushes += 1
         counters.frames += len(payloads)
-        counters.bytes += len(data)
+        counters.bytes += size
         if segment.offset >= self._segment_bytes or self._loop.time() - segment.opened_s >= SEGMENT_S:
             self._current = None
         if self._unsynced_bytes > UNSYNCED_BYTES_MAX:
             self._reckon()
-        if self._sync_timer is None and self._sync is None:
-            self._sync_timer = self._loop.call_later(self._interval_s, self._start_sync)
+        self._schedule_sync()
         return None
 
-    def _write(self, fd: int, data: bytes, offset: int) -> None:
-        written = self._files.pwrite(fd, data, offset)
-        if written < len(data):
-            rest = memoryview(data)
-            while written < len(data):
-                more = self._files.pwrite(fd, rest[written:], offset + written)
-                if more == 0:
-                    raise OSError(errno.EIO, "nothing written")
-                written += more
+    def _open(self) -> Segment:
+        self._number += 1
+        now_ms = time.time_ns() // 1_000_000
+        head = Head(self.directory.name, self._number, self._sequence, now_ms, Mark(0, START))
+        segment = open_segment(self.directory, head, self._files, self._loop.time(), self._segment_bytes)
+        self._segments.append(segment)
+        self._current = segment
+        self.counters.segments += 1
+        return segment
 
     # -- bad days --------------------------------------------------------------------------------
 
@@ -249,16 +201,44 @@ class Journal:
         """After a failed write: make room for settlements, or leave the file for a new one."""
         self.counters.write_failures += 1
         log.error("journal write failed: %s", failure)
-        segment = self._current
+        if failure.errno in NO_ROOM:
+            failure = self._make_room() or failure
         if failure.errno not in NO_ROOM:
             self._abandon()
-            return
-        if segment is not None:
-            os.ftruncate(segment.fd, segment.offset)  # what a short write left behind
-            segment.allocated = segment.offset
-        if self._reserve.held:
+
+    def _make_room(self) -> OSError | None:
+        """Stop admissions and give the reserve to settlements."""
+        try:
+            if self._current is not None:
+                self._current.undo()
             self._reserve.release()
-        self._ail()
+        except OSError as e:
+            return e
+        finally:
+            self._ail()
+        return None
+
+    def _abandon(self) -> None:
+        """Leave every open segment where it is known to be on disk, never to be written or synced again;
+        what is above is owed, under the same sequence numbers."""
+        moved = [payload for segment in self._segments for payload in segment.unsynced]
+        self._sequence -= len(moved)
+        self._owed = moved + self._owed
+        self._unsynced_bytes = 0
+        for segment in self._segments:
+            if error := segment.abandon():
+                log.warning("%s: no last mark: %s", segment.path, error)
+        self._let_go(self._segments)
+        self._segments = []
+        self._current = None
+
+    def _let_go(self, segments: list[Segment]) -> None:
+        """Close the files, after a sync that may still be at them."""
+        if self._sync is not None:
+            self._sync.add_done_callback(lambda _: self._let_go(segments))
+            return
+        for segment in segments:
+            segment.close()
 
     def _ail(self) -> None:
         """Stop admissions and begin to probe."""
@@ -284,91 +264,32 @@ class Journal:
             and self._unsynced_bytes <= UNSYNCED_BYTES_MAX
         )
 
-    # -- segments --------------------------------------------------------------------------------
-
-    def _open_segment(self) -> _Segment:
-        self._number += 1
-        path = folder.segment_path(self.directory, self._number)
-        mark = Mark(0, START)
-        head = Head(self.directory.name, self._number, self._sequence, time.time_ns() // 1_000_000, mark)
-        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-        segment = _Segment(fd, head, mark, head.seed, self._loop.time())
-        self._segments.append(segment)
-        self._current = segment
-        self.counters.segments += 1
-        crash_point("segment_opened")
-        return segment
-
-    def _allocate(self, segment: _Segment, end: int) -> None:
-        """Room on disk up to `end` and some more, so that a write rarely grows the file."""
-        least = end - segment.allocated
-        if least <= 0:
-            return
-        length = max(least, min(ALLOCATE_BYTES, self._segment_bytes))
-        try:
-            self._files.fallocate(segment.fd, segment.allocated, length)
-        except OSError as e:
-            if e.errno not in NO_ROOM:
-                raise
-            length = max(least, ALLOCATE_TIGHT_BYTES)
-            self._files.fallocate(segment.fd, segment.allocated, length)
-        segment.allocated += length
-
-    def _abandon(self) -> None:
-        """Leave every open segment where it is known to be on disk, never to be written or synced again;
-        what is above is owed, under the same sequence numbers."""
-        moved = [payload for segment in self._segments for payload in segment.unsynced]
-        self._sequence -= len(moved)
-        self._owed = moved + self._owed
-        self._unsynced_bytes = 0
-        for segment in self._segments:
-            try:
-                self._write_mark(segment, Mark(segment.mark.serial + 1, segment.mark.offset, closed=True))
-            except OSError as e:
-                log.warning("segment %s: no last mark: %s", segment.head.number, e)
-        self._retire(self._segments)
-        self._segments = []
-        self._current = None
-
-    def _retire(self, segments: list[_Segment]) -> None:
-        """Close the files, after a sync that may still be at them."""
-        if self._sync is not None:
-            self._sync.add_done_callback(lambda _: self._retire(segments))
-            return
-        for segment in segments:
-            os.close(segment.fd)
-
-    def _write_mark(self, segment: _Segment, mark: Mark) -> None:
-        slot, data = frame.encode_mark(mark)
-        self._write(segment.fd, data, slot)
-        segment.mark = mark
-
     # -- sync ------------------------------------------------------------------------------------
+
+    def _schedule_sync(self) -> None:
+        if self._sync_timer is None and self._sync is None and not self._closed:
+            self._sync_timer = self._loop.call_later(self._interval_s, self._start_sync)
 
     def _start_sync(self) -> None:
         self._sync_timer = None
-        jobs = [_SyncJob(segment, segment.offset, len(segment.unsynced)) for segment in self._segments]
+        jobs = [_Job(segment, segment.offset, len(segment.unsynced)) for segment in self._segments]
         if jobs:
-            self._sync = self._loop.run_in_executor(self._executor, self._sync_files, jobs)
+            self._sync = self._loop.run_in_executor(self._executor, self._sync_all, jobs)
             self._sync.add_done_callback(self._synced)
 
-    def _sync_files(self, jobs: list[_SyncJob]) -> list[_SyncJob]:
+    def _sync_all(self, jobs: list[_Job]) -> list[_Job]:
         """In the thread. Stops at the first failure: a later segment must not be ahead of an earlier."""
         began_s = time.monotonic()
         for job in jobs:
             try:
-                crash_point("before_fsync")
-                self._files.fdatasync(job.segment.fd)
-                if job.segment.mark.offset == START:
-                    folder.sync(self.directory)  # its name, too, must survive
-                crash_point("after_fsync")
+                job.segment.sync()
             except OSError as e:
                 job.error = e
                 break
         self.counters.sync_ms = (time.monotonic() - began_s) * 1000
         return jobs
 
-    def _synced(self, sync: asyncio.Future[list[_SyncJob]]) -> None:
+    def _synced(self, sync: asyncio.Future[list[_Job]]) -> None:
         self._sync = None
         self.counters.syncs += 1
         for job in sync.result():
@@ -378,36 +299,28 @@ class Journal:
                 job.error = self._advance(job)
             if job.error is not None:
                 self.counters.sync_failures += 1
-                log.error("sync of %s failed: %s; its rest is written again", job.segment.head, job.error)
+                log.error("%s: sync failed, its rest is written again: %s", job.segment.path, job.error)
                 self._abandon()
                 self._store([])
                 break
         self._reckon()
-        if self._sync_timer is None and (self._unsynced_bytes or self._retiring()):
-            self._sync_timer = self._loop.call_later(self._interval_s, self._start_sync)
+        if self._unsynced_bytes or any(segment is not self._current for segment in self._segments):
+            self._schedule_sync()
 
-    def _advance(self, job: _SyncJob) -> OSError | None:
-        """Move a segment's mark to what was synced; a rotated one that is complete is closed."""
+    def _advance(self, job: _Job) -> OSError | None:
+        """Move a segment's mark to what was synced; one that is complete is closed."""
         segment = job.segment
-        done = (self._closed or segment is not self._current) and job.offset == segment.offset
+        closed = (self._closed or segment is not self._current) and job.offset == segment.offset
         gained = job.offset - segment.mark.offset
         try:
-            if gained or done:
-                self._write_mark(segment, Mark(segment.mark.serial + 1, job.offset, closed=done))
-            if done:
-                os.ftruncate(segment.fd, segment.offset)
+            segment.advance(job.offset, job.count, closed=closed)
         except OSError as e:
             return e
-        crash_point("watermark_written")
         self._unsynced_bytes -= gained
-        del segment.unsynced[: job.count]
-        if done:
+        if closed:
             self._segments.remove(segment)
-            self._retire([segment])
+            self._let_go([segment])
         return None
-
-    def _retiring(self) -> bool:
-        return any(segment is not self._current for segment in self._segments)
 
     # -- the end ---------------------------------------------------------------------------------
 
@@ -432,7 +345,16 @@ class Journal:
                 timer.cancel()
         self._executor.shutdown()
         if self._owed:
-            log.critical("%d settlements were never written", len(self._owed))
-        self._retire(self._segments)
+            log.critical("%d journal entries were never written", len(self._owed))
+        self._let_go(self._segments)
         self._reserve.close()
         os.close(self._lock)
+
+
+def _run(queue: list[Queued], error: BaseException | None, loop: asyncio.AbstractEventLoop) -> None:
+    for _, then, _ in queue:
+        if then is not None:
+            try:
+                then(error)
+            except Exception as e:  # noqa: BLE001 - one call's bug must not lose those behind it
+                loop.call_exception_handler({"message": "journal continuation", "exception": e})

@@ -12,7 +12,8 @@ from pathlib import Path
 
 from proxy.journal import directory as folder
 from proxy.journal.reader import read
-from proxy.journal.segments import Files, Journal
+from proxy.journal.segment import Files
+from proxy.journal.segments import Journal
 
 SECTOR = 512
 
