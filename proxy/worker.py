@@ -14,7 +14,7 @@ import signal
 import socket
 import ssl
 from logging import getLogger
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Any
 
 import uvloop
@@ -89,7 +89,7 @@ class Worker:
         self.settler = Settler(self.gate, self.journal, self.channel.notify, self.stats, loop, wall_ms)
         cooldowns = Cooldowns(wall_ms, self.channel.notify)
         admission = Admission(self.desk)
-        self.pool = Pool(loop, ssl_context=tls_context(), clock=loop.time)
+        self.pool = Pool(loop, ssl_context=tls_context(), clock=monotonic)
         self.relay = Relay(
             admission=admission,
             bodies=Bodies(),

@@ -27,6 +27,7 @@ from proxy.errors import (
     NoCredit,
     OptionNotPriced,
     Overloaded,
+    ProxyError,
     StationFault,
     UnknownModel,
 )
@@ -62,8 +63,8 @@ class Admission:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._looking_up: dict[bytes, asyncio.Task[KeyRecord]] = {}
-        self._fetching: dict[int, asyncio.Task[None]] = {}
+        self._looking_up: dict[bytes, asyncio.Task[KeyRecord | ProxyError]] = {}
+        self._fetching: dict[int, asyncio.Task[ProxyError | None]] = {}
 
     # -- identify --
 
@@ -91,26 +92,30 @@ class Admission:
         if task is None:
             task = self._looking_up[digest] = spawn("key look-up", self._ask_for_key(digest, address))
             task.add_done_callback(lambda _: self._looking_up.pop(digest, None))
-        return await asyncio.shield(task)
+        found = await asyncio.shield(task)
+        if isinstance(found, ProxyError):
+            raise found
+        return found
 
-    async def _ask_for_key(self, digest: bytes, address: str) -> KeyRecord:
+    async def _ask_for_key(self, digest: bytes, address: str) -> KeyRecord | ProxyError:
+        """A refusal is a result: several calls may wait for it, or none any more."""
         desk = self._desk
         try:
             reply = await desk.channel.call("key", {"digest": digest.hex(), "address": address}, KEY_LOOKUP_S)
         except ChannelError as e:
-            raise KeyLookupUnavailable(retry_after_s=2.0, detail=str(e)) from e
+            return KeyLookupUnavailable(retry_after_s=2.0, detail=str(e))
         if "record" in reply:
             record = KeyRecord.from_message(reply["record"])
             desk.keys.put(digest, record, desk.wall_ms())
             return record
         if "throttled" in reply:
-            raise LimitExceeded(
+            return LimitExceeded(
                 "Too many unknown API keys from this address.", retry_after_s=reply["throttled"]
             )
         if "missing" in reply:
             desk.keys.put_unknown(digest, desk.wall_ms())
-            raise InvalidKey
-        raise KeyLookupUnavailable(retry_after_s=2.0)
+            return InvalidKey()
+        return KeyLookupUnavailable(retry_after_s=2.0)
 
     # -- authorize --
 
@@ -195,7 +200,9 @@ class Admission:
                 # One at a time per account: calls that come together share what arrives.
                 task = self._fetching[account] = spawn("slice", self._fetch_slice(x, shortage.money))
                 task.add_done_callback(lambda _: self._fetching.pop(account, None))
-            await asyncio.shield(task)
+            refused = await asyncio.shield(task)
+            if refused is not None:
+                raise refused
 
     async def _fetch_limit(self, want: Want) -> None:
         limit = want.limit
@@ -208,19 +215,21 @@ class Admission:
             raise LimitExceeded(retry_after_s=reply.get("retry_after_s") or 1.0)
         self._desk.gate.limits.add(limit, reply["granted"], reply.get("until_ms") or 0)
 
-    async def _fetch_slice(self, x: Exchange, money: tuple[int, int]) -> None:
+    async def _fetch_slice(self, x: Exchange, money: tuple[int, int]) -> ProxyError | None:
+        """A refusal is a result, as in _ask_for_key."""
         assert x.key is not None and x.snapshot is not None
         account = x.key.account_id
         args = {"account": account, "need": money[0], "want": money[1], "tier": x.tier}
         try:
             reply = await self._desk.channel.call("slice", args, SLICE_S + LIMIT_S)
         except ChannelError as e:
-            raise StationFault(retry_after_s=1.0, detail=str(e)) from e
+            return StationFault(retry_after_s=1.0, detail=str(e))
         if reply.get("refused") == "no_credit":
-            raise NoCredit(status=x.snapshot.table.station.no_credit_status)
+            return NoCredit(status=x.snapshot.table.station.no_credit_status)
         if "granted" not in reply:
-            raise StationFault(retry_after_s=5.0, detail=f"slice refused: {reply.get('refused')}")
+            return StationFault(retry_after_s=5.0, detail=f"slice refused: {reply.get('refused')}")
         self._desk.gate.slices.add(account, reply["lease"], reply["granted"])
+        return None
 
 
 @dataclass(frozen=True, slots=True)

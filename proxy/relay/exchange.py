@@ -1,7 +1,7 @@
 """One call: the request as it came, what was decided about it, and how it stands.
 
 Owns the state of a call and nothing else; the verbs are in the other modules of this package.
-Times without a unit suffix are seconds of the event loop's monotonic clock.
+Times without a unit suffix are seconds of time.monotonic() (uvloop's own clock has only milliseconds).
 """
 
 from __future__ import annotations

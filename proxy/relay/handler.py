@@ -11,6 +11,7 @@ import asyncio
 import math
 from dataclasses import dataclass
 from random import random
+from time import monotonic
 from typing import TYPE_CHECKING
 
 from proxy.errors import (
@@ -68,7 +69,7 @@ class Relay:
             self.match(x)
             await self.admission.identify(x)
             await self.bodies.read(x)
-            x.uploaded = self.tools.loop.time()
+            x.uploaded = monotonic()
             await body.parse(x)
             tier = self.admission.authorize(x)
             choices = self.choose(x)

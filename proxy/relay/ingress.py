@@ -14,7 +14,7 @@ import socket
 import struct
 from collections.abc import Awaitable, Callable, Sequence
 from logging import getLogger
-from time import time_ns
+from time import monotonic, time_ns
 from typing import Any
 
 from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
@@ -149,14 +149,14 @@ class Connection(RequestHandler):
         self.front = front
         self.exchange: Exchange | None = None
         self.phase = HEAD
-        self.since = front.loop.time()
+        self.since = monotonic()
         self.first_byte = 0.0
         self.stalled_at = 0.0
 
     def enter(self, phase: int) -> None:
         """Start the time limit of a phase."""
         self.phase = phase
-        self.since = self.front.loop.time()
+        self.since = monotonic()
 
     # -- the client's side, as the relay sees it --
 
@@ -200,7 +200,7 @@ class Connection(RequestHandler):
 
     def data_received(self, data: bytes) -> None:
         if self.phase != BUSY:
-            now = self.front.loop.time()
+            now = monotonic()
             if self.first_byte == 0.0:
                 self.first_byte = now
                 self.phase, self.since = HEAD, now
@@ -210,7 +210,7 @@ class Connection(RequestHandler):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self.stalled_at = self.front.loop.time()
+        self.stalled_at = monotonic()
         if self.exchange is not None and self.exchange.pump is not None:
             self.exchange.pump.client_paused()
 
@@ -344,7 +344,7 @@ class Ingress(Server):
             body=body,
             address=connection.peername[0] if connection.peername else "",
             http10=message.version < (1, 1),
-            arrived=connection.first_byte or self.loop.time(),
+            arrived=connection.first_byte or monotonic(),
             at_ms=at_ms,
             keep_alive=not message.should_close,
         )

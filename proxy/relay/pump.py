@@ -15,6 +15,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
+from time import monotonic
 from typing import Protocol
 
 from proxy.dialects.base import Dialect
@@ -81,7 +82,7 @@ class Plan:
     hides_usage: bool  # include_usage was injected: its event is left out again
     first_byte_s: float
     idle_s: float
-    deadline: float  # of the whole call, on the loop's clock; inf: none
+    deadline: float  # of the whole call, on the monotonic clock; inf: none
     drain_s: float  # how long to read on when the client has left; 0: cancel
 
 
@@ -121,7 +122,7 @@ class Pump:
         self._is_flushed = False  # End is written: nothing is held back any more
         self._is_framed = False  # the upstream's framing is complete
         self._is_broken = False  # lost after the terminal event
-        self._last = tools.loop.time()
+        self._last = monotonic()
         self.chunked = False
 
     async def run(self, conn: UpstreamConnection) -> ProxyError | None:
@@ -164,14 +165,14 @@ class Pump:
             return
         crash_point("begin-written")
         self._is_sent = True
-        self._x.sent = self._x.sent or self._tools.loop.time()
+        self._x.sent = self._x.sent or monotonic()
         self._conn.write([self._plan.head, self._plan.body] if self._plan.body else self._plan.head)
         crash_point("request-sent")
 
     # -- what the upstream sends --
 
     def on_head(self, head: Head) -> None:
-        self._last = self._tools.loop.time()
+        self._last = monotonic()
         self._head = head
         self._attempt.status = head.status
         vendor_id = head.value(self._plan.dialect.id_header)
@@ -183,7 +184,7 @@ class Pump:
             self._begin_answer(head)
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
-        self._last = self._tools.loop.time()
+        self._last = monotonic()
         if self._state is State.RELAYING:
             self._relay(pieces, done)
         elif self._state is State.JUDGING:
@@ -309,13 +310,13 @@ class Pump:
             self._conn.pause_reading()
 
     def client_resumed(self) -> None:
-        self._last = self._tools.loop.time()  # the silence was the client's
+        self._last = monotonic()  # the silence was the client's
         if self._conn is not None:
             self._conn.resume_reading()
 
     def client_left(self) -> None:
         """The client's connection is gone. Read on where the policy says so, else stop the vendor."""
-        now = self._tools.loop.time()
+        now = monotonic()
         if self._state is State.CLOSED or self._drained_until:
             return
         self.client_resumed()

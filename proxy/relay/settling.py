@@ -11,6 +11,7 @@ import asyncio
 from collections.abc import Callable
 from contextlib import suppress
 from logging import getLogger
+from time import monotonic
 from typing import Any
 
 from proxy import telemetry
@@ -187,7 +188,7 @@ class Settler:
 
     def _facts(self, x: Exchange, tap: Tap | None, outcome: str, why: str, status: int) -> Facts:
         last = x.attempts[-1] if x.attempts else entry.Attempt("", "", "", "")
-        now = self._loop.time()
+        now = monotonic()
         meter = tap.meter if tap is not None else None
         answered = x.answered or (now if tap is not None and tap.total else 0.0)
         return Facts(

@@ -7,6 +7,7 @@ microsecond per open connection and second.
 from __future__ import annotations
 
 import asyncio
+from time import monotonic
 from typing import Protocol
 
 SLOTS = 10  # each member is looked at once a second, a tenth of them at a time
@@ -14,7 +15,7 @@ SLOTS = 10  # each member is looked at once a second, a tenth of them at a time
 
 class Checked(Protocol):
     def check(self, now: float) -> None:
-        """End what is overdue; `now` is the loop's clock. Must not raise."""
+        """End what is overdue; `now` is time.monotonic(). Must not raise."""
 
 
 class Sweeper:
@@ -47,7 +48,7 @@ class Sweeper:
     def _tick(self) -> None:
         self._timer = self._loop.call_later(1 / SLOTS, self._tick)
         self._turn = (self._turn + 1) % SLOTS
-        self.sweep(self._turn, self._loop.time())
+        self.sweep(self._turn, monotonic())
 
     def sweep(self, slot: int, now: float) -> None:
         for member in tuple(self._slots[slot]):
