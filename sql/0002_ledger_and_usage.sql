@@ -133,11 +133,10 @@ CREATE TABLE usage (
     took_ms        int NOT NULL,
     client         text NOT NULL,
     incarnation    text NOT NULL,     -- whose journal it came from
-    seal           bigint NOT NULL
+    seal           bigint NOT NULL    -- 64 bits of SHA-256 over the row, made by the drainer
 ) PARTITION BY RANGE (id);
 CREATE INDEX usage_account ON usage (account, id);
 
-CREATE TRIGGER seal BEFORE INSERT ON usage FOR EACH ROW EXECUTE FUNCTION seal_row();
 CREATE TRIGGER append_only BEFORE UPDATE OR DELETE ON usage FOR EACH ROW EXECUTE FUNCTION refuse_change();
 
 -- The smallest id of a day: 48 bits of milliseconds, then zeros.

@@ -13,8 +13,7 @@ CREATE TABLE incarnation (
     id          text PRIMARY KEY,
     node        uuid NOT NULL REFERENCES node,
     started_at  timestamptz NOT NULL DEFAULT now(),
-    closed_at   timestamptz,      -- it is dead, its journal is drained and its open calls are closed
-    interrupted bigint NOT NULL DEFAULT 0  -- calls that adoption had to close
+    closed_at   timestamptz       -- it is dead, its journal is drained and its open calls are closed
 );
 CREATE INDEX incarnation_node ON incarnation (node);
 
@@ -24,7 +23,7 @@ CREATE TABLE segment_cursor (
     segment     int NOT NULL,
     position    bigint NOT NULL,  -- byte offset of the next frame
     begins      bigint NOT NULL DEFAULT 0,
-    ends        bigint NOT NULL DEFAULT 0,  -- settled or void, late settles of pending calls included
+    ends        bigint NOT NULL DEFAULT 0,  -- of calls: settled, void, settled late, closed by adoption
     entries     bigint NOT NULL DEFAULT 0,
     moved_at    timestamptz NOT NULL DEFAULT now(),
     PRIMARY KEY (incarnation, segment)
@@ -39,9 +38,9 @@ CREATE TABLE quarantine (
     reason      text NOT NULL,
     payload     bytea NOT NULL,
     at          timestamptz NOT NULL DEFAULT now(),
-    resolved_at timestamptz,
-    UNIQUE (incarnation, segment, position)
+    resolved_at timestamptz
 );
+CREATE UNIQUE INDEX quarantine_once ON quarantine (incarnation, segment, position, sha256(payload));
 
 -- A part of an account's balance that a node may spend. The id is made by its asker, so that asking
 -- again is harmless. available = balance - sum(granted - used) over open ones.
