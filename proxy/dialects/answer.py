@@ -9,15 +9,16 @@ from __future__ import annotations
 import math
 from typing import Any, ClassVar
 
-from orjson import loads
+from orjson import dumps, loads
 
-from proxy.dialects.base import UsagePointers
+from proxy.dialects.base import OperationSpec
 from proxy.metering.events import SseSplitter
 from proxy.metering.scanner import ANY, Pointer, PointerScanner
 from proxy.metering.usage import Usage
 
 WHOLE_BYTES_MAX = 32 << 10  # a longer answer that is one JSON text goes through the scanner
-TEXT_CHARS_MAX = 32 << 10  # generated text between two takes
+TEXT_CHARS_MAX = 12 << 10  # generated text between two takes
+USAGE_BYTES_MAX = 16 << 10
 NAME_CHARS_MAX = 256
 COUNT_MAX = 10**12  # of anything in one call; costs stay within 64 bits
 
@@ -33,9 +34,10 @@ class AnswerMeter:
     errors come as JSON under text/event-stream. The first byte that is not blank decides.
     """
 
-    KEEP: ClassVar[tuple[Pointer, ...]] = ()  # besides the usage: what a pruned document needs
+    KEEP: ClassVar[tuple[Pointer, ...]] = ()  # what is wanted of a long document besides its usage
+    TEXT: ClassVar[tuple[Pointer, ...]] = ()  # where the generated text of a long document is
 
-    def __init__(self, pointers: UsagePointers | None, is_event_stream: bool) -> None:
+    def __init__(self, operation: OperationSpec, is_event_stream: bool) -> None:
         self.complete = False
         self.finished = False
         self.degraded = False
@@ -44,19 +46,17 @@ class AnswerMeter:
         self.model = ""
         self.vendor_id = ""
         self.service_tier = ""
-        self.unread_chars = 0
-        self.reported: dict[str, Any] | None = None  # the vendor's usage object as it came
-        self._pointers = pointers
-        self._places = pointers.places if pointers else ()
-        self._keep = (*self._places, *self.KEEP)
+        self.unread_bytes = 0
+        self._pointers = operation.meter
+        self._places = operation.meter.places if operation.meter else ()
+        self._reported = b""  # the vendor's usage object, as JSON: what it is in memory has no bound
         self._hint_events = is_event_stream
         self._splitter: SseSplitter | None = None  # of an event stream
         self._whole: bytearray | None = None  # of one JSON text
         self._scanner: PointerScanner | None = None  # of one that became long
-        self._ended = False
         self._texts: list[str] = []
         self._chars = 0
-        self._is_output_known = False  # no text needs to be kept any more
+        self._keeps_text = operation.generates_text  # until the vendor tells the output
 
     # -- what the relay calls ----------------------------------------------------------------------
 
@@ -77,22 +77,19 @@ class AnswerMeter:
 
     def finish(self) -> None:
         try:
-            self._finish()
+            if self._splitter is not None:
+                for found in self._splitter.finish():
+                    self._read_event(found)
+            else:
+                self._finish_whole()
         except Exception:  # noqa: BLE001 - see feed
             self.degraded = True
-        self._ended = True
 
     def usage(self) -> Usage | None:
-        if self.reported is None or self._pointers is None:
-            return None
-        try:
-            return self._pointers.read(self.reported)
-        except Exception:  # noqa: BLE001 - see feed
-            self.degraded = True
-            return None
+        return self._read_usage(loads(self._reported)) if self._reported else None
 
     def usage_is_final(self) -> bool:
-        return self.reported is not None and (self.complete or self.finished or self._ended)
+        return bool(self._reported) and (self.complete or self.finished)
 
     def take_text(self) -> list[str]:
         texts = self._texts
@@ -113,18 +110,28 @@ class AnswerMeter:
 
     # -- what it says it with ----------------------------------------------------------------------
 
-    def _find_usage(self, doc: dict[str, Any]) -> None:
-        """Take the usage object, if one of the places has one. Fixed paths, never a search."""
+    def _find_usage(self, doc: dict[str, Any]) -> Usage | None:
+        """Keep the usage object, if one of the places has one. Fixed paths, never a search."""
+        usage = None
         for place in self._places:
             value = look_up(doc, place)
-            if value and type(value) is dict:
-                self._take_usage(value)
+            if type(value) is not dict:
+                continue
+            if self._pointers is not None and self._pointers.overlay and self._reported:
+                value = loads(self._reported) | {k: v for k, v in value.items() if v is not None}
+            told = self._read_usage(value)
+            reported = dumps(value)
+            if told is not None and len(reported) <= USAGE_BYTES_MAX:
+                self._reported = reported
+                usage = told
+        return usage
 
-    def _take_usage(self, value: dict[str, Any]) -> None:
-        if self._pointers is not None and self._pointers.overlay and self.reported is not None:
-            self.reported |= {name: new for name, new in value.items() if new is not None}
-        else:
-            self.reported = value
+    def _read_usage(self, reported: dict[str, Any]) -> Usage | None:
+        try:
+            return self._pointers.read(reported) if self._pointers else None
+        except (TypeError, ValueError, AttributeError):  # a figure is something else
+            self.degraded = True
+            return None
 
     def _identify(self, doc: dict[str, Any]) -> None:
         self.model = _name(doc.get("model")) or self.model
@@ -139,18 +146,21 @@ class AnswerMeter:
         self._chars += len(text)
         if self._chars > TEXT_CHARS_MAX:
             self._chars -= len(text)
-            self.unread_chars += len(text)
+            self.unread_bytes += len(text.encode("utf-8", "replace"))
         else:
             self._texts.append(text)
 
     def _drop_text(self) -> None:
         """The vendor has told the output: nothing needs to be counted."""
-        self._is_output_known = True
+        self._keeps_text = False
         self._texts = []
         self._chars = 0
-        self.unread_chars = 0
+        self.unread_bytes = 0
 
     # -- how documents are found -------------------------------------------------------------------
+
+    def _new_scanner(self) -> PointerScanner:
+        return PointerScanner((*self._places, *self.KEEP), self.TEXT if self._keeps_text else ())
 
     def _read_event(self, data: bytes | PointerScanner) -> None:
         self.events += 1
@@ -171,20 +181,21 @@ class AnswerMeter:
 
     def _pruned(self, scanner: PointerScanner) -> Any:
         self.degraded |= scanner.failed
-        self.unread_chars += scanner.size
+        self.unread_bytes += scanner.measured
         return scanner.document
 
     def _feed_whole(self, content: bytes) -> None:
         if self._scanner is not None:
             self._scanner.feed(content)
-        elif self._whole is not None:
-            self._whole += content
-            if len(self._whole) > WHOLE_BYTES_MAX:
-                self._scanner = PointerScanner(self._keep)
-                self._scanner.feed(bytes(self._whole))
-                self._whole = bytearray()
-        else:
+        elif self._whole is None:
             self._sniff(content)
+        elif len(self._whole) + len(content) <= WHOLE_BYTES_MAX:
+            self._whole += content
+        else:
+            self._scanner = self._new_scanner()
+            self._scanner.feed(bytes(self._whole))
+            self._scanner.feed(content)
+            self._whole.clear()
 
     def _sniff(self, content: bytes) -> None:
         begin = content.lstrip(_BLANK)
@@ -192,30 +203,27 @@ class AnswerMeter:
             return
         first = begin[:1]
         if first in _EVENT_FIRST or (self._hint_events and first not in _JSON_FIRST):
-            self._splitter = SseSplitter(self._keep)
-            self.feed(begin)
+            self._splitter = SseSplitter(self._new_scanner)
         else:
             self._whole = bytearray()
-            self._feed_whole(begin)
+        self.feed(begin)
 
-    def _finish(self) -> None:
-        if self._splitter is not None:
-            for found in self._splitter.finish():
-                self._read_event(found)
-            return
-        if self._scanner is not None:
-            self._scanner.finish()
-            doc = self._pruned(self._scanner)
-        elif self._whole:
-            try:
-                doc = loads(self._whole)
-            except ValueError:
-                self.degraded = True
+    def _finish_whole(self) -> None:
+        if self._scanner is None:
+            if not self._whole:
                 return
-            self._whole = None
-        else:
-            return
+            try:
+                self._on_document(loads(self._whole))
+                return
+            except ValueError:  # cut short: what is there may still tell something
+                self._scanner = self._new_scanner()
+                self._scanner.feed(bytes(self._whole))
+        self._scanner.finish()
+        self._on_document(self._pruned(self._scanner))
+
+    def _on_document(self, doc: Any) -> None:
         self.events += 1
+        self._whole = None
         if type(doc) is dict:
             self._on_whole(doc)
             self.complete = not self.degraded
@@ -223,20 +231,15 @@ class AnswerMeter:
 
 def look_up(value: Any, pointer: Pointer) -> Any:
     """The last non-null value at `pointer` below `value`, None without one."""
-    if not pointer:
-        return value
-    step, rest = pointer[0], pointer[1:]
-    if step == ANY:
-        found = None
-        if type(value) is list:
-            for element in value:
-                found = look_up(element, rest) or found
-        return found
-    return look_up(value.get(step), rest) if type(value) is dict else None
-
-
-def _name(value: object) -> str:
-    return value[:NAME_CHARS_MAX] if type(value) is str else ""
+    for at, step in enumerate(pointer):
+        if step == ANY:
+            found = None
+            for element in value if type(value) is list else ():
+                below = look_up(element, pointer[at + 1 :])
+                found = found if below is None else below
+            return found
+        value = value.get(step) if type(value) is dict else None
+    return value
 
 
 def known_int(value: object) -> int:
@@ -244,3 +247,7 @@ def known_int(value: object) -> int:
     if type(value) is float and 0 <= value <= COUNT_MAX:
         value = math.ceil(value)
     return value if type(value) is int and 0 <= value <= COUNT_MAX else 0
+
+
+def _name(value: object) -> str:
+    return value[:NAME_CHARS_MAX] if type(value) is str else ""

@@ -70,23 +70,27 @@ class MessagesMeter(AnswerMeter):
     """messages, streamed or not; the answer of count_tokens has no usage of its own."""
 
     KEEP: ClassVar[tuple[Pointer, ...]] = (
-        ("type",), ("id",), ("model",), ("stop_reason",), ("error",),
-        ("message", "id"), ("message", "model"), ("delta", "stop_reason"), ("content", ANY, "type"),
+        ("type",), ("id",), ("model",), ("stop_reason",), ("error",), ("message", "id"), ("message", "model"),
+        ("delta", "stop_reason"),
+    )  # fmt: skip
+    TEXT: ClassVar[tuple[Pointer, ...]] = (
+        ("delta", "text"), ("delta", "thinking"), ("delta", "partial_json"),
+        ("content", ANY, "text"), ("content", ANY, "thinking"), ("content", ANY, "input"),
     )  # fmt: skip
 
     def _on_event(self, doc: dict[str, Any]) -> None:
         kind = doc.get("type")
         if kind == "content_block_delta":
-            if not self._is_output_known:
-                self._keep_texts(doc["delta"])
+            if self._keeps_text:
+                self._keep_block(doc.get("delta") or {})
         elif kind == "content_block_start":
-            self._keep_texts(doc["content_block"])
+            self._keep_block(doc.get("content_block") or {})
         elif kind == "message_start":
             self._find_usage(doc)
-            self._on_message(doc["message"])
+            self._on_message(doc.get("message") or {})
         elif kind == "message_delta":
-            self._find_usage(doc)
-            if type(doc.get("usage")) is dict and doc["usage"].get("output_tokens") is not None:
+            # message_start told a provisional output; this is the word on it.
+            if self._find_usage(doc) is not None and (doc["usage"].get("output_tokens") is not None):
                 self._drop_text()
             if (doc.get("delta") or {}).get("stop_reason") is not None:
                 self.finished = True
@@ -96,33 +100,34 @@ class MessagesMeter(AnswerMeter):
             self.error = True
 
     def _on_whole(self, doc: dict[str, Any]) -> None:
-        self._find_usage(doc)
         self._on_message(doc)
         self.error |= doc.get("type") == "error" or bool(doc.get("error"))
         self.finished = doc.get("stop_reason") is not None
-        if self.reported is None:
-            for block in doc.get("content") or ():
-                self._keep_texts(block)
+        if self._find_usage(doc) is not None:
+            self._drop_text()
+            return
+        for block in doc.get("content") or ():
+            self._keep_block(block)
 
     def _on_message(self, message: dict[str, Any]) -> None:
         self._identify(message)
         usage = message.get("usage")
         if type(usage) is dict:
             self._take_tier(usage.get("service_tier"))
+            if usage.get("speed") not in (None, "standard"):  # priced like a tier of its own
+                self._take_tier(usage["speed"])
 
-    def _keep_texts(self, block: dict[str, Any]) -> None:
+    def _keep_block(self, block: dict[str, Any]) -> None:
         for name in ("text", "thinking", "partial_json", "name"):
             if name in block:
                 self._keep_text(block[name])
-
-    def usage_is_final(self) -> bool:
-        # message_start tells the input and a provisional output: not the last word of a cut stream.
-        return self.reported is not None and (self.complete or self.finished)
+        if block.get("input"):  # a whole tool call, as an answer that is no stream has it
+            self._keep_text(orjson.dumps(block["input"]).decode())
 
 
 def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
     """A fresh meter for one answer."""
-    return MessagesMeter(operation.meter, is_event_stream)
+    return MessagesMeter(operation, is_event_stream)
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -154,6 +159,7 @@ OPERATIONS: dict[str, OperationSpec] = {
             "messages",
             "messages",
             streams=True,
+            generates_text=True,
             guarded=("model", "stream", "max_tokens"),
             terminal_hint=b"message_stop",
             meter=USAGE,

@@ -38,6 +38,7 @@ class OperationSpec:
     model_at: str = "body"  # "body" | "path" | "none"
     streams: bool = False  # has a `stream` member
     include_usage: bool = False  # understands stream_options.include_usage
+    generates_text: bool = False  # its output can be counted where the vendor reports no usage
     billed: bool = True  # False: free (models, count_tokens, moderations)
     replayable: bool = True  # False: never sent twice once a byte was written (tasks, images)
     guarded: tuple[str, ...] = ("model", "stream", "stream_options", "n", "max_tokens")
@@ -59,7 +60,7 @@ class Meter(Protocol):
     model: str  # what the vendor says it ran, or ""
     vendor_id: str  # the answer's own id, or ""
     service_tier: str  # as the answer says, or ""
-    unread_chars: int  # of generated text that was too long to be kept for counting
+    unread_bytes: int  # of generated text that was too long to be kept for counting
 
     def feed(self, content: bytes) -> None:
         """The next decoded content bytes, cut anywhere."""

@@ -6,6 +6,7 @@ and headers. The usage rules were checked against recordings of some twenty vend
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, ClassVar
 
 import orjson
@@ -94,44 +95,61 @@ TOP_USAGE = UsagePointers(places=(("usage",),), read=read_usage)
 
 # -- operations ------------------------------------------------------------------------------------
 
-_TOKENS_GUARDED = ("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "best_of")
+_CHAT = OperationSpec(
+    "chat",
+    "chat/completions",
+    streams=True,
+    include_usage=True,
+    generates_text=True,
+    guarded=("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "best_of"),
+    terminal_hint=b"[DONE]",
+    meter=USAGE,
+)
+_IMAGES = OperationSpec(
+    "images",
+    "images/generations",
+    streams=True,
+    replayable=False,
+    guarded=("model", "stream", "n", "size", "quality"),
+    terminal_hint=b".completed",
+    meter=TOP_USAGE,
+)
 
 OPERATIONS: dict[str, OperationSpec] = {
     spec.name: spec
     for spec in (
-        OperationSpec(
-            "chat", "chat/completions", streams=True, include_usage=True, guarded=_TOKENS_GUARDED,
-            terminal_hint=b"[DONE]", meter=USAGE,
-        ),
-        OperationSpec(
-            "completions", "completions", streams=True, include_usage=True, guarded=_TOKENS_GUARDED,
-            terminal_hint=b"[DONE]", meter=USAGE,
-        ),
+        _CHAT,
+        replace(_CHAT, name="completions", path="completions"),
         OperationSpec("embeddings", "embeddings", guarded=("model",), meter=TOP_USAGE),
         OperationSpec("moderations", "moderations", guarded=("model",), billed=False, meter=TOP_USAGE),
-        OperationSpec(
-            "images", "images/generations", streams=True, replayable=False,
-            guarded=("model", "stream", "n", "size", "quality"), terminal_hint=b".completed", meter=TOP_USAGE,
-        ),
-        OperationSpec("models", "models", methods=("GET",), request="none", model_at="none", billed=False),
+        _IMAGES,
+        OperationSpec("models", "models", ("GET",), request="none", model_at="none", billed=False),
     )
-}  # fmt: skip
+}
 
 # -- answers ---------------------------------------------------------------------------------------
+
+
+_TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
+_CALLS = ("tool_calls", "function_call", "audio")
+_IN_CALL = ("name", "arguments", "transcript")
 
 
 class CompletionMeter(AnswerMeter):
     """chat and completions, streamed or not; also every answer with a top-level usage."""
 
     KEEP: ClassVar[tuple[Pointer, ...]] = (
-        ("id",), ("model",), ("service_tier",), ("error",), ("choices", ANY, "finish_reason"),
+        ("id",), ("model",), ("object",), ("service_tier",), ("error",), ("choices", ANY, "finish_reason"),
     )  # fmt: skip
+    TEXT: ClassVar[tuple[Pointer, ...]] = (
+        ("choices", ANY, "text"),
+        *(("choices", ANY, holder, name) for holder in ("delta", "message") for name in _TEXTS),
+        *(("choices", ANY, holder, "tool_calls") for holder in ("delta", "message")),
+    )
 
     def _on_event(self, doc: dict[str, Any]) -> None:
         # Some 10,000 of these come each second: what is usual is looked at first, and once.
         get = doc.get
-        if get("usage") or get("x_groq"):
-            self._find_usage(doc)
         if not self.model:
             self._identify(doc)
         tier = get("service_tier")
@@ -139,10 +157,11 @@ class CompletionMeter(AnswerMeter):
             self._take_tier(tier)
         if get("error"):
             self.error = True
+        tells_usage = get("usage") or get("x_groq")
         for choice in get("choices") or ():
             get = choice.get
             delta = get("delta")
-            if not self._is_output_known:
+            if self._keeps_text:
                 text = delta.get("content") if delta else None
                 if type(text) is str and len(delta) == 1:
                     self._keep_text(text)
@@ -151,9 +170,16 @@ class CompletionMeter(AnswerMeter):
             if get("finish_reason") is not None:
                 self.finished = True
             if get("usage"):
-                self._take_usage(choice["usage"])
+                tells_usage = True
             if get("error"):
                 self.error = True
+        if tells_usage:
+            self._on_usage(self._find_usage(doc))
+
+    def _on_usage(self, usage: Usage | None) -> None:
+        # Some send zeros until they know: text is kept as long as the output is not told.
+        if usage is not None and usage.output_tokens_all():
+            self._drop_text()
 
     def _on_whole(self, doc: dict[str, Any]) -> None:
         self._on_event(doc)
@@ -161,52 +187,43 @@ class CompletionMeter(AnswerMeter):
         if doc.get("object") == "error" or doc.get("error_code") or (doc.get("code") and "sid" in doc):
             self.error = True
 
-    def _take_usage(self, value: dict[str, Any]) -> None:
-        if self._pointers is not None and self._pointers.read(value) is not None:
-            self.reported = value
-            self._drop_text()
-
     def _keep_message(self, message: dict[str, Any]) -> None:
         for name in _TEXTS:
             if name in message:
                 self._keep_parts(message[name])
-        for name in ("tool_calls", "function_call", "audio"):
+        for name in _CALLS:
             if message.get(name):
                 self._keep_calls(message[name])
 
     def _keep_parts(self, content: object) -> None:
-        """Text, or a list of parts with text in them (Mistral, Anthropic-like gateways)."""
-        if type(content) is list:
-            for part in content:
-                if type(part) is dict:
-                    self._keep_parts(part.get("text") or part.get("thinking"))
-        else:
-            self._keep_text(content)
+        """Text, or a list of parts with text in them (Mistral)."""
+        for part in content if type(content) is list else (content,):
+            if type(part) is dict:
+                self._keep_parts(part.get("text") or part.get("thinking"))
+            else:
+                self._keep_text(part)
 
     def _keep_calls(self, calls: Any) -> None:
-        for call in calls if type(calls) is list else [calls]:
+        for call in calls if type(calls) is list else (calls,):
             function = call.get("function") or call
-            for name in ("name", "arguments", "transcript"):
+            for name in _IN_CALL:
                 self._keep_text(function.get(name))
-
-
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
 
 
 class ImagesMeter(AnswerMeter):
     """Image generations: tokens for the models that report them, and a count of images."""
 
-    KEEP: ClassVar[tuple[Pointer, ...]] = (("id",), ("type",), ("error",), ("data", ANY, "_"))
+    KEEP: ClassVar[tuple[Pointer, ...]] = (("type",), ("error",), ("data", ANY, "_"))  # "_": only count them
 
-    def __init__(self, pointers: UsagePointers | None, is_event_stream: bool) -> None:
-        super().__init__(pointers, is_event_stream)
+    def __init__(self, operation: OperationSpec, is_event_stream: bool) -> None:
+        super().__init__(operation, is_event_stream)
         self._images = 0
-        self._is_output_known = True
 
     def _on_event(self, doc: dict[str, Any]) -> None:
         self._find_usage(doc)
-        self.error |= bool(doc.get("error")) or doc.get("type") == "error"
-        if str(doc.get("type")).endswith(".completed"):
+        kind = str(doc.get("type"))
+        self.error |= bool(doc.get("error")) or kind == "error"
+        if kind.endswith(".completed"):
             self._images += 1
             self.finished = self.complete = True
 
@@ -224,13 +241,13 @@ class ImagesMeter(AnswerMeter):
         return usage
 
     def usage_is_final(self) -> bool:
-        return bool(self._images) or super().usage_is_final()
+        return self.complete and bool(self._images or self._reported)
 
 
 def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
     """A fresh meter for one answer."""
     kind = ImagesMeter if operation.name == "images" else CompletionMeter
-    return kind(operation.meter, is_event_stream)
+    return kind(operation, is_event_stream)
 
 
 # -- errors ----------------------------------------------------------------------------------------

@@ -7,14 +7,14 @@ declared change to a stream's bytes. Everything is bounded, whatever arrives; no
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import orjson
 
-from proxy.metering.scanner import Pointer, PointerScanner
+from proxy.metering.scanner import PointerScanner
 
-EVENT_BYTES_MAX = 64 << 10  # an event that does not end within this goes through the scanner
+EVENT_BYTES_MAX = 32 << 10  # an event that does not end within this goes through the scanner
 HELD_BYTES_MAX = 16 << 10  # a longer event cannot be the usage event
 
 _LF = 10
@@ -28,11 +28,11 @@ class SseSplitter:
     """Bytes in, the data of whole events out; comments and other fields are dropped.
 
     An event that is longer than EVENT_BYTES_MAX and was cut between reads is not kept: it comes out
-    as the document that a PointerScanner for `pointers` made of it.
+    as what a scanner from `new_scanner` made of it.
     """
 
-    def __init__(self, pointers: Iterable[Pointer] = ()) -> None:
-        self._pointers = tuple(pointers)
+    def __init__(self, new_scanner: Callable[[], PointerScanner]) -> None:
+        self._new_scanner = new_scanner
         self._between = True  # events: nothing of one is kept
         self._line = bytearray()  # the line at hand, without its end
         self._data: list[bytes] = []  # data lines of the event at hand
@@ -52,21 +52,24 @@ class SseSplitter:
 
     def feed(self, content: bytes) -> list[bytes | PointerScanner]:
         """The next bytes, cut anywhere; what they completed."""
-        if not self._between or not content.endswith(_EVENT_ENDS):
-            return self._feed_lines(content)
         if b"\r" in content:
-            content = content.replace(b"\r\n", b"\n")
+            if self._between and content.endswith(b"\r\n\r\n"):
+                content = content.replace(b"\r\n", b"\n")
             if b"\r" in content:
                 return self._feed_lines(content)
-        out: list[bytes | PointerScanner] = []
-        for block in content[:-2].split(b"\n\n"):
+        last = content.rfind(b"\n\n") + 2  # behind the last event that is whole
+        if last < 2:
+            return self._feed_lines(content)
+        first = 0 if self._between else content.find(b"\n\n") + 2
+        out = self._feed_lines(content[:first]) if first else []
+        for block in content[first : last - 2].split(b"\n\n") if first < last else ():
             if block.startswith(b"data: ") and b"\n" not in block:
                 out.append(block[6:])
             else:
                 for line in block.split(b"\n"):
                     self._line_over(line, out)
                 self._dispatch(out)
-        return out
+        return out + self._feed_lines(content[last:]) if last < len(content) else out
 
     def finish(self) -> list[bytes | PointerScanner]:
         """The stream ended: an event without its blank line counts too (seen from real vendors)."""
@@ -118,7 +121,7 @@ class SseSplitter:
 
     def _become_long(self) -> None:
         if self._scanner is None:
-            self._scanner = PointerScanner(self._pointers)
+            self._scanner = self._new_scanner()
         for data in self._data:
             self._scanner.feed(data + b"\n")
         self._data.clear()
@@ -207,13 +210,12 @@ def is_usage_event(event: bytes) -> bool:
     """True for the bytes of an event that holds nothing but the usage that was asked for by us."""
     if b'"usage"' not in event or _NO_CHOICES.search(event) is None:
         return False
-    for data in (*(splitter := SseSplitter()).feed(event), *splitter.finish()):
-        doc: Any = None
-        if type(data) is bytes:
-            try:
-                doc = orjson.loads(data)
-            except ValueError:
-                return False
-        if type(doc) is dict and doc.get("choices") == [] and doc.get("usage") is not None:
+    splitter = SseSplitter(lambda: PointerScanner(()))
+    for data in (*splitter.feed(event), *splitter.finish()):
+        try:
+            doc: Any = orjson.loads(data) if type(data) is bytes else None
+        except ValueError:
+            return False
+        if type(doc) is dict and doc.get("choices") == [] and doc.get("usage") and not doc.get("error"):
             return True
     return False

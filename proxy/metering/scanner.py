@@ -162,7 +162,7 @@ def _value_end(body: bytes, start: int) -> int:
 
 # -- answers of any length -------------------------------------------------------------------------
 
-CAPTURE_BYTES_MAX = 32 << 10  # one wanted value; a usage object with fifty iterations is 15 KiB
+CAPTURE_BYTES_MAX = 24 << 10  # of wanted values together; a usage object with fifty iterations is 15 KiB
 KEY_BYTES_MAX = 256  # a longer key is none of ours
 NODES_MAX = 256  # pruned containers kept; an answer has at most some ten images or choices
 
@@ -179,17 +179,21 @@ class PointerScanner:
 
     Everything else is skipped in O(1) memory, however long or deep: a 20 MB image costs nothing.
     `document` is the text's own document, pruned to the wanted pointers (arrays on the way are lists
-    whose other elements are None). `failed`: the text is not JSON, or a wanted value is larger than
-    CAPTURE_BYTES_MAX; what was found before stays. Never raises.
+    whose other elements are None), `measured` the bytes of the values at the pointers in `measure`.
+    `failed`: the text is not JSON, or the wanted values are larger than CAPTURE_BYTES_MAX; what was
+    found before stays. Never raises.
     """
 
-    def __init__(self, pointers: Iterable[Pointer]) -> None:
+    def __init__(self, pointers: Iterable[Pointer], measure: Iterable[Pointer] = ()) -> None:
         self._wanted = frozenset(pointers)
-        self._inner = frozenset(p[:n] for p in self._wanted for n in range(len(p)))
+        self._measure = frozenset(measure)
+        self._inner = frozenset(p[:n] for p in self._wanted | self._measure for n in range(len(p)))
         self._state = _VALUE
         self._path: list[str | int] = []  # pattern of the value at hand; array elements are ANY
         self._stack: list[dict[str, Any] | list[Any]] = []
         self._nodes = 0
+        self._budget = CAPTURE_BYTES_MAX
+        self._is_measured = False
         self._kept = bytearray()  # of the key or value at hand
         self._depth = 0  # of brackets within a skipped or captured value
         self._quoted = False
@@ -197,7 +201,7 @@ class PointerScanner:
         self._scalar = False
         self.document: Any = None
         self.failed = False
-        self.size = 0  # bytes fed
+        self.measured = 0
 
     @property
     def done(self) -> bool:
@@ -208,7 +212,6 @@ class PointerScanner:
         """The next bytes, cut anywhere."""
         at = 0
         size = len(data)
-        self.size += size
         while at < size and self._state != _DONE:
             if self._state == _SKIP or self._state == _CAPTURE:
                 at = self._within_value(data, at)
@@ -272,6 +275,7 @@ class PointerScanner:
             return at + 1
         else:
             self._state = _SKIP
+            self._is_measured = path in self._measure
         self._depth = 0
         self._quoted = self._escaped = False
         self._scalar = char not in (b"{", b"[", b'"')
@@ -333,12 +337,14 @@ class PointerScanner:
     def _within_value(self, data: bytes, at: int) -> int:
         """Walk over the skipped or captured value at hand; the bytes of a captured one are kept."""
         end, over = self._walk(data, at)
-        if self._state == _CAPTURE:
-            if len(self._kept) + end - at > CAPTURE_BYTES_MAX:
-                self.failed = True
-                self._state = _SKIP
-            else:
-                self._kept += data[at:end]
+        if self._state == _SKIP:
+            self.measured += end - at if self._is_measured else 0
+        elif len(self._kept) + end - at > self._budget:
+            self.failed = True
+            self._state = _SKIP
+            self._is_measured = False
+        else:
+            self._kept += data[at:end]
         if over:
             self._value_over()
         return end
@@ -375,6 +381,7 @@ class PointerScanner:
                 value = orjson.loads(self._kept)
             except ValueError:
                 self.failed = True
+            self._budget -= len(self._kept)
             self._kept.clear()
         if self._state == _CAPTURE or (self._stack and type(self._stack[-1]) is list):
             self._place(value)
