@@ -67,7 +67,6 @@ def ties(patterns: Iterable[str]) -> list[tuple[str, str]]:
             by_size.setdefault(literal_characters(pattern), []).append(pattern)
     found = []
     for group in by_size.values():
-        group.sort()
         for i, a in enumerate(group):
             head = a.split("*", 1)[0]
             for b in group[i + 1 :]:

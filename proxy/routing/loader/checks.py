@@ -26,7 +26,7 @@ def check(draft: Draft) -> None:
     _check_endpoints(draft)
     for name, upstream in draft.file.upstreams.items():
         _check_upstream(draft, ("upstreams", name), upstream)
-    if not draft.file.upstreams and not any(path[0] == "upstreams" for path in draft.shaped.broken):
+    if not draft.file.upstreams and draft.shaped.is_whole(("upstreams",)):
         draft.wrong(("upstreams",), "there is no upstream: nothing could be served")
     _check_models(draft)
     _check_routes(draft)
@@ -123,7 +123,7 @@ def _check_credentials(draft: Draft, path: Path, upstream: spec.Upstream) -> Non
             active += 1
         if not has_reference(draft.root.text_at(at)):
             draft.wrong(at, "a secret is not written into the file: use ${env:NAME} or ${file:PATH}")
-    if not active and not draft.references.missing.get(str(path[1])):
+    if not active and draft.shaped.is_whole(path) and str(path[1]) not in draft.references.missing:
         draft.wrong(path, "no credential that takes new calls ('credentials: none' if it needs no key)")
 
 

@@ -26,7 +26,7 @@ def nanos(draft: Draft, path: Path, amount: units.Amount) -> int:
         return units.nanos(amount.value, ONE)
     rate = station.rates.get(amount.currency)
     if rate is None:
-        if ("station",) not in draft.shaped.broken:
+        if draft.shaped.is_whole(("station",)):
             what = (
                 f"no rate from {amount.currency} to {station.currency}: station.rates lacks {amount.currency}"
             )
@@ -77,7 +77,7 @@ def _official(draft: Draft) -> Mapping[str, Content] | None:
     try:
         return draft.vendors.prices(station.currency, station.rates)
     except LookupError:
-        if ("station",) not in draft.shaped.broken:
+        if draft.shaped.is_whole(("station",)):
             what = f"official prices are in USD: station.rates needs what 1 USD is in {station.currency}"
             draft.wrong(("station", "currency"), what)
         return None
@@ -96,7 +96,7 @@ def _content(draft: Draft, path: Path, price: spec.Price) -> Content:
             name: _figures(draft, (*path, "service_tiers", name), tier)
             for name, tier in price.service_tiers.items()
         }
-    if not content and not price.free:
+    if not content and not price.free and draft.shaped.is_whole(path):
         draft.wrong(path, "has no figure ('free: true' if it costs nothing)", of_key=True)
     if content and price.free:
         draft.wrong((*path, "free"), "is free and has figures: only one of them can be meant")

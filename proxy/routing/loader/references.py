@@ -17,6 +17,7 @@ from proxy.routing.loader.tree import Node
 _REFERENCE = re.compile(r"\$\{([^}]*)\}")
 _KNOWN = re.compile(r"(?:env:(?P<env>[A-Za-z_][A-Za-z0-9_]*)|file:(?P<file>[^?]+))(?P<optional>\?)?")
 
+BROKEN = "x"  # stands in for what a mistake was reported about
 ABSENT = "http://absent.invalid"  # stands in for a missing optional value: a text, and a URL that is nowhere
 
 ReadFile = Callable[[str], str]
@@ -76,15 +77,16 @@ class References:
 
         text = _REFERENCE.sub(stand_in, node.text)
         if "${" in _REFERENCE.sub("", node.text):
-            self.mistakes.at(node.place, "a reference without its closing brace", path)
+            self.mistakes.broken(node.place, "a reference without its closing brace", path)
         return ABSENT if absent else text
 
     def _look_up(self, inside: str, node: Node, path: Path) -> str | None:
+        """None: it is optional and missing."""
         known = _KNOWN.fullmatch(inside)
         if known is None:
             what = "a reference is written ${env:NAME}, ${env:NAME?} or ${file:PATH}"
             self.mistakes.broken(node.place, what, path)
-            return None
+            return BROKEN
         value = self.environ.get(known["env"]) if known["env"] else self._read(known["file"], node, path)
         if value:
             return value
@@ -92,16 +94,20 @@ class References:
         what = (
             f"{known['env']} is not set" if known["env"] else f"the file {known['file']} is missing or empty"
         )
-        if not known["optional"]:
-            self.mistakes.broken(node.place, f"{what} (an upstream may do without: ${{{name}?}})", path)
-        elif len(path) < 3 or path[0] != "upstreams":
-            self.mistakes.broken(node.place, f"{what}, and only an upstream can do without", path)
-        else:
-            upstream = str(path[1])
-            self.missing.setdefault(upstream, []).append(what)
-            if path[2] != "credentials":
-                self.unusable.add(upstream)
-        return None
+        is_upstreams = len(path) > 2 and path[0] == "upstreams"
+        if known["optional"] and is_upstreams:
+            self._lack(path, what)
+            return None
+        hint = f" (with ${{{name}?}} the upstream is disabled then)" if is_upstreams else ""
+        only = ", and only an upstream can do without" if known["optional"] else ""
+        self.mistakes.broken(node.place, what + only + hint * (not only), path)
+        return BROKEN
+
+    def _lack(self, path: Path, what: str) -> None:
+        upstream = str(path[1])
+        self.missing.setdefault(upstream, []).append(what)
+        if path[2] != "credentials":
+            self.unusable.add(upstream)
 
     def _read(self, name: str, node: Node, path: Path) -> str | None:
         if name not in self.files:
@@ -113,4 +119,4 @@ class References:
         except (OSError, ValueError) as e:
             reason = e.strerror if isinstance(e, OSError) else "it is not text"
             self.mistakes.broken(node.place, f"the file {name} cannot be read: {reason}", path)
-            return None
+            return BROKEN

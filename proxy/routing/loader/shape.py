@@ -1,12 +1,12 @@
 """Plain values -> spec, with every mistake of shape at its place.
 
-Owns the words for what the schema refuses. A broken entry of a section (an upstream, a model, a route) is
-reported and left out, so that the rest can still be held against each other.
+Owns the words for what the schema refuses. What is refused is left out, as little of it as can be, so
+that the rest can still be held against each other.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -14,7 +14,7 @@ from typing import Annotated, Any, Union, get_args, get_origin
 from pydantic import BaseModel, ValidationError
 
 from proxy.routing.loader.mistakes import Mistakes, Path, did_you_mean
-from proxy.routing.loader.tree import Node
+from proxy.routing.loader.tree import DEPTH_MAX, Node
 from proxy.routing.spec import TAGS, RoutesFile
 
 _WORDS = {
@@ -32,84 +32,109 @@ class Shaped:
     """The part of the file that has the right shape."""
 
     spec: RoutesFile
-    broken: frozenset[Path]  # entries and sections that were left out
+    cut: frozenset[Path]  # what was left out
     routes: tuple[int, ...]  # index of each route in the file
+
+    def is_whole(self, path: Path) -> bool:
+        """False if something at or below a path was left out: what is not there may have been meant."""
+        return not any(cut[: len(path)] == path for cut in self.cut)
 
     def knows(self, section: str, name: str) -> bool:
         """True if the file has this entry, be it broken."""
-        return name in getattr(self.spec, section) or bool({(section,), (section, name)} & self.broken)
+        return name in getattr(self.spec, section) or bool({(section,), (section, name)} & self.cut)
 
 
 def shape(plain: Any, root: Node, mistakes: Mistakes) -> Shaped | None:
-    """None: so broken that nothing can be said about the rest."""
+    """Reports what has the wrong shape, and goes on without it. None: it is no mapping of sections."""
     if not isinstance(plain, dict):
         mistakes.at(root.place, "the file must be a mapping of sections such as upstreams: and models:")
         return None
     plain = {section: value for section, value in plain.items() if value is not None}
-    try:
-        return Shaped(
-            RoutesFile.model_validate(plain), frozenset(), tuple(range(len(plain.get("routes", ()))))
-        )
-    except ValidationError as e:
-        broken = frozenset(_entry(_report(error, root, mistakes)) for error in _errors(e))
-    try:
-        return _without(plain, broken)
-    except ValidationError:
-        return None
+    if isinstance(plain.get("routes"), list):
+        plain["routes"] = dict(enumerate(plain["routes"]))  # an index stays its route's while others go
+    cut: set[Path] = set()
+    for _ in range(DEPTH_MAX):  # each round cuts nearer to the root
+        routes = plain.get("routes", {})
+        indexes = tuple(routes) if isinstance(routes, dict) else ()
+        listed = {**plain, "routes": list(routes.values())} if isinstance(routes, dict) else plain
+        try:
+            return Shaped(RoutesFile.model_validate(listed), frozenset(cut), indexes)
+        except ValidationError as e:
+            # Never the input: it may be a secret.
+            found = [
+                _Refused.of(error, indexes) for error in e.errors(include_url=False, include_input=False)
+            ]
+        if not cut:
+            for refused in found:
+                mistakes.at(refused.place(root), refused.words(root), refused.path)
+        paths = {refused.to_cut() for refused in found}
+        cut |= paths
+        plain = _without(plain, paths)
+    return None
 
 
-def _errors(error: ValidationError) -> list[Any]:
-    # Never the input: it may be a secret.
-    return list(error.errors(include_url=False, include_input=False))
+@dataclass(frozen=True, slots=True)
+class _Refused:
+    """One error of the schema."""
+
+    kind: str
+    path: Path
+    message: str
+    context: Any
+    of_key: bool
+
+    @classmethod
+    def of(cls, error: Any, routes: tuple[int, ...]) -> _Refused:
+        steps = error["loc"]
+        path = tuple(step for step in steps if step not in TAGS and step != "[key]")
+        if path[0] == "routes" and len(path) > 1:
+            path = ("routes", routes[path[1]], *path[2:])
+        of_key = error["type"] == "extra_forbidden" or steps[-1] == "[key]"
+        return cls(error["type"], path, error["msg"], error.get("ctx"), of_key)
+
+    def place(self, root: Node) -> tuple[int, int]:
+        return root.place_of(self.path, of_key=self.of_key)
+
+    def to_cut(self) -> Path:
+        """The least that has to go: a member, or the mapping that lacks one; of lists all but routes."""
+        path = self.path[:-1] if self.kind == "missing" else self.path
+        lists = [i for i, step in enumerate(path) if isinstance(step, int) and (path[0], i) != ("routes", 1)]
+        return path[: lists[0]] if lists else path
+
+    def words(self, root: Node) -> str:
+        match self.kind:
+            case "extra_forbidden":
+                return "unknown key" + did_you_mean(str(self.path[-1]), _members_at(self.path[:-1]))
+            case "value_error":
+                return str(self.context["error"])
+            case "literal_error":
+                expected = str(self.context["expected"])
+                known = [word.strip("' ") for part in expected.split(",") for word in part.split(" or ")]
+                return f"must be {expected}" + did_you_mean(root.text_at(self.path), known)
+            case "too_short":
+                least = self.context["min_length"]
+                return "must not be empty" if least == 1 else f"must have {least} entries"
+            case "union_tag_invalid":
+                return "must be a mapping or a single value"
+        return _WORDS.get(self.kind, self.message)
 
 
-def _without(plain: dict[str, Any], broken: frozenset[Path]) -> Shaped:
-    kept: dict[str, Any] = {}
-    routes: tuple[int, ...] = ()
-    for section, value in plain.items():
-        if (section,) in broken or section not in RoutesFile.model_fields:
-            continue
-        if isinstance(value, list):
-            routes = tuple(i for i in range(len(value)) if (section, i) not in broken)
-            kept[section] = [value[i] for i in routes]
-        else:
-            kept[section] = {name: v for name, v in value.items() if (section, name) not in broken}
-    return Shaped(RoutesFile.model_validate(kept), broken, routes)
+def _without(plain: dict[Any, Any], paths: Iterable[Path]) -> dict[Any, Any]:
+    """A copy that lacks these members; what is not on their way is shared."""
+    below: dict[str | int, set[Path]] = {}
+    for path in paths:
+        below.setdefault(path[0], set()).add(path[1:])
+    return {
+        step: _without(value, below[step]) if step in below else value
+        for step, value in plain.items()
+        if () not in below.get(step, ())
+    }
 
 
-def _entry(path: Path) -> Path:
-    """The entry that a path is in; the station is one."""
-    return path[:1] if path[:1] == ("station",) else path[:2]
-
-
-def _report(error: Any, root: Node, mistakes: Mistakes) -> Path:
-    """Adds one mistake; returns the path that it is about."""
-    kind, location = error["type"], error["loc"]
-    of_key = kind == "extra_forbidden" or location[-1] == "[key]"
-    path = tuple(step for step in location if step not in TAGS and step != "[key]")
-    what = _WORDS.get(kind)
-    if kind == "extra_forbidden":
-        what = "unknown key" + did_you_mean(str(path[-1]), _members_at(path[:-1]))
-    elif kind == "value_error":
-        what = str(error["ctx"]["error"])
-    elif kind == "literal_error":
-        what = _literal(error["ctx"]["expected"], path, root)
-    elif kind == "too_short":
-        least = error["ctx"]["min_length"]
-        what = "must not be empty" if least == 1 else f"must have {least} entries"
-    elif kind == "union_tag_invalid":
-        what = "must be a mapping or a single value" if "list" in error["ctx"]["tag"] else "must be a mapping"
-    mistakes.at(root.place_of(path, of_key=of_key), what or error["msg"], path)
-    return path
-
-
-def _literal(expected: str, path: Path, root: Node) -> str:
-    words = [word.strip("' ") for part in expected.split(",") for word in part.split(" or ")]
-    return f"must be {expected}" + did_you_mean(root.text_at(path), words)
+# -- which members the schema knows at a path ----------------------------------------------------
 
 
 def _members_at(path: Path) -> list[str]:
-    """The keys that the schema knows at a path."""
     types = list(_alternatives(RoutesFile))
     for step in path:
         types = [t for outer in types for t in _below(outer, step)]

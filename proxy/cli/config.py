@@ -1,0 +1,221 @@
+"""`headrace check`, `explain` and `diff`: what a routes.yaml says, before anything is served by it."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import hashlib
+import json
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+from proxy import resources
+from proxy.access.keyring import KeyRecord
+from proxy.cli.difference import difference
+from proxy.cli.explanation import SAMPLE_BODY_BYTES, Question, explain, money
+from proxy.compiler import compile_file
+from proxy.errors import ConfigError, ProxyError
+from proxy.routing.loader import Compiled
+from proxy.snapshot import Snapshot
+
+
+def configure(command: str, parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--json", action="store_true", help="for machines")
+    if command == "check":
+        parser.add_argument("file", nargs="?", metavar="FILE", help="default: routes.yaml in this folder")
+        parser.set_defaults(run=run_check)
+    elif command == "diff":
+        parser.add_argument("old", metavar="OLD")
+        parser.add_argument("new", metavar="NEW")
+        parser.set_defaults(run=run_diff)
+    else:
+        parser.add_argument("method", metavar="METHOD")
+        parser.add_argument("path", metavar="PATH")
+        parser.add_argument("--config", metavar="FILE", help="default: routes.yaml in this folder")
+        parser.add_argument("--model", default="", help="as the request would name it")
+        parser.add_argument("--host", default="", help="the Host header: decides the endpoint")
+        parser.add_argument("--stream", action="store_true", help="a request with stream: true")
+        parser.add_argument("--key", help="sk-...: its tier, models, limits and mirrors; asks the station")
+        parser.add_argument(
+            "--data", metavar="DIR", default=".headrace", help="which station, without DATABASE_URL"
+        )
+        parser.set_defaults(run=run_explain)
+
+
+def config_path(given: str | None) -> str:
+    """The file that is meant: named, in the environment, in this folder, or the one that came along."""
+    named = given or os.environ.get("HEADRACE_CONFIG")
+    if named:
+        return named
+    return "routes.yaml" if os.path.exists("routes.yaml") else str(resources.routes())
+
+
+# -- check ---------------------------------------------------------------------------------------
+
+
+def run_check(args: argparse.Namespace) -> int:
+    """0 without mistakes, else 1; one line per mistake and per warning."""
+    path = config_path(args.file)
+    mistakes: list[str] = []
+    compiled: Compiled | None = None
+    try:
+        compiled = compile_file(path, os.environ)
+    except ConfigError as e:
+        mistakes = e.mistakes
+    warnings = compiled.warnings if compiled else []
+    if args.json:
+        print(json.dumps({"ok": not mistakes, "mistakes": mistakes, "warnings": warnings}))
+    else:
+        for mistake in mistakes:
+            print(mistake)
+        for warning in warnings:
+            print(f"{warning} (warning)")
+        if compiled:
+            print(f"{path}: {_size(compiled.document)}")
+    return 1 if mistakes else 0
+
+
+def _size(document: dict[str, Any]) -> str:
+    counts = {name: len(document[name]) for name in ("upstreams", "models", "routes", "tiers")}
+    return "no mistakes; " + ", ".join(f"{count} {name}" for name, count in counts.items())
+
+
+# -- diff ----------------------------------------------------------------------------------------
+
+
+def run_diff(args: argparse.Namespace) -> int:
+    """Always 0 when both files are good."""
+    old, new = (compile_file(path, os.environ).document for path in (args.old, args.new))
+    changes = difference(old, new)
+    if args.json:
+        print(json.dumps(changes))
+        return 0
+    for change in changes:
+        print(f"{change['change']:8} {change['what']} {change['name']}")
+        is_price = change["what"] == "price"
+        for member, (before, after) in change.get("members", {}).items():
+            if is_price and isinstance(before, int) and isinstance(after, int):
+                before, after = money(before, ""), money(after, new["station"]["currency"])
+            print(f"           {member or 'value'}: {_shown(before)} -> {_shown(after)}")
+    if not changes:
+        print("nothing changes")
+    return 0
+
+
+def _shown(value: object) -> str:
+    return "-" if value is None else value.strip() if isinstance(value, str) else json.dumps(value)
+
+
+# -- explain -------------------------------------------------------------------------------------
+
+
+def run_explain(args: argparse.Namespace) -> int:
+    """0 if the call would be sent to an upstream, else 1."""
+    path = config_path(args.config)
+    snapshot = Snapshot.from_document(compile_file(path, os.environ).document)
+    key = asyncio.run(key_record(args.key, Path(args.data))) if args.key else None
+    question = Question(
+        args.method.upper(), args.path, args.model, args.host, args.stream, key, time.time_ns() // 1_000_000
+    )
+    try:
+        told = explain(snapshot, question)
+    except ProxyError as e:
+        told = {"refused": [{"status": e.status, "code": e.code, "message": e.message}]}
+    if args.json:
+        print(json.dumps(told))
+    else:
+        print("\n".join(_lines(told, path)))
+    return 1 if told["refused"] or not any("url" in c for c in told["candidates"]) else 0
+
+
+async def key_record(secret: str, data: Path) -> KeyRecord:
+    """Ask the station's database. Raises OSError when none can be reached, LookupError for an unknown key."""
+    from proxy.embedded import dsn_for
+    from proxy.store.catalog import Catalog
+    from proxy.store.database import Database
+
+    database = await Database.connect(os.environ.get("DATABASE_URL") or dsn_for(data), size=1)
+    try:
+        record = await Catalog(database).key_record(hashlib.sha256(secret.encode()).digest())
+    finally:
+        await database.close()
+    if record is None:
+        raise LookupError("this station has no such key")
+    return KeyRecord.from_message(record)
+
+
+def _lines(told: dict[str, Any], path: str) -> list[str]:
+    """The explanation for people, a fact per line."""
+    rows: list[tuple[str, str]] = []
+    if "route" in told:
+        rows += _about_the_call(told, path)
+        for number, candidate in enumerate(told["candidates"], start=1):
+            rows += _about_a_candidate(number, candidate, path)
+        rows += _about_money(told)
+    rows += [("refused", f"{r['status']} {r['code']}: {r['message']}") for r in told["refused"]]
+    return [f"{name:12} {value}".rstrip() for name, value in rows]
+
+
+def _about_the_call(told: dict[str, Any], path: str) -> list[tuple[str, str]]:
+    route, model, tier = told["route"], told["model"], told["tier"]
+    where = f"{path}:{route['line']}" if route["line"] else "built in"
+    rows = [
+        ("request", f"{told['request']['method']} {told['request']['path']}"),
+        ("endpoint", f"{told['endpoint']['name']}  {told['endpoint']['url']}"),
+        ("route", f"{route['path']}  ({where})"),
+        (
+            "operation",
+            f"{route['operation']}, errors as {route['dialect']}, bodies up to {route['body_limit']} bytes",
+        ),
+    ]
+    if route["default_model"]:
+        rows.append(("", f"without a model: {route['default_model']}"))
+    if model:
+        limits = f"context {model['context'] or '?'}, output {model['max_output'] or '?'}"
+        rows.append(("model", f"{model['name']}  ({path}:{model['line']} '{model['pattern']}'), {limits}"))
+    if "key" in told:
+        rows.append(("key", f"{told['key']['masked']} of account {told['key']['account']}"))
+    rows.append(("tier", f"{tier['name']}, rank {tier['rank']}, models {', '.join(tier['models'])}"))
+    limits = told["limits"]
+    each_minute = "any number of" if limits["requests_per_minute"] is None else limits["requests_per_minute"]
+    rows.append(("limits", f"{each_minute} requests a minute, {limits['concurrency']} at a time"))
+    return rows
+
+
+def _about_a_candidate(number: int, candidate: dict[str, Any], path: str) -> list[tuple[str, str]]:
+    head = f"{candidate['upstream']}  ({path}:{candidate['line']}), priority {candidate['priority']}"
+    if "out" in candidate:
+        return [(f"candidate {number}", f"{head}: out, {candidate['out']}")]
+    headers = candidate["headers"]
+    there = f"mirror {candidate['mirror']}, credential {candidate['credential']}"
+    return [
+        (f"candidate {number}", f"{head}, {candidate['share']:.0%} of its priority"),
+        ("", f"{there}, model {candidate['model'] or '-'}"),
+        ("", candidate["url"]),
+        *(("", f"+ {name}: {value}") for name, value in headers["set"].items()),
+        ("", f"= {', '.join(headers['passed'])}"),
+        ("", f"- {', '.join(headers['dropped'])}"),
+    ]
+
+
+def _about_money(told: dict[str, Any]) -> list[tuple[str, str]]:
+    price, hold = told["price"], told["hold"]
+    if price is None:
+        return [("price", "free: this operation is not billed")] if not told["route"]["billed"] else []
+    currency = price["currency"]
+    rows: list[tuple[str, str]] = []
+    for member, value in price["content"].items():
+        text = money(value, currency) if type(value) is int else json.dumps(value)
+        rows.append(("" if rows else "price", f"{member}: {text}"))
+    if price["multiplied"]:
+        factors = (price["model_multiplier_ppm"], price["tier_multiplier_ppm"])
+        rows.append(("", "times {} (model) times {} (tier)".format(*(ppm / 1_000_000 for ppm in factors))))
+    if hold:
+        held, most = money(hold["nanos"], currency), money(hold["max_nanos"], currency)
+        rows += [
+            ("hold", f"{held} for {SAMPLE_BODY_BYTES} bytes of text ({hold['policy']}), at most {most}"),
+            ("overspend", f"at most {money(hold['overspend_bound_nanos'], currency)} of such calls at once"),
+        ]
+    return rows

@@ -1,0 +1,244 @@
+"""What would happen to a request: facts for `headrace explain`, as plain JSON values.
+
+Owns no decision: everything is asked of the snapshot and of the functions that the relay itself calls.
+Secrets are named, never shown.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+from decimal import Decimal
+from typing import Any
+
+from proxy.access.keyring import KeyRecord
+from proxy.dialects.base import OperationSpec
+from proxy.errors import ModelNotPermitted, ModelNotPriced, ProxyError, UnknownModel
+from proxy.metering.bounds import Bound, hold_bound
+from proxy.metering.pricing import Price, cost_nanos
+from proxy.routing.canonical import canonical
+from proxy.routing.rewrite import request_headers, upstream_target
+from proxy.routing.selection import Choice, Wish, order
+from proxy.routing.table import Candidate, Match, Model, Tier
+from proxy.snapshot import Snapshot
+
+# What SDKs, browsers and proxies in front send; values matter to nobody here.
+SAMPLE_HEADERS = tuple(
+    (name.encode(), b"...")
+    for name in (
+        "accept", "anthropic-beta", "anthropic-version", "api-key", "authorization", "content-type", "cookie",
+        "forwarded", "idempotency-key", "openai-beta", "openai-organization", "origin", "user-agent", "via",
+        "x-api-key", "x-forwarded-for", "x-real-ip", "x-request-id", "x-stainless-lang",
+        "x-stainless-retry-count",
+    )
+)  # fmt: skip
+SAMPLE_BODY_BYTES = 3_000  # the hold that is shown is that of a text of about a thousand tokens
+ESTIMATE_FLOOR_TOKENS = 1_024  # as in relay.admission: output expected before 100 calls were seen
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A request as the command line describes it."""
+
+    method: str
+    target: str
+    model: str = ""
+    host: str = ""
+    is_stream: bool = False
+    key: KeyRecord | None = None
+    now_ms: int = 0
+
+
+def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
+    """Everything that is decided before a byte leaves. Raises the refusal of a path that nothing serves.
+
+    Later refusals (model, permission, price) are told under `refused`, beside what is known already.
+    """
+    path, query = canonical(question.target)
+    match = snapshot.match(question.method, path)
+    operation = snapshot.dialects[match.route.dialect].operations[match.route.operation]
+    tier = snapshot.tier(question.key.tier_at(question.now_ms) if question.key else "")
+    name = match.captures.get("model") or question.model or match.route.default_model or ""
+    model = snapshot.model_for(name) if name else None
+    price = snapshot.price_for(name or operation.name) if operation.billed else None
+    endpoint = snapshot.endpoint_for(question.host or None)
+    told = {
+        "request": {"method": question.method, "path": path, "stream": question.is_stream},
+        "endpoint": {"name": endpoint.name, "url": endpoint.url},
+        "route": _route(match, operation),
+        "tier": {"name": tier.name, "rank": tier.rank, "models": list(tier.models)},
+        "model": _model(name, model),
+        "candidates": _candidates(snapshot, match, model, _wish(question, name), query),
+        "refused": _refusals(snapshot, question, operation, tier, name),
+        "limits": _limits(question.key, tier),
+        "price": _price(snapshot, price, name, tier) if operation.billed else None,
+        "hold": _hold(snapshot, operation.name, (name, model), price, tier) if price and model else None,
+    }
+    if question.key:
+        told["key"] = {"masked": question.key.masked, "account": question.key.account_id}
+    return told
+
+
+def _wish(question: Question, name: str) -> Wish:
+    return Wish(name, question.is_stream, question.key.mirror if question.key else "auto")
+
+
+def _route(match: Match, operation: OperationSpec) -> dict[str, Any]:
+    route = match.route
+    return {
+        "path": route.path,
+        "line": route.line,
+        "operation": route.operation,
+        "dialect": route.dialect,
+        "captures": match.captures,
+        "default_model": route.default_model,
+        "body_limit": route.body_limit,
+        "billed": operation.billed,
+        "drop": list(route.parameters.drop) if route.parameters else [],
+        "range": {n: [lo, hi] for n, lo, hi in route.parameters.range} if route.parameters else {},
+    }
+
+
+def _model(name: str, model: Model | None) -> dict[str, Any] | None:
+    if model is None:
+        return None
+    return {
+        "name": name,
+        "pattern": model.pattern,
+        "line": model.line,
+        "context": model.context,
+        "max_output": model.max_output,
+        "hidden_reasoning": model.hidden_reasoning,
+    }
+
+
+def _refusals(
+    snapshot: Snapshot, question: Question, operation: OperationSpec, tier: Tier, name: str
+) -> list[dict[str, Any]]:
+    """What the relay would answer instead of asking an upstream, in its order."""
+    if operation.model_at == "none" or not name:
+        return []
+    found: list[ProxyError] = []
+    if snapshot.model_for(name) is None:
+        found.append(UnknownModel())
+    allowed = [tier.models] + ([question.key.models] if question.key and question.key.models else [])
+    if not all(snapshot.permitted(globs, name) for globs in allowed):
+        found.append(ModelNotPermitted())
+    if operation.billed and snapshot.price_for(name) is None:
+        found.append(ModelNotPriced())
+    return [{"status": e.status, "code": e.code, "message": e.message} for e in found]
+
+
+# -- candidates ----------------------------------------------------------------------------------
+
+
+def _candidates(
+    snapshot: Snapshot, match: Match, model: Model | None, wish: Wish, query: str
+) -> list[dict[str, Any]]:
+    """Every place where the call may be tried, in order; then those that are out, with the reason."""
+    upstreams = snapshot.table.upstreams
+    declared = snapshot.table.candidates(match.route, model)
+    usable = snapshot.candidates(match.route, model)
+    told = []
+    for candidate in sorted(usable, key=lambda c: c.priority):
+        alike = sum(c.weight for c in usable if c.priority == candidate.priority)
+        about = {**_about(snapshot, candidate), "share": round(candidate.weight / alike, 4)}
+        choices = order([candidate], upstreams, wish, lambda *_: False, 0.0)
+        told += [{**about, **_choice(snapshot, match, choice, query)} for choice in choices]
+    for candidate in declared:
+        if candidate not in usable:
+            upstream = upstreams[candidate.upstream]
+            out = upstream.note or f"does not offer {match.route.operation}"
+            told.append({**_about(snapshot, candidate), "out": out})
+    return told
+
+
+def _about(snapshot: Snapshot, candidate: Candidate) -> dict[str, Any]:
+    return {
+        "upstream": candidate.upstream,
+        "line": snapshot.upstream(candidate.upstream).line,
+        "priority": candidate.priority,
+        "weight": candidate.weight,
+    }
+
+
+def _choice(snapshot: Snapshot, match: Match, choice: Choice, query: str) -> dict[str, Any]:
+    upstream, mirror = choice.upstream, choice.mirror
+    dialect = snapshot.dialects[upstream.dialect]
+    offered = upstream.operations[match.route.operation]
+    target = upstream_target(offered, mirror, choice.model or "{model}", match.captures, query, dialect)
+    secret = f"<{upstream.name}.{choice.credential.name}>" if choice.credential.secret else ""
+    named = replace(choice.credential, secret=secret)
+    sent = request_headers(SAMPLE_HEADERS, dialect, upstream, match.route, named)
+    passed = {name for name, value in sent if (name, value) in SAMPLE_HEADERS}
+    return {
+        "mirror": mirror.name,
+        "credential": choice.credential.name,
+        "model": choice.model,
+        "url": f"{mirror.scheme}://{mirror.host}:{mirror.port}{target}",
+        "headers": {
+            "passed": _texts(name for name, _ in SAMPLE_HEADERS if name in passed),
+            "dropped": _texts(name for name, _ in SAMPLE_HEADERS if name not in passed),
+            "set": {n.decode(): v.decode("latin-1") for n, v in sent if (n, v) not in SAMPLE_HEADERS},
+        },
+    }
+
+
+def _texts(names: Iterable[bytes]) -> list[str]:
+    return [name.decode() for name in names]
+
+
+# -- money and limits ----------------------------------------------------------------------------
+
+
+def money(nanos: int, currency: str) -> str:
+    """Exact, without needless digits: 150000000 -> 0.15 USD."""
+    text = f"{Decimal(nanos).scaleb(-9):f}"
+    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {currency}"
+
+
+def _price(snapshot: Snapshot, price: Price | None, name: str, tier: Tier) -> dict[str, Any] | None:
+    if price is None:
+        return None
+    return {
+        "id": price.id,
+        "content": price.content,
+        "model_multiplier_ppm": snapshot.multiplier_ppm(name),
+        "tier_multiplier_ppm": tier.multiplier_ppm,
+        "multiplied": price.multiplied,
+        "currency": snapshot.table.station.currency,
+    }
+
+
+def _limits(key: KeyRecord | None, tier: Tier) -> dict[str, Any]:
+    return {
+        "requests_per_minute": tier.limits.requests_per_minute,
+        "concurrency": tier.limits.concurrency,
+        "key_requests_per_minute": key.requests_per_minute if key else None,
+        "key_concurrency": key.concurrency if key else None,
+    }
+
+
+def _hold(
+    snapshot: Snapshot, operation: str, named: tuple[str, Model], price: Price, tier: Tier
+) -> dict[str, Any]:
+    """Of a text of SAMPLE_BODY_BYTES without a limit of its own, before estimates are known."""
+    name, model = named
+    ppm = (snapshot.multiplier_ppm(name), tier.multiplier_ppm)
+
+    def cost(output_tokens_max: int | None) -> tuple[int, Bound]:
+        bound = hold_bound(operation, {}, SAMPLE_BODY_BYTES, model.context, model.max_output)
+        if output_tokens_max is not None:
+            bound.usage.output = min(bound.usage.output, output_tokens_max)
+        return cost_nanos(price, bound.usage, *ppm), bound
+
+    most, _ = cost(None)
+    held, bound = cost(ESTIMATE_FLOOR_TOKENS if tier.hold == "estimate" else None)
+    return {
+        "policy": tier.hold,
+        "input_tokens": bound.usage.input_tokens_all(),
+        "output_tokens": bound.usage.output_tokens_all(),
+        "nanos": held,
+        "max_nanos": most,
+        "overspend_bound_nanos": tier.limits.concurrency * (most - held),
+    }
