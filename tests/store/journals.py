@@ -74,13 +74,14 @@ class Life:
                 await asyncio.sleep(0.001)
 
     def _unsynced(self) -> bool:
-        for path in segments(self.directory):
-            head = reader.head(path)
-            if head is not None and sum(1 for _ in reader.read(path, upto="end")) > sum(
-                1 for _ in reader.read(path)
-            ):
-                return True
-        return False
+        """Whether a frame stands above a watermark."""
+        heads = [(path, reader.head(path)) for path in segments(self.directory)]
+        return any(
+            True
+            for path, head in heads
+            if head is not None
+            for _ in reader.read(path, head.mark.offset, upto="end")
+        )
 
     async def die(self) -> None:
         """Nothing more is written and the lock is free."""

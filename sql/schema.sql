@@ -1,0 +1,615 @@
+-- Made by `python -m tests.store.schema_dump` from the migrations beside it; a test compares it.
+
+CREATE FUNCTION public.account_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE api_key SET generation = 0 WHERE account = NEW.id;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION public.api_key_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.generation := next_generation();
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION public.first_id_of(day date) RETURNS uuid
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+    SELECT rpad(lpad(to_hex((day - DATE '1970-01-01')::bigint * 86400000), 12, '0'), 32, '0')::uuid
+$$;
+
+CREATE FUNCTION public.ledger_moves_balance() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    PERFORM FROM account WHERE id IN (SELECT account FROM posted) ORDER BY id FOR NO KEY UPDATE;
+    UPDATE account SET
+        balance_nanos   = balance_nanos + moved.amount,
+        available_nanos = available_nanos + moved.amount + moved.leased,
+        ledger_rows     = ledger_rows + moved.rows,
+        ledger_seal     = ledger_seal # moved.seal
+    FROM (
+        SELECT account, sum(amount_nanos)::bigint AS amount, sum(leased_nanos)::bigint AS leased,
+               count(*) AS rows, bit_xor(seal) AS seal
+        FROM posted GROUP BY account
+    ) moved
+    WHERE account.id = moved.account;
+    RETURN NULL;
+END $$;
+
+CREATE FUNCTION public.make_usage_partition(day date) RETURNS void
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    name text := 'usage_' || to_char(day, 'YYYYMMDD');
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtext('make_usage_partition'));
+    IF to_regclass(name) IS NOT NULL THEN
+        RETURN;
+    END IF;
+    EXECUTE format('CREATE TABLE %I (LIKE usage INCLUDING DEFAULTS INCLUDING CONSTRAINTS INCLUDING INDEXES)', name);
+    EXECUTE format('ALTER TABLE usage ATTACH PARTITION %I FOR VALUES FROM (%L) TO (%L)',
+                   name, first_id_of(day), first_id_of(day + 1));
+END $$;
+
+CREATE FUNCTION public.next_generation() RETURNS bigint
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    now_at bigint;
+BEGIN
+    UPDATE station_state SET generation = generation + 1 RETURNING generation INTO now_at;
+    PERFORM pg_notify('headrace_keys', now_at::text);
+    RETURN now_at;
+END $$;
+
+CREATE FUNCTION public.refuse_balance() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION 'the balance of account % moves by ledger rows only', NEW.id USING ERRCODE = '55000';
+END $$;
+
+CREATE FUNCTION public.refuse_change() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    RAISE EXCEPTION '% is append-only: a correction is a new row', TG_TABLE_NAME USING ERRCODE = '55000';
+END $$;
+
+CREATE FUNCTION public.seal_of(content jsonb) RETURNS bigint
+    LANGUAGE sql IMMUTABLE STRICT PARALLEL SAFE
+    AS $$
+    SELECT ('x' || encode(substr(sha256(convert_to(jsonb_strip_nulls(content - 'seal')::text, 'UTF8')), 1, 8),
+                          'hex'))::bit(64)::bigint
+$$;
+
+CREATE FUNCTION public.seal_row() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.seal := seal_of(to_jsonb(NEW));
+    RETURN NEW;
+END $$;
+
+CREATE FUNCTION public.tier_grant_changed() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE api_key SET generation = 0 WHERE account = NEW.account;
+    RETURN NULL;
+END $$;
+
+CREATE TABLE public.account (
+    id bigint NOT NULL,
+    name text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    tier text,
+    note text DEFAULT ''::text NOT NULL,
+    balance_nanos bigint DEFAULT 0 NOT NULL,
+    available_nanos bigint DEFAULT 0 NOT NULL,
+    ledger_rows bigint DEFAULT 0 NOT NULL,
+    ledger_seal bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    CONSTRAINT account_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
+    CONSTRAINT account_status_check CHECK ((status = ANY (ARRAY['active'::text, 'frozen'::text, 'closed'::text])))
+);
+
+ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.account_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.allowance (
+    id uuid NOT NULL,
+    account bigint NOT NULL,
+    at_ms bigint NOT NULL,
+    amount_nanos bigint NOT NULL,
+    incarnation text NOT NULL
+);
+
+CREATE TABLE public.api_key (
+    id bigint NOT NULL,
+    account bigint NOT NULL,
+    digest bytea NOT NULL,
+    masked text NOT NULL,
+    label text DEFAULT ''::text NOT NULL,
+    status text DEFAULT 'active'::text NOT NULL,
+    mirror jsonb DEFAULT '"auto"'::jsonb NOT NULL,
+    permissions jsonb DEFAULT '{}'::jsonb NOT NULL,
+    limits jsonb DEFAULT '{}'::jsonb NOT NULL,
+    ip_allow text[],
+    expires_at timestamp with time zone,
+    generation bigint DEFAULT 0 NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    revoked_at timestamp with time zone,
+    CONSTRAINT api_key_digest_check CHECK ((octet_length(digest) = 32)),
+    CONSTRAINT api_key_limits_check CHECK ((jsonb_typeof(limits) = 'object'::text)),
+    CONSTRAINT api_key_permissions_check CHECK ((jsonb_typeof(permissions) = 'object'::text)),
+    CONSTRAINT api_key_status_check CHECK ((status = ANY (ARRAY['active'::text, 'revoked'::text])))
+);
+
+ALTER TABLE public.api_key ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.api_key_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.binding (
+    id uuid NOT NULL,
+    account bigint NOT NULL,
+    key bigint NOT NULL,
+    kind text NOT NULL,
+    vendor_id text NOT NULL,
+    upstream text NOT NULL,
+    mirror text NOT NULL,
+    credential text NOT NULL,
+    at_ms bigint NOT NULL,
+    hold_nanos bigint DEFAULT 0 NOT NULL,
+    state text DEFAULT 'bound'::text NOT NULL,
+    deadline_ms bigint,
+    next_poll_ms bigint,
+    polls integer DEFAULT 0 NOT NULL,
+    result jsonb,
+    callback jsonb,
+    closed_ms bigint,
+    incarnation text NOT NULL,
+    CONSTRAINT binding_state_check CHECK ((state = ANY (ARRAY['bound'::text, 'pending'::text, 'settled'::text, 'void'::text, 'disputed'::text])))
+);
+
+CREATE TABLE public.correction (
+    id uuid NOT NULL,
+    corrects uuid NOT NULL,
+    account bigint NOT NULL,
+    posted_day date NOT NULL,
+    at_ms bigint NOT NULL,
+    delta_nanos bigint NOT NULL,
+    cost_nanos bigint NOT NULL,
+    provenance text NOT NULL,
+    usage jsonb NOT NULL,
+    incarnation text NOT NULL,
+    seal bigint NOT NULL,
+    CONSTRAINT correction_cost_nanos_check CHECK ((cost_nanos >= 0))
+);
+
+CREATE TABLE public.health_snapshot (
+    node uuid NOT NULL,
+    content jsonb NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.incarnation (
+    id text NOT NULL,
+    node uuid NOT NULL,
+    started_at timestamp with time zone DEFAULT now() NOT NULL,
+    closed_at timestamp with time zone
+);
+
+CREATE TABLE public.lease (
+    id uuid NOT NULL,
+    node uuid NOT NULL,
+    incarnation text NOT NULL,
+    account bigint NOT NULL,
+    granted_nanos bigint NOT NULL,
+    used_nanos bigint DEFAULT 0 NOT NULL,
+    opened_at timestamp with time zone DEFAULT now() NOT NULL,
+    closed_at timestamp with time zone,
+    CONSTRAINT lease_granted_nanos_check CHECK ((granted_nanos >= 0))
+);
+
+CREATE TABLE public.lease_use (
+    lease uuid NOT NULL,
+    incarnation text NOT NULL,
+    used_nanos bigint NOT NULL
+);
+
+CREATE TABLE public.ledger (
+    id bigint NOT NULL,
+    account bigint NOT NULL,
+    contra text NOT NULL,
+    kind text NOT NULL,
+    amount_nanos bigint NOT NULL,
+    leased_nanos bigint DEFAULT 0 NOT NULL,
+    source text NOT NULL,
+    reference text NOT NULL,
+    paid_amount numeric,
+    paid_currency text,
+    posted_day date NOT NULL,
+    posted_ms bigint DEFAULT ((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    seal bigint NOT NULL,
+    CONSTRAINT ledger_amount_nanos_check CHECK ((amount_nanos <> 0)),
+    CONSTRAINT ledger_check CHECK (((paid_amount IS NULL) = (paid_currency IS NULL))),
+    CONSTRAINT ledger_contra_check CHECK ((contra = ANY (ARRAY['cash'::text, 'revenue'::text, 'promotion'::text, 'write_off'::text]))),
+    CONSTRAINT ledger_kind_check CHECK ((kind = ANY (ARRAY['topup'::text, 'code'::text, 'adjustment'::text, 'refund'::text, 'usage'::text, 'correction'::text]))),
+    CONSTRAINT ledger_reference_check CHECK ((reference <> ''::text)),
+    CONSTRAINT ledger_source_check CHECK ((source <> ''::text))
+);
+
+ALTER TABLE public.ledger ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.ledger_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.node (
+    id uuid NOT NULL,
+    first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
+    retired_at timestamp with time zone
+);
+
+CREATE TABLE public.observation (
+    id uuid NOT NULL,
+    at_ms bigint NOT NULL,
+    upstream text NOT NULL,
+    vendor_id text NOT NULL,
+    state text NOT NULL,
+    usage jsonb NOT NULL,
+    incarnation text NOT NULL
+);
+
+CREATE TABLE public.pending_usage (
+    id uuid NOT NULL,
+    account bigint NOT NULL,
+    lease uuid,
+    hold_nanos bigint NOT NULL,
+    entry jsonb NOT NULL,
+    incarnation text NOT NULL,
+    since_ms bigint NOT NULL
+);
+
+CREATE TABLE public.pocket (
+    id bigint NOT NULL,
+    account bigint NOT NULL,
+    period_start timestamp with time zone NOT NULL,
+    period_end timestamp with time zone NOT NULL,
+    amount_nanos bigint NOT NULL,
+    leased_nanos bigint DEFAULT 0 NOT NULL,
+    used_nanos bigint DEFAULT 0 NOT NULL,
+    CONSTRAINT pocket_amount_nanos_check CHECK ((amount_nanos >= 0)),
+    CONSTRAINT pocket_check CHECK ((period_end > period_start))
+);
+
+ALTER TABLE public.pocket ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.pocket_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.price (
+    id text NOT NULL,
+    content jsonb NOT NULL,
+    first_seen_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.quarantine (
+    id bigint NOT NULL,
+    incarnation text NOT NULL,
+    segment integer NOT NULL,
+    "position" bigint NOT NULL,
+    reason text NOT NULL,
+    payload bytea NOT NULL,
+    at timestamp with time zone DEFAULT now() NOT NULL,
+    resolved_at timestamp with time zone
+);
+
+ALTER TABLE public.quarantine ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.quarantine_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.schema_version (
+    version integer NOT NULL,
+    name text NOT NULL,
+    sha256 bytea NOT NULL,
+    applied_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.segment_cursor (
+    incarnation text NOT NULL,
+    segment integer NOT NULL,
+    "position" bigint NOT NULL,
+    begins bigint DEFAULT 0 NOT NULL,
+    ends bigint DEFAULT 0 NOT NULL,
+    entries bigint DEFAULT 0 NOT NULL,
+    moved_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.station_state (
+    only_row boolean DEFAULT true NOT NULL,
+    generation bigint DEFAULT 1 NOT NULL,
+    currency text,
+    timezone text DEFAULT 'UTC'::text NOT NULL,
+    CONSTRAINT station_state_only_row_check CHECK (only_row)
+);
+
+CREATE TABLE public.tier_grant (
+    id bigint NOT NULL,
+    account bigint NOT NULL,
+    tier text NOT NULL,
+    rank integer NOT NULL,
+    starts_at timestamp with time zone NOT NULL,
+    until timestamp with time zone,
+    source text NOT NULL,
+    reference text NOT NULL,
+    revoked_at timestamp with time zone,
+    created_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+ALTER TABLE public.tier_grant ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.tier_grant_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
+);
+
+CREATE TABLE public.usage (
+    id uuid NOT NULL,
+    parent uuid,
+    account bigint NOT NULL,
+    key bigint NOT NULL,
+    posted_day date NOT NULL,
+    began_ms bigint NOT NULL,
+    ended_ms bigint NOT NULL,
+    state text NOT NULL,
+    outcome text NOT NULL,
+    cut text NOT NULL,
+    provenance text NOT NULL,
+    usage jsonb NOT NULL,
+    cost_nanos bigint NOT NULL,
+    free_nanos bigint NOT NULL,
+    hold_nanos bigint NOT NULL,
+    lease uuid,
+    price text NOT NULL,
+    model_ppm bigint NOT NULL,
+    tier_ppm bigint NOT NULL,
+    multiplied boolean NOT NULL,
+    override text NOT NULL,
+    tier text NOT NULL,
+    model text NOT NULL,
+    operation text NOT NULL,
+    dialect text NOT NULL,
+    endpoint text NOT NULL,
+    generation bigint NOT NULL,
+    stream boolean NOT NULL,
+    status integer NOT NULL,
+    upstream text NOT NULL,
+    mirror text NOT NULL,
+    credential text NOT NULL,
+    upstream_id text NOT NULL,
+    upstream_model text NOT NULL,
+    attempts jsonb NOT NULL,
+    flags jsonb NOT NULL,
+    request_bytes bigint NOT NULL,
+    response_bytes bigint NOT NULL,
+    events bigint NOT NULL,
+    rurt_ms integer NOT NULL,
+    ttft_ms integer NOT NULL,
+    took_ms integer NOT NULL,
+    client text NOT NULL,
+    incarnation text NOT NULL,
+    seal bigint NOT NULL,
+    CONSTRAINT usage_cost_nanos_check CHECK ((cost_nanos >= 0)),
+    CONSTRAINT usage_provenance_check CHECK ((provenance = ANY (ARRAY['final'::text, 'early'::text, 'counted'::text, 'estimated'::text, 'none'::text]))),
+    CONSTRAINT usage_state_check CHECK ((state = ANY (ARRAY['settled'::text, 'void'::text])))
+)
+PARTITION BY RANGE (id);
+
+ALTER TABLE ONLY public.account
+    ADD CONSTRAINT account_name_key UNIQUE (name);
+
+ALTER TABLE ONLY public.account
+    ADD CONSTRAINT account_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.allowance
+    ADD CONSTRAINT allowance_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.api_key
+    ADD CONSTRAINT api_key_digest_key UNIQUE (digest);
+
+ALTER TABLE ONLY public.api_key
+    ADD CONSTRAINT api_key_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.binding
+    ADD CONSTRAINT binding_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.binding
+    ADD CONSTRAINT binding_upstream_credential_vendor_id_key UNIQUE (upstream, credential, vendor_id);
+
+ALTER TABLE ONLY public.correction
+    ADD CONSTRAINT correction_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.health_snapshot
+    ADD CONSTRAINT health_snapshot_pkey PRIMARY KEY (node);
+
+ALTER TABLE ONLY public.incarnation
+    ADD CONSTRAINT incarnation_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.lease
+    ADD CONSTRAINT lease_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.lease_use
+    ADD CONSTRAINT lease_use_pkey PRIMARY KEY (lease, incarnation);
+
+ALTER TABLE ONLY public.ledger
+    ADD CONSTRAINT ledger_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.ledger
+    ADD CONSTRAINT ledger_source_reference_key UNIQUE (source, reference);
+
+ALTER TABLE ONLY public.node
+    ADD CONSTRAINT node_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.observation
+    ADD CONSTRAINT observation_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.pending_usage
+    ADD CONSTRAINT pending_usage_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.pocket
+    ADD CONSTRAINT pocket_account_period_start_key UNIQUE (account, period_start);
+
+ALTER TABLE ONLY public.pocket
+    ADD CONSTRAINT pocket_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.price
+    ADD CONSTRAINT price_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.quarantine
+    ADD CONSTRAINT quarantine_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.schema_version
+    ADD CONSTRAINT schema_version_pkey PRIMARY KEY (version);
+
+ALTER TABLE ONLY public.segment_cursor
+    ADD CONSTRAINT segment_cursor_pkey PRIMARY KEY (incarnation, segment);
+
+ALTER TABLE ONLY public.station_state
+    ADD CONSTRAINT station_state_pkey PRIMARY KEY (only_row);
+
+ALTER TABLE ONLY public.tier_grant
+    ADD CONSTRAINT tier_grant_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.tier_grant
+    ADD CONSTRAINT tier_grant_source_reference_tier_key UNIQUE (source, reference, tier);
+
+ALTER TABLE ONLY public.usage
+    ADD CONSTRAINT usage_pkey PRIMARY KEY (id);
+
+CREATE INDEX allowance_account ON public.allowance USING btree (account, at_ms);
+
+CREATE INDEX api_key_account ON public.api_key USING btree (account);
+
+CREATE INDEX api_key_generation ON public.api_key USING btree (generation);
+
+CREATE INDEX binding_account ON public.binding USING btree (account, kind, id);
+
+CREATE INDEX binding_due ON public.binding USING btree (next_poll_ms) WHERE (state = 'pending'::text);
+
+CREATE INDEX binding_held ON public.binding USING btree (account) WHERE (hold_nanos <> 0);
+
+CREATE INDEX correction_corrects ON public.correction USING btree (corrects);
+
+CREATE INDEX incarnation_node ON public.incarnation USING btree (node);
+
+CREATE INDEX lease_open ON public.lease USING btree (account) WHERE (closed_at IS NULL);
+
+CREATE INDEX lease_open_of_node ON public.lease USING btree (node, incarnation) WHERE (closed_at IS NULL);
+
+CREATE INDEX ledger_account ON public.ledger USING btree (account, id);
+
+CREATE INDEX observation_of ON public.observation USING btree (upstream, vendor_id);
+
+CREATE UNIQUE INDEX quarantine_once ON public.quarantine USING btree (incarnation, segment, "position", sha256(payload));
+
+CREATE INDEX tier_grant_account ON public.tier_grant USING btree (account);
+
+CREATE INDEX usage_account ON ONLY public.usage USING btree (account, id);
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.correction FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.usage FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
+
+CREATE TRIGGER balance AFTER INSERT ON public.ledger REFERENCING NEW TABLE AS posted FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_moves_balance();
+
+CREATE TRIGGER balance_begins_at_zero BEFORE INSERT ON public.account FOR EACH ROW WHEN (((new.balance_nanos <> 0) OR (new.available_nanos <> 0) OR (new.ledger_rows <> 0) OR (new.ledger_seal <> 0))) EXECUTE FUNCTION public.refuse_balance();
+
+CREATE TRIGGER balance_moves_by_ledger BEFORE UPDATE ON public.account FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND ((old.balance_nanos IS DISTINCT FROM new.balance_nanos) OR (old.ledger_rows IS DISTINCT FROM new.ledger_rows) OR (old.ledger_seal IS DISTINCT FROM new.ledger_seal)))) EXECUTE FUNCTION public.refuse_balance();
+
+CREATE TRIGGER changed AFTER UPDATE OF name, status, tier ON public.account FOR EACH ROW EXECUTE FUNCTION public.account_changed();
+
+CREATE TRIGGER changed BEFORE INSERT OR UPDATE ON public.api_key FOR EACH ROW EXECUTE FUNCTION public.api_key_changed();
+
+CREATE TRIGGER changed AFTER INSERT OR UPDATE ON public.tier_grant FOR EACH ROW EXECUTE FUNCTION public.tier_grant_changed();
+
+CREATE TRIGGER seal BEFORE INSERT ON public.correction FOR EACH ROW EXECUTE FUNCTION public.seal_row();
+
+CREATE TRIGGER seal BEFORE INSERT ON public.ledger FOR EACH ROW EXECUTE FUNCTION public.seal_row();
+
+ALTER TABLE ONLY public.allowance
+    ADD CONSTRAINT allowance_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.api_key
+    ADD CONSTRAINT api_key_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.binding
+    ADD CONSTRAINT binding_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.correction
+    ADD CONSTRAINT correction_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.health_snapshot
+    ADD CONSTRAINT health_snapshot_node_fkey FOREIGN KEY (node) REFERENCES public.node(id);
+
+ALTER TABLE ONLY public.incarnation
+    ADD CONSTRAINT incarnation_node_fkey FOREIGN KEY (node) REFERENCES public.node(id);
+
+ALTER TABLE ONLY public.lease
+    ADD CONSTRAINT lease_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.lease
+    ADD CONSTRAINT lease_node_fkey FOREIGN KEY (node) REFERENCES public.node(id);
+
+ALTER TABLE ONLY public.lease_use
+    ADD CONSTRAINT lease_use_lease_fkey FOREIGN KEY (lease) REFERENCES public.lease(id);
+
+ALTER TABLE ONLY public.ledger
+    ADD CONSTRAINT ledger_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.pending_usage
+    ADD CONSTRAINT pending_usage_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.pocket
+    ADD CONSTRAINT pocket_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.segment_cursor
+    ADD CONSTRAINT segment_cursor_incarnation_fkey FOREIGN KEY (incarnation) REFERENCES public.incarnation(id);
+
+ALTER TABLE ONLY public.tier_grant
+    ADD CONSTRAINT tier_grant_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
