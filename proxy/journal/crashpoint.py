@@ -10,14 +10,14 @@ import os
 
 POINTS = (
     # one call in the relay, in the order of its life
-    "begin_appended",
-    "begin_written",
-    "request_sent",
-    "content_relayed",
-    "terminal_held",
-    "end_appended",
-    "end_written",
-    "answer_sent",
+    "begin-appended",
+    "begin-written",
+    "request-sent",
+    "first-content",
+    "terminal-held",
+    "end-appended",
+    "end-written",
+    "last-bytes-sent",
     # the journal itself
     "segment_opened",
     "frames_written",

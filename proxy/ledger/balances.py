@@ -1,8 +1,9 @@
 """Leased money: a worker's slices and, on control's side, the node's leases they are cut from.
 
 Owns who may spend how much without asking; knows neither Postgres nor the channel. Amounts are
-nano-units. What may be handed out at any time is `granted - spent - held`; a settlement is never
-refused, so a slice may go below zero, and then new holds stop.
+nano-units. What is free of a slice is `granted - spent - held`. Where an account has several, their sum
+decides and any of them pays: one may be below zero, because Postgres, too, looks at the sum. A
+settlement is never refused; when it takes the sum below zero, new holds stop.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
+ON_TRUST = ""  # stands for a lease where money was granted while Postgres was away
 CALLS_AHEAD = 4  # a worker asks for the money of this many calls beyond the one it has
 SLICES_AHEAD = 4  # the node asks Postgres for this many slices beyond the one it needs
 
@@ -27,13 +29,30 @@ class _Slice:
 
 @dataclass(slots=True)
 class _Purse:
-    """The slices of one account. What counts is their sum: one may be below zero, and any pays."""
+    """The slices of one account."""
 
     slices: dict[str, _Slice] = field(default_factory=dict)  # by lease
     touched: bool = True  # since the last `idle`
 
-    def available(self) -> int:
-        return sum(part.available for part in self.slices.values())
+    def best(self) -> tuple[str, int]:
+        """(lease, available): how large a hold can be, and what it would count against.
+
+        Leased money adds up. What was granted on trust is not mixed with it: Postgres would not see that
+        it was spent for as long as the lease is open.
+        """
+        best, most, leased = ON_TRUST, 0, 0
+        for lease, part in self.slices.items():
+            if lease != ON_TRUST:
+                leased += part.available
+                if best == ON_TRUST or part.available > most:
+                    best, most = lease, part.available
+        trusted = self.slices.get(ON_TRUST)
+        if trusted is not None and (best == ON_TRUST or trusted.available > leased):
+            return ON_TRUST, trusted.available
+        return best, leased
+
+    def leased(self) -> int:
+        return sum(part.available for lease, part in self.slices.items() if lease != ON_TRUST)
 
 
 class Slices:
@@ -45,10 +64,12 @@ class Slices:
     def take(self, account: int, hold_nanos: int) -> str | None:
         """Set a hold aside. The lease that it counts against, or None: more is needed, nothing was taken."""
         purse = self._purses.get(account)
-        if purse is None or purse.available() < hold_nanos:
+        if purse is None:
             return None
-        lease, part = max(purse.slices.items(), key=lambda item: item[1].available)
-        part.held += hold_nanos
+        lease, available = purse.best()
+        if available < hold_nanos:
+            return None
+        purse.slices[lease].held += hold_nanos
         purse.touched = True
         return lease
 
@@ -63,8 +84,8 @@ class Slices:
     def wants(self, account: int, hold_nanos: int) -> tuple[int, int]:
         """(need, want): what is missing for this hold, and what makes the next few calls not ask."""
         purse = self._purses.get(account)
-        need = hold_nanos - (purse.available() if purse else 0)
-        return max(need, 0), max(need, 0) + CALLS_AHEAD * hold_nanos
+        need = max(hold_nanos - (purse.best()[1] if purse else 0), 0)
+        return need, need + CALLS_AHEAD * hold_nanos
 
     def add(self, account: int, lease: str, granted_nanos: int) -> None:
         """A grant arrived from control."""
@@ -74,13 +95,13 @@ class Slices:
     def give_back(self, account: int) -> list[tuple[str, int]]:
         """Take what is free out of the slices of an account: (lease, amount) to send to control."""
         purse = self._purses.get(account)
-        free = purse.available() if purse else 0
+        if purse is None:
+            return []
         given = []
-        for lease, part in purse.slices.items() if purse else ():
-            amount = min(part.available, free)
+        for lease, part in purse.slices.items():
+            amount = part.available if lease == ON_TRUST else min(part.available, purse.leased())
             if amount > 0:
                 part.granted -= amount
-                free -= amount
                 given.append((lease, amount))
         return given
 
@@ -119,7 +140,8 @@ class Slices:
         purse = self._purses.get(account)
         if purse is None:
             return 0, 0
-        return purse.available(), sum(part.held for part in purse.slices.values())
+        parts = purse.slices.values()
+        return sum(part.available for part in parts), sum(part.held for part in parts)
 
 
 @dataclass(slots=True)
@@ -173,34 +195,34 @@ class NodeLeases:
                 del self._by_account[gone.account]
 
     def free(self, lease: str) -> int:
-        """What may be handed out of a lease: 0 while it is not known who holds what of it."""
+        """What may go out of a lease: 0 while it is not known who holds what of it."""
         found = self._leases.get(lease)
-        return found.free if found is not None and self._is_known(found) else 0
+        if found is None or not self._is_known(found):
+            return 0
+        return max(0, min(found.free, self._free_of(found.account)))
 
     def open_lease(self, account: int) -> str | None:
         """A lease of the account that can be extended: one more row is not needed."""
-        for lease, found in self._by_account.get(account, {}).items():
-            if self._is_known(found):
-                return lease
-        return None
+        return next(iter(self._known(account)), None)
 
     def grant(self, worker: str, account: int, need: int, want: int) -> tuple[str, int] | None:
         """Cut a slice of at least `need` and at most `want` out of one lease: (lease, amount).
 
-        None: Postgres must be asked for more (`asks`).
+        As for a worker, the sum of an account's leases is what counts. None: Postgres must be asked for
+        more (`asks`).
         """
-        for lease, found in self._by_account.get(account, {}).items():
-            if self._is_known(found) and found.free >= max(need, 1):
-                amount = min(found.free, max(need, want))
-                found.given[worker] = found.given.get(worker, 0) + amount
-                return lease, amount
-        return None
+        free = self._free_of(account)
+        if free < max(need, 1):
+            return None
+        lease, found = max(self._known(account).items(), key=lambda item: item[1].free)
+        amount = min(free, max(need, want))
+        found.given[worker] = found.given.get(worker, 0) + amount
+        return lease, amount
 
     def asks(self, account: int, need: int, want: int) -> tuple[int, int]:
-        """(at least, at most) to ask Postgres for, so that `grant` succeeds in the lease that it extends."""
-        lease = self.open_lease(account)
-        at_hand = self._leases[lease].free if lease is not None else 0  # below zero after overspending
-        return max(need - at_hand, 1), max(need, want) * SLICES_AHEAD
+        """(at least, at most) to ask Postgres for, so that `grant` succeeds with it."""
+        free = self._free_of(account)  # below zero after overspending: that is made up for first
+        return max(need - free, 1), max(need, want) * SLICES_AHEAD
 
     def give(self, worker: str, lease: str, amount: int) -> None:
         """A worker gave a part of its slice back."""
@@ -222,8 +244,8 @@ class NodeLeases:
     def surplus(self) -> Iterator[tuple[str, int, int]]:
         """(lease, account, free): what could go back to Postgres."""
         for lease, found in self._leases.items():
-            if self._is_known(found) and found.free > 0:
-                yield lease, found.account, found.free
+            if free := self.free(lease):
+                yield lease, found.account, free
 
     def _keeps(self, worker: str, amounts: Mapping[str, int]) -> None:
         self._unheard.discard(worker)
@@ -234,6 +256,13 @@ class NodeLeases:
     def _put(self, lease: str, found: _Lease) -> None:
         self._leases[lease] = found
         self._by_account.setdefault(found.account, {})[lease] = found
+
+    def _known(self, account: int) -> dict[str, _Lease]:
+        of_account = self._by_account.get(account, {})
+        return {lease: found for lease, found in of_account.items() if self._is_known(found)}
+
+    def _free_of(self, account: int) -> int:
+        return sum(found.free for found in self._known(account).values())
 
     def _is_known(self, lease: _Lease) -> bool:
         return not (lease.is_old and self._unheard)

@@ -150,6 +150,7 @@ class Settle:
     provenance: str
     usage: dict[str, Any] = field(default_factory=dict)
     corrects: str = ""
+    flags: list[str] = field(default_factory=list)  # in addition to those of the End
 
 
 @dataclass(slots=True)
@@ -227,5 +228,5 @@ def decode(payload: bytes) -> Entry:
         elif kind is End:
             data["attempts"] = [Attempt(**a) for a in data["attempts"]]
         return kind(**data)
-    except TypeError as e:
+    except (TypeError, KeyError) as e:
         raise ValueError(f"journal entry {kind.__name__} of another build") from e

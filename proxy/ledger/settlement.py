@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from operator import attrgetter
 
-from proxy.ledger import entry
+from proxy.ledger import entry, holds
 from proxy.ledger.entry import Attempt, Begin, End, Progress, Settle
 from proxy.metering.pricing import Price, cost_nanos
 from proxy.metering.usage import Provenance, Usage
@@ -140,9 +140,11 @@ def pending(begin: Begin, facts: Facts, figures: Figures, price: Price) -> End:
 
 
 def late(end: End, figures: Figures, price: Price, terms: Terms, at_ms: int) -> Settle:
-    """Closes a pending End with what was counted meanwhile."""
+    """Closes a pending End with what was counted meanwhile. Raises AlreadyClosed for any other End."""
+    holds.resolved(end.id, end.state, entry.SETTLED)
     found = bill(end, end.outcome, figures, price, terms)
-    return Settle(end.id, at_ms, found.cost_nanos, found.provenance.value, found.usage.as_dict())
+    usage = found.usage.as_dict()
+    return Settle(end.id, at_ms, found.cost_nanos, found.provenance.value, usage, flags=found.flags)
 
 
 def interrupted(begin: Begin, progress: Progress | None, price: Price, now_ms: int) -> End:

@@ -1,0 +1,59 @@
+"""What is journaled comes back, and what another build wrote is not misread."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.ledger import entry
+from proxy.ledger.entry import Attempt, Begin, Bind, Checkpoint, End, Entry, Observed, Progress, Settle
+
+TEXT = st.text(max_size=12)
+NANOS = st.integers(-(2**62), 2**62)
+BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
+    "str": TEXT,
+    "int": NANOS,
+    "bool": st.booleans(),
+    "list[str]": st.lists(TEXT, max_size=3),
+    "dict[str, Any]": st.dictionaries(TEXT, NANOS | TEXT, max_size=3),
+}
+
+
+def any_of(kind: type) -> st.SearchStrategy[Any]:
+    return st.builds(kind, **{f.name: BY_TYPE[str(f.type)] for f in fields(kind)})
+
+
+BY_TYPE["list[Attempt]"] = st.lists(any_of(Attempt), max_size=2)
+BY_TYPE["list[Progress]"] = st.lists(any_of(Progress), max_size=3)
+KINDS = (Begin, Checkpoint, End, Settle, Bind, Observed, entry.PriceEntry, entry.Allowance)
+
+
+@given(st.one_of([any_of(kind) for kind in KINDS]))
+def test_every_entry_comes_back(record: Entry):
+    assert entry.decode(entry.encode(record)) == record
+
+
+def test_every_kind_has_a_tag_of_its_own():
+    assert len({kind.TAG for kind in KINDS}) == len(KINDS)
+
+
+@pytest.mark.parametrize("payload", [b"", b"X{}", b"E{", b"E[]", b"E{}", b"C{}", b"Bnull"])
+def test_what_is_no_entry_is_refused(payload):
+    with pytest.raises(ValueError):
+        entry.decode(payload)
+
+
+def test_a_field_of_a_newer_build_is_refused_instead_of_dropped():
+    settle = orjson.loads(entry.encode(Settle("1", 2, 3, "final"))[1:]) | {"surcharge_nanos": 5}
+    with pytest.raises(ValueError, match="another build"):
+        entry.decode(b"S" + orjson.dumps(settle))
+
+
+def test_an_entry_of_an_older_build_gets_the_defaults():
+    old = {"id": "1", "at_ms": 2, "cost_nanos": 3, "provenance": "final"}
+    assert entry.decode(b"S" + orjson.dumps(old)) == Settle("1", 2, 3, "final")
