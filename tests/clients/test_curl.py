@@ -32,7 +32,7 @@ DOCUMENTED = {
         "chat.completion",
     ),
     "apigpt.cloud, Azure style without api-version": (
-        """curl $BASE/openai/deployments/gpt-3.5-turbo/chat/completions \
+        """curl $BASE/openai/deployments/gpt-35-turbo/chat/completions \
         -H "Content-Type: application/json" \
         -H "api-key: $KEY" \
         -d '{
@@ -59,7 +59,7 @@ DOCUMENTED = {
         -H "Authorization: Bearer $KEY" \
         -d '{
             "input": "The food was delicious and the waiter...",
-            "model": "text-embedding-3-small"
+            "model": "text-embedding-ada-002"
           }'""",
         "list",
     ),
@@ -73,6 +73,17 @@ DOCUMENTED = {
             "messages": [{"role": "user", "content": "Say this is a test!"}],
             "temperature": 0.7
            }'""",
+        "chat.completion",
+    ),
+    "rcouyi, another vendor's model": (
+        """curl $BASE/v1/chat/completions \
+            -H "Content-Type: application/json" \
+            -H "Authorization: Bearer $KEY" \
+            -d '{
+                "model": "claude-2.1",
+                "messages": [{"role": "user", "content": "Say this is a test!"}],
+                "temperature": 0.7
+              }'""",
         "chat.completion",
     ),
 }

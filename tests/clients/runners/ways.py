@@ -15,7 +15,7 @@ from collections.abc import Callable
 BASE = os.environ["HEADRACE_BASE_URL"].rstrip("/")
 KEY = os.environ["HEADRACE_KEY"]
 
-CHAT_MODEL = os.environ.get("HEADRACE_CHAT_MODEL", "gpt-4o-mini")
+CHAT_MODEL = os.environ.get("HEADRACE_CHAT_MODEL", "gpt-3.5-turbo")
 CLAUDE_MODEL = os.environ.get("HEADRACE_CLAUDE_MODEL", "claude-sonnet-4-5")
 EMBEDDING_MODEL = os.environ.get("HEADRACE_EMBEDDING_MODEL", "text-embedding-3-small")
 
