@@ -113,9 +113,19 @@ static void ask(struct connection *c, long long since_ns) {
     if (send(c->fd, requests[which], request_lengths[which], MSG_NOSIGNAL) != request_lengths[which]) lost(c);
 }
 
+/* A refusal is one error; its text tells why. */
+static void check_status(struct connection *c, const char *body, long length) {
+    char text[256];
+    if (c->status == 200) return;
+    snprintf(text, sizeof text, "%d %.*s", c->status, length < 180 ? (int)length : 180, body);
+    note_error("answered", text);
+    c->status = 200;
+}
+
 /* ---- reading an answer -------------------------------------------------------------------- */
 
 static void finish(struct connection *c) {
+    check_status(c, "", 0);
     responses++;
     streaming--;
     c->served++;
@@ -131,7 +141,6 @@ static void end_of_line(struct connection *c) {
     } else if (!strncmp(c->line, "HTTP/1.", 7)) {
         c->status = atoi(c->line + 9);
         c->left = NO_FRAMING;
-        if (c->status != 200) note_error("answer", c->line);
     } else if (!strncasecmp(c->line, "content-length:", 15)) {
         c->left = atol(c->line + 15);
     } else if (!strncasecmp(c->line, "transfer-encoding:", 18)) {
@@ -157,6 +166,7 @@ static void read_answer(struct connection *c, const char *at, long length) {
     while (at < end && c->phase >= SENT) {
         if (c->phase == CHUNK || c->phase == LENGTH) {
             long take = end - at < c->left ? end - at : c->left;
+            check_status(c, at, take);
             count_events(c, at, take);
             at += take;
             if (!(c->left -= take)) {

@@ -32,6 +32,7 @@ HTTPS = "-https"
 MEMORY = "memory"
 NAMES = (MEMORY, *JOBS, *(name + HTTPS for name in JOBS))
 SOCKETS_PER_STREAM = 2  # of a proxy
+SPARE_FILES = 200  # of a proxy, for everything else
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,10 +114,10 @@ class Run:
         """Before everything else: a process that has served many streams keeps some of their memory."""
         if MEMORY not in self._plan.names:
             return
-        most = machine.open_files_limit() // SOCKETS_PER_STREAM
-        counts = tuple(n for n in self._plan.memory_streams if n < most)
+        most = (machine.open_files_limit() - SPARE_FILES) // SOCKETS_PER_STREAM
+        counts = tuple(sorted({min(count, most) for count in self._plan.memory_streams}))
         if counts != self._plan.memory_streams:
-            self.results.notes.append(f"memory: no more than {most} streams may be open here")
+            self.results.notes.append(f"memory: open files are limited here, {most} streams are the most")
         for subject in self._subjects:
             self._attempt(MEMORY, subject, partial(figures.memory, self._rig, subject, counts))
 
