@@ -116,7 +116,7 @@ class Worker:
     def is_ready(self) -> bool:
         """A table is installed, control has been seen, and calls can be recorded."""
         return (
-            self.relay.snapshot is not None
+            self.relay.heads is not None
             and self.channel.ever_connected
             and self.journal.available
             and not self.relay.is_draining
@@ -204,7 +204,7 @@ class Worker:
         stats.set("upstream_connections", self.pool.open - self.pool.idle, "busy")
         stats.set("upstream_connections", self.pool.idle, "idle")
         stats.set("journal_available", int(self.journal.available))
-        stats.set("table_generation", self.relay.snapshot.generation if self.relay.snapshot else 0)
+        stats.set("table_generation", self.relay.heads.snapshot.generation if self.relay.heads else 0)
         stats.set("memory_bytes", _resident_bytes())
         self.channel.notify("stats", stats.snapshot())
 
@@ -215,7 +215,7 @@ class Worker:
             "slot": self.slot,
             "incarnation": self.incarnation,
             "pid": os.getpid(),
-            "generation": self.relay.snapshot.generation if self.relay.snapshot else -1,
+            "generation": self.relay.heads.snapshot.generation if self.relay.heads else -1,
             "slices": self.gate.slices.hello(),
             "limits_held": self.gate.limits.held(),
         }
@@ -228,9 +228,10 @@ class Worker:
         if args["part"] + 1 < args["parts"]:
             return
         assembly, self._assembly = self._assembly, None
-        self.relay.snapshot = assembly.snapshot()
+        snapshot = assembly.snapshot()
+        self.relay.install(snapshot)
         redactor.conceal(
-            c.secret for u in self.relay.snapshot.table.upstreams.values() for c in u.credentials
+            c.secret for u in snapshot.table.upstreams.values() for c in u.credentials
         )
         self._has_table.set()
         self.channel.notify("ack", {"generation": args["generation"]})

@@ -7,21 +7,17 @@ what is warm is answered without it. Decisions are taken in proxy/access, this m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from hashlib import sha256
-from ipaddress import ip_address, ip_network
-from urllib.parse import parse_qsl
 
 from proxy.access.admission import Gate, Shortage
 from proxy.access.keyring import KeyCache, KeyRecord
-from proxy.access.limits import Want
+from proxy.access.limits import Limit, Want
 from proxy.channel import Channel, ChannelError
 from proxy.errors import (
     InvalidKey,
     KeyLookupUnavailable,
     LimitExceeded,
-    MissingKey,
     ModelNotPermitted,
     ModelNotPriced,
     NoCredit,
@@ -41,10 +37,8 @@ KEY_LOOKUP_S = 2.0
 SLICE_S = 0.3  # money.md 6: before a refusal for balance, at most this long
 LIMIT_S = 1.0
 ROUNDS_MAX = 8  # others may take what was fetched; then the station is overloaded
+LIMITS_MEMO_MAX = 10_000
 ESTIMATE_FLOOR_TOKENS = 1024  # output expected of a model before 100 calls were seen
-KEY_CHARS_MAX = 512
-
-_KEY_HEADERS = ("api-key", "x-api-key", "x-goog-api-key", "mj-api-secret")
 
 
 @dataclass(slots=True)
@@ -63,23 +57,18 @@ class Admission:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
+        self._limits: dict[str, tuple[KeyRecord, Tier, tuple[Limit, ...]]] = {}
         self._looking_up: dict[bytes, asyncio.Task[KeyRecord | ProxyError]] = {}
         self._fetching: dict[int, asyncio.Task[ProxyError | None]] = {}
 
     # -- identify --
 
-    async def identify(self, x: Exchange) -> None:
-        """Fill in `x.key`. Any spelling of the key on any path.
+    async def identify(self, x: Exchange, digest: bytes) -> None:
+        """Fill in `x.key`.
 
-        Raises MissingKey, InvalidKey and the refusals of KeyRecord.check; KeyLookupUnavailable for a
-        cold key while control does not answer.
+        Raises InvalidKey and the refusals of KeyRecord.check; KeyLookupUnavailable for a cold key while
+        control does not answer.
         """
-        secret = key_of(x.headers, x.query)
-        if not secret:
-            raise MissingKey
-        if len(secret) > KEY_CHARS_MAX:
-            raise InvalidKey
-        digest = sha256(secret.encode("utf-8", "surrogateescape")).digest()
         record = self._desk.keys.get(digest, x.at_ms)
         if record is None:
             record = await self._look_up(digest, x.address)
@@ -157,7 +146,7 @@ class Admission:
         desk = self._desk
         key = x.key
         hold = self.hold(x, tier)
-        limits = key.limits(tier.name, tier.limits.requests_per_minute, tier.limits.concurrency or None)
+        limits = self._limits_of(key, tier)
         for _ in range(ROUNDS_MAX):
             got = desk.gate.admit(key.account_id, hold.nanos, limits, desk.wall_ms())
             if not isinstance(got, Shortage):
@@ -166,6 +155,16 @@ class Admission:
                 return
             await self._fetch(x, got, tier)
         raise Overloaded(retry_after_s=1.0)
+
+    def _limits_of(self, key: KeyRecord, tier: Tier) -> tuple[Limit, ...]:
+        """The limits of a key under a tier, worked out once for this record and table."""
+        known = self._limits.get(key.digest)
+        if known is None or known[0] is not key or known[1] is not tier:
+            if len(self._limits) >= LIMITS_MEMO_MAX:
+                self._limits.clear()
+            limits = key.limits(tier.name, tier.limits.requests_per_minute, tier.limits.concurrency or None)
+            known = self._limits[key.digest] = (key, tier, limits)
+        return known[2]
 
     def hold(self, x: Exchange, tier: Tier) -> Hold:
         """What is set aside for a call, by the operation's written formula (money.md 5)."""
@@ -237,45 +236,3 @@ class Hold:
     nanos: int
     input_tokens: int
     output_tokens: int | None
-
-
-def key_of(headers: Mapping[str, str], query: str) -> str:
-    """The caller's key in any spelling; "" where there is none."""
-    authorization = headers.get("Authorization")
-    if authorization:
-        scheme, _, rest = authorization.partition(" ")
-        if scheme.lower() == "bearer" and rest:
-            return rest.strip()
-        if not rest and authorization != "midjourney-proxy":
-            return authorization.strip()
-    for name in _KEY_HEADERS:
-        value = headers.get(name)
-        if value:
-            return value.strip()
-    if "key=" in query:
-        return dict(parse_qsl(query)).get("key", "")
-    return ""
-
-
-def client_address(peer: str, forwarded_for: str | None, trusted: tuple[str, ...]) -> str:
-    """The caller's address: the last of X-Forwarded-For that no trusted proxy added."""
-    if not forwarded_for or not _is_within(peer, trusted):
-        return peer
-    for hop in reversed([part.strip() for part in forwarded_for.split(",")]):
-        if not _is_within(hop, trusted):
-            return hop if _is_address(hop) else peer
-    return peer
-
-
-def _is_within(address: str, networks: tuple[str, ...]) -> bool:
-    return _is_address(address) and any(
-        ip_address(address) in ip_network(network, strict=False) for network in networks
-    )
-
-
-def _is_address(text: str) -> bool:
-    try:
-        ip_address(text)
-    except ValueError:
-        return False
-    return True

@@ -21,6 +21,7 @@ from proxy.errors import (
 )
 from proxy.metering.scanner import Members, insert_member, read_members, remove_member
 from proxy.relay.exchange import Exchange
+from proxy.relay.heads import HeadFacts
 from proxy.routing.table import Parameters
 
 BODIES_BYTES_MAX = 512 << 20  # request bodies in memory, per worker
@@ -65,14 +66,14 @@ class Bodies:
         return b"".join(pieces)
 
 
-async def parse(x: Exchange) -> None:
+async def parse(x: Exchange, facts: HeadFacts) -> None:
     """Fill in document, spans, model and stream flag of a JSON request.
 
     Raises BodyNotJson, DuplicateMember, UnsupportedCoding, ParameterRefused, ModelMissing.
     """
     assert x.route is not None and x.operation is not None
     if x.operation.request == "json":
-        if x.headers.get("Content-Encoding", "identity").lower() not in ("", "identity"):
+        if not facts.has_plain_body:
             raise UnsupportedCoding
         members = await _members(x)
         if x.route.parameters is not None:

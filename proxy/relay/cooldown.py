@@ -21,7 +21,12 @@ class Cooldowns:
         self._tell = tell
         self._until: dict[tuple[str, str, str], int] = {}
 
-    def is_cooling(self, upstream: str, credential: str, model: str) -> bool:
+    def is_cooling(self, choice: Choice) -> bool:
+        return bool(self._until) and self.is_cooling_at(
+            choice.upstream.name, choice.credential.name, choice.model
+        )
+
+    def is_cooling_at(self, upstream: str, credential: str, model: str) -> bool:
         if not self._until:
             return False
         now = self._wall_ms()

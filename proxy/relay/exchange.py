@@ -19,6 +19,7 @@ from proxy.routing.table import Endpoint, Model, Route
 from proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    from proxy.relay.heads import HeadFacts, Heads
     from proxy.relay.pump import Pump
 
 
@@ -67,6 +68,8 @@ class Exchange:
     at_ms: int  # the same moment on the wall clock
 
     # canonical, identified, matched
+    heads: Heads | None = None
+    facts: HeadFacts | None = None
     snapshot: Snapshot | None = None
     path: str = ""
     query: str = ""

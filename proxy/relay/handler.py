@@ -26,15 +26,15 @@ from proxy.journal.crashpoint import crash_point
 from proxy.journal.segments import Journal
 from proxy.ledger import entry
 from proxy.relay import body
-from proxy.relay.admission import Admission, client_address
+from proxy.relay.admission import Admission
 from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
+from proxy.relay.heads import HeadFacts, Heads
+from proxy.relay.identity import client_address
 from proxy.relay.pages import Pages
 from proxy.relay.pool import Pool
 from proxy.relay.pump import Plan, Pump, Tools
 from proxy.relay.settling import Settler
-from proxy.routing.canonical import canonical
-from proxy.routing.rewrite import request_headers, upstream_target
 from proxy.routing.selection import Choice, Wish, order
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX = 3
 RESEND_BYTES_MAX = 1 << 20  # a larger request is not kept, so it cannot be sent twice
-HOST_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(slots=True)
@@ -57,22 +56,24 @@ class Relay:
     settler: Settler
     cooldowns: Cooldowns
     tools: Tools
-    snapshot: Snapshot | None = None  # swapped whole by a reload; running calls keep theirs
+    heads: Heads | None = None  # swapped whole by a reload; running calls keep theirs
     is_draining: bool = False
 
     async def handle(self, x: Exchange) -> None:
         """The life of one call (design.md section 4). Returns when the answer is complete."""
         try:
-            self.accept(x)
-            if await self.pages.serve(x):
+            heads, facts = self.accept(x)
+            if await self.pages.serve(x, heads, facts):
                 return
-            self.match(x)
-            await self.admission.identify(x)
+            heads.match(x, facts)
+            if self.is_draining:
+                raise ShuttingDown(retry_after_s=1.0)
+            await self.admission.identify(x, heads.digest(x, facts))
             await self.bodies.read(x)
             x.uploaded = monotonic()
-            await body.parse(x)
+            await body.parse(x, facts)
             tier = self.admission.authorize(x)
-            choices = self.choose(x)
+            choices = self.choose(x, heads)
             await self.admission.admit(x, tier)
             await self.dispatch(x, choices)
         except ProxyError as e:
@@ -82,40 +83,40 @@ class Relay:
             self.client_left(x)
             raise
 
-    def accept(self, x: Exchange) -> None:
+    def install(self, snapshot: Snapshot) -> None:
+        """A new table: for calls that begin from now on. One assignment swaps all of it."""
+        self.heads = Heads(snapshot)
+
+    def accept(self, x: Exchange) -> tuple[Heads, HeadFacts]:
         """Canonical path, endpoint and the caller's address."""
-        if self.snapshot is None:
+        heads = x.heads = self.heads
+        if heads is None:
             raise StationFault(retry_after_s=1.0)
         if self.is_draining:
             x.keep_alive = False
-        snapshot = x.snapshot = self.snapshot
-        x.path, x.query = canonical(x.raw_target)
-        trusted = snapshot.table.station.trusted_proxies
-        forwarded = x.headers.get("X-Forwarded-For")
-        if forwarded is not None:
-            x.address = client_address(x.address, forwarded, trusted)
-        x.endpoint = snapshot.endpoint_for(x.headers.get("Host"))
+        x.snapshot = heads.snapshot
+        facts = heads.accept(x)
+        x.path, x.query, x.endpoint = facts.path, facts.query, facts.endpoint
+        x.facts = facts
+        if facts.forwarded_for is not None:
+            trusted = heads.snapshot.table.station.trusted_proxies
+            x.address = client_address(x.address, facts.forwarded_for, trusted)
+        return heads, facts
 
-    def match(self, x: Exchange) -> None:
-        assert x.snapshot is not None
-        found = x.snapshot.match(x.method, x.path)
-        x.route, x.captures = found.route, found.captures
-        x.dialect = x.snapshot.dialects[found.route.dialect]
-        x.operation = x.dialect.operations[found.route.operation]
-        if self.is_draining:
-            raise ShuttingDown(retry_after_s=1.0)
-
-    def choose(self, x: Exchange) -> list[Choice]:
+    def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere."""
         assert x.snapshot is not None and x.route is not None and x.key is not None
-        snapshot = x.snapshot
-        choices = order(
-            snapshot.candidates(x.route, x.model_entry),
-            snapshot.table.upstreams,
-            Wish(x.model, x.is_stream, x.key.mirror),
-            self.cooldowns.is_cooling,
-            random(),  # noqa: S311 - spreads load, guards nothing
-        )
+        only = heads.only_choice(x.route, x)
+        if only is not None:
+            choices = [] if self.cooldowns.is_cooling(only) else [only]
+        else:
+            choices = order(
+                x.snapshot.candidates(x.route, x.model_entry),
+                x.snapshot.table.upstreams,
+                Wish(x.model, x.is_stream, x.key.mirror),
+                self.cooldowns.is_cooling_at,
+                random(),  # noqa: S311 - spreads load, guards nothing
+            )
         if not choices:
             raise CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
         return choices
@@ -134,10 +135,8 @@ class Relay:
         for choice in choices:
             if tried == ATTEMPTS_MAX:
                 break
-            if tried and self.cooldowns.is_cooling(
-                choice.upstream.name, choice.credential.name, choice.model
-            ):
-                continue
+            if tried and self.cooldowns.is_cooling(choice):
+                continue  # it began to cool while the list was walked
             plan = self.plan(x, choice)
             fresh = False
             while True:
@@ -175,39 +174,32 @@ class Relay:
 
     def plan(self, x: Exchange, choice: Choice) -> Plan:
         """What goes to one upstream: path, headers, body; and how long it may take."""
-        assert x.snapshot is not None and x.route is not None and x.operation is not None
-        upstream, mirror = choice.upstream, choice.mirror
-        dialect = x.snapshot.dialects[upstream.dialect]
-        offered = upstream.operations[x.operation.name]
-        target = upstream_target(offered, mirror, choice.model, x.captures, x.query, dialect)
+        assert x.heads is not None and x.facts is not None and x.operation is not None
+        snapshot, operation, upstream = x.heads.snapshot, x.operation, choice.upstream
+        dialect = snapshot.dialects[upstream.dialect]
         injects = (
             x.is_stream
-            and x.operation.include_usage
+            and operation.include_usage
             and upstream.include_usage == "auto"
             and not body.asks_for_usage(x)
         )
-        spec = dialect.operations[x.operation.name]
-        content = body.outgoing(x, choice.model, model_in_body=spec.model_at == "body", include_usage=injects)
-        fields = request_headers(x.raw_headers, dialect, upstream, x.route, choice.credential)
-        coding = b"identity" if injects else _codings(x.headers.get("Accept-Encoding"))
-        host = mirror.host if mirror.port == HOST_PORTS[mirror.scheme] else f"{mirror.host}:{mirror.port}"
-        lines = [f"{x.method} {target} HTTP/1.1\r\nhost: {host}".encode(), b"accept-encoding: " + coding]
-        lines += [name + b": " + value for name, value in fields]
-        if x.operation.request != "none":
-            lines.append(b"content-length: %d" % len(content))
+        content, length = b"", b""
+        if operation.request != "none":
+            model_in_body = dialect.operations[operation.name].model_at == "body"
+            content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
+            length = b"content-length: %d\r\n" % len(content)
         times = upstream.timeouts
-        leave = x.snapshot.on_disconnect(x.model_entry, upstream)
+        leave = snapshot.on_disconnect(x.model_entry, upstream)
         return Plan(
-            choice=choice,
-            dialect=dialect,
-            head=b"\r\n".join(lines) + b"\r\n\r\n",
-            body=content if x.operation.request != "none" else b"",
-            method=x.method,
-            hides_usage=injects,
-            first_byte_s=(times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
-            idle_s=times.idle_ms / 1000,
-            deadline=x.arrived + times.total_ms / 1000 if times.total_ms else math.inf,
-            drain_s=leave.drain_ms / 1000 if leave.kind == "drain" else 0.0,
+            choice,
+            dialect,
+            x.heads.block(x, x.facts, choice, identity=injects) + length + b"\r\n",
+            content,
+            injects,
+            (times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
+            times.idle_ms / 1000,
+            x.arrived + times.total_ms / 1000 if times.total_ms else math.inf,
+            leave.drain_ms / 1000 if leave.kind == "drain" else 0.0,
         )
 
     def client_left(self, x: Exchange) -> None:
@@ -216,16 +208,3 @@ class Relay:
             x.pump.client_left()
         else:
             self.settler.abandon(x)
-
-
-def _codings(accepted: str | None) -> bytes:
-    """The client's Accept-Encoding, narrowed to what the meter can decode."""
-    if not accepted:
-        return b"identity"
-    offered = {
-        part.split(";")[0].strip().lower()
-        for part in accepted.split(",")
-        if "q=0" not in part.replace(" ", "")
-    }
-    both = [coding for coding in ("gzip", "deflate") if coding in offered or "*" in offered]
-    return ", ".join(both).encode() or b"identity"

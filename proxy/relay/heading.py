@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from proxy.http1.head import Field, Head, framing
+from proxy.http1.head import Field, Framing, Head
 from proxy.http1.headers import REASONS, filter_response, serialize
 from proxy.relay.answers import own_headers
 from proxy.relay.exchange import Exchange
@@ -20,7 +20,7 @@ class Heading(NamedTuple):
     is_event_stream: bool
 
 
-def heading_for(x: Exchange, upstream: Upstream, head: Head, method: str, changes_length: bool) -> Heading:
+def heading_for(x: Exchange, upstream: Upstream, head: Head, frame: Framing, changes_length: bool) -> Heading:
     """`changes_length`: an event may be left out, so a Content-Length of the upstream is not ours."""
     assert x.snapshot is not None and x.dialect is not None
     dialect = x.snapshot.dialects[upstream.dialect]
@@ -38,7 +38,6 @@ def heading_for(x: Exchange, upstream: Upstream, head: Head, method: str, change
     is_event_stream = (head.value(b"content-type") or b"").lower().startswith(b"text/event-stream")
     if is_event_stream:
         fields.append((b"x-accel-buffering", b"no"))  # nginx in front must not collect events
-    frame = framing(head, method)
     chunked = False
     if frame.kind == "none":
         if frame.length is not None:

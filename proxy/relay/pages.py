@@ -18,6 +18,7 @@ from proxy.http1.headers import REASONS, serialize
 from proxy.relay.admission import Admission
 from proxy.relay.answers import dialect_of, own_headers
 from proxy.relay.exchange import Exchange
+from proxy.relay.heads import HeadFacts, Heads
 
 PAGE_TIMEOUT_S = 10.0
 PAGE_BYTES_MAX = 4 << 20
@@ -53,8 +54,10 @@ class Pages:
             "/models": self._models,
         }
 
-    async def serve(self, x: Exchange) -> bool:
+    async def serve(self, x: Exchange, heads: Heads, facts: HeadFacts) -> bool:
         """Answer if the path is one of ours. False: it is a route's."""
+        if facts.route is not None:
+            return False  # a head that was seen before, and was a route's
         path = x.path
         if x.method == "OPTIONS":
             return self._preflight(x)
@@ -74,6 +77,10 @@ class Pages:
             raise MethodNotAllowed
         await page(x)
         return True
+
+    async def _identify(self, x: Exchange) -> None:
+        assert x.heads is not None and x.facts is not None
+        await self._admission.identify(x, x.heads.digest(x, x.facts))
 
     async def close(self) -> None:
         if self._session is not None:
@@ -95,7 +102,7 @@ class Pages:
 
     async def _endpoints(self, x: Exchange) -> None:
         assert x.snapshot is not None
-        await self._admission.identify(x)
+        await self._identify(x)
         endpoints = [
             {
                 "name": e.name,
@@ -112,7 +119,7 @@ class Pages:
 
     async def _models(self, x: Exchange) -> None:
         """The models that this key may use, in the shape of the caller's dialect."""
-        await self._admission.identify(x)
+        await self._identify(x)
         names = self._permitted(x)
         if dialect_of(x).name == "anthropic":
             data = [_anthropic_model(name) for name in names]
@@ -129,7 +136,7 @@ class Pages:
             respond_json(x, {"object": "list", "data": [_openai_model(name) for name in names]})
 
     async def _model(self, x: Exchange) -> None:
-        await self._admission.identify(x)
+        await self._identify(x)
         name = x.path.split("/models/", 1)[1]
         if name not in self._permitted(x):
             raise UnknownModel
@@ -152,7 +159,7 @@ class Pages:
         ]
 
     async def _holder_page(self, x: Exchange) -> None:
-        await self._admission.identify(x)
+        await self._identify(x)
         assert x.key is not None
         await self._pass_on(x, {KEY_HEADER: str(x.key.key_id)})
 

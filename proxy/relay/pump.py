@@ -70,7 +70,7 @@ class Tools:
     """(choice, status, retry-after in seconds): this credential did not do."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Plan:
     """What one attempt sends and how its answer is treated."""
 
@@ -78,7 +78,6 @@ class Plan:
     dialect: Dialect  # the upstream's
     head: bytes
     body: bytes
-    method: str
     hides_usage: bool  # include_usage was injected: its event is left out again
     first_byte_s: float
     idle_s: float
@@ -133,7 +132,7 @@ class Pump:
         """
         self._conn = conn
         self._x.pump = self
-        conn.start(self, self._plan.method)
+        conn.start(self, self._x.method)
         if self._x.client.is_paused:
             conn.pause_reading()
         self._tools.sweeper.add(self)
@@ -222,8 +221,9 @@ class Pump:
     def _begin_answer(self, head: Head) -> None:
         """From here on the answer is the client's, unless it is lost before its first byte goes out."""
         self._state = State.RELAYING
+        assert self._conn is not None and self._conn.framing is not None
         heading = heading_for(
-            self._x, self._plan.choice.upstream, head, self._plan.method, self._plan.hides_usage
+            self._x, self._plan.choice.upstream, head, self._conn.framing, self._plan.hides_usage
         )
         self._out_head = heading.head
         self.chunked = heading.chunked
@@ -395,6 +395,7 @@ class Pump:
     def _close(self, result: ProxyError | None) -> None:
         self._state = State.CLOSED
         self._conn = None
+        self._x.pump = None  # no cycle: what a call held is freed with it, not by the garbage collector
         self._attempt.took_ms = self._tools.wall_ms() - self._attempt.started_ms
         self._tools.sweeper.discard(self)
         if self._tap is not None:

@@ -1,0 +1,166 @@
+"""What a request's head decides, worked out once for all requests with the same head.
+
+Owns the phases that need nothing but the head: canonical path, endpoint, route, the key's digest, and
+the header block that goes upstream. SDKs send byte-identical heads on every call, so that most calls
+find all of it in the memo. A memo belongs to one snapshot and goes with it; what may change without a
+reload (key records, cooldowns, the caller's address) is never in it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from hashlib import sha256
+from typing import TYPE_CHECKING
+
+from proxy.dialects.base import Dialect, OperationSpec
+from proxy.errors import InvalidKey, MissingKey
+from proxy.relay.exchange import Exchange
+from proxy.relay.identity import key_of
+from proxy.routing.canonical import canonical
+from proxy.routing.rewrite import request_headers, upstream_target
+from proxy.routing.selection import Choice
+from proxy.routing.table import Endpoint, Route
+
+if TYPE_CHECKING:
+    from proxy.snapshot import Snapshot
+
+MEMO_MAX = 4096  # heads of one table generation; about 4 KB each
+BLOCKS_MAX = 64  # header blocks for one head: a head meets few upstreams
+KEY_CHARS_MAX = 512
+DEFAULT_PORTS = {"http": 80, "https": 443}
+# The only header that differs between calls of one client, in the spellings that clients use.
+_LENGTHS = frozenset({b"Content-Length", b"content-length", b"CONTENT-LENGTH"})
+
+HeadKey = tuple[str, str, tuple[tuple[bytes, bytes], ...]]
+
+
+@dataclass(slots=True, eq=False)
+class HeadFacts:
+    """Shared between requests: nothing of it may be changed but `blocks`."""
+
+    path: str
+    query: str
+    endpoint: Endpoint
+    forwarded_for: str | None
+    coding: bytes  # Accept-Encoding for the upstream
+    has_plain_body: bool  # no Content-Encoding
+    user_agent: str
+    route: Route | None = None
+    captures: dict[str, str] = field(default_factory=dict)
+    dialect: Dialect | None = None
+    operation: OperationSpec | None = None
+    digest: bytes = b""
+    blocks: dict[tuple[str, str, str, str, bool], bytes] = field(default_factory=dict)
+
+
+class Heads:
+    """The memo of one snapshot."""
+
+    def __init__(self, snapshot: Snapshot) -> None:
+        self.snapshot = snapshot
+        self._memo: dict[HeadKey, HeadFacts] = {}
+        self._choices: dict[tuple[str, str], Choice | None] = {}
+
+    def accept(self, x: Exchange) -> HeadFacts:
+        """Canonical path and endpoint. Raises MalformedRequest."""
+        key = (x.method, x.raw_target, tuple([h for h in x.raw_headers if h[0] not in _LENGTHS]))
+        facts = self._memo.get(key)
+        if facts is None:
+            headers = x.headers
+            path, query = canonical(x.raw_target)
+            facts = HeadFacts(
+                path,
+                query,
+                self.snapshot.endpoint_for(headers.get("Host")),
+                headers.get("X-Forwarded-For"),
+                codings(headers.get("Accept-Encoding")),
+                headers.get("Content-Encoding", "identity").lower() in ("", "identity"),
+                headers.get("User-Agent", ""),
+            )
+            if len(self._memo) >= MEMO_MAX:
+                self._memo.clear()
+            self._memo[key] = facts
+        return facts
+
+    def match(self, x: Exchange, facts: HeadFacts) -> None:
+        """The route. Raises UnknownPath, MethodNotAllowed, MalformedRequest."""
+        if facts.route is None:
+            found = self.snapshot.match(x.method, facts.path)
+            facts.captures = found.captures
+            facts.dialect = self.snapshot.dialects[found.route.dialect]
+            facts.operation = facts.dialect.operations[found.route.operation]
+            facts.route = found.route
+        x.route, x.captures = facts.route, facts.captures
+        x.dialect, x.operation = facts.dialect, facts.operation
+
+    def digest(self, x: Exchange, facts: HeadFacts) -> bytes:
+        """SHA-256 of the whole key. Raises MissingKey, InvalidKey."""
+        if not facts.digest:
+            secret = key_of(x.headers, facts.query)
+            if not secret:
+                raise MissingKey
+            if len(secret) > KEY_CHARS_MAX:
+                raise InvalidKey
+            facts.digest = sha256(secret.encode("utf-8", "surrogateescape")).digest()
+        return facts.digest
+
+    def only_choice(self, route: Route, x: Exchange) -> Choice | None:
+        """The choice of a call that has but one: one candidate, one mirror, one credential."""
+        key = (route.id, x.model)
+        try:
+            return self._choices[key]
+        except KeyError:
+            choice = self._work_out(route, x)
+            if len(self._choices) >= MEMO_MAX:
+                self._choices.clear()
+            self._choices[key] = choice
+            return choice
+
+    def _work_out(self, route: Route, x: Exchange) -> Choice | None:
+        candidates = self.snapshot.candidates(route, x.model_entry)
+        if len(candidates) != 1:
+            return None
+        upstream = self.snapshot.upstream(candidates[0].upstream)
+        credentials = [c for c in upstream.credentials if not c.retired]
+        if len(upstream.mirrors) != 1 or len(credentials) != 1:
+            return None
+        return Choice(upstream, upstream.mirrors[0], credentials[0], candidates[0].as_model or x.model)
+
+    def block(self, x: Exchange, facts: HeadFacts, choice: Choice, *, identity: bool) -> bytes:
+        """Request line and header fields for one upstream, without the length and the empty line.
+
+        `identity`: the answer must come uncompressed, because an event may be left out of it.
+        """
+        key = (choice.upstream.name, choice.mirror.name, choice.credential.name, choice.model, identity)
+        block = facts.blocks.get(key)
+        if block is None:
+            if len(facts.blocks) >= BLOCKS_MAX:
+                facts.blocks.clear()
+            block = facts.blocks[key] = self._block(x, facts, choice, identity)
+        return block
+
+    def _block(self, x: Exchange, facts: HeadFacts, choice: Choice, identity: bool) -> bytes:
+        assert facts.route is not None and facts.operation is not None
+        upstream, mirror = choice.upstream, choice.mirror
+        dialect = self.snapshot.dialects[upstream.dialect]
+        offered = upstream.operations[facts.operation.name]
+        target = upstream_target(offered, mirror, choice.model, facts.captures, facts.query, dialect)
+        host = mirror.host if mirror.port == DEFAULT_PORTS[mirror.scheme] else f"{mirror.host}:{mirror.port}"
+        fields = request_headers(x.raw_headers, dialect, upstream, facts.route, choice.credential)
+        lines = [
+            f"{x.method} {target} HTTP/1.1\r\nhost: {host}".encode(),
+            b"accept-encoding: " + (b"identity" if identity else facts.coding),
+        ]
+        lines += [name + b": " + value for name, value in fields]
+        return b"\r\n".join(lines) + b"\r\n"
+
+
+def codings(accepted: str | None) -> bytes:
+    """A client's Accept-Encoding, narrowed to what the meter can decode (RFC 9110 12.5.3)."""
+    offered: set[str] = set()
+    for part in (accepted or "").split(","):
+        name, _, parameters = part.partition(";")
+        if parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
+            offered.add(name.strip().lower())
+    both = [coding for coding in ("gzip", "deflate") if coding in offered or "*" in offered]
+    return ", ".join(both).encode() or b"identity"
