@@ -10,7 +10,7 @@ A walker does not raise: content in front of a broken frame is real and was paid
 from __future__ import annotations
 
 from collections.abc import Sequence
-from enum import Enum
+from functools import lru_cache
 from typing import Protocol
 
 from proxy.errors import UpstreamGarbage
@@ -77,12 +77,9 @@ class EofWalker:
         self.done = True
 
 
-class _Expect(Enum):
-    """What the next line of a chunked body is."""
-
-    SIZE = CHUNK_LINE_BYTES_MAX
-    DATA_END = 0
-    TRAILER = HEAD_BYTES_MAX
+# What the next line of a chunked body is, and how long it may be. Plain numbers: they are compared per chunk.
+_SIZE, _DATA_END, _TRAILER = range(3)
+_LINE_BYTES_MAX = (CHUNK_LINE_BYTES_MAX, 0, HEAD_BYTES_MAX)
 
 
 class ChunkedWalker:
@@ -92,7 +89,7 @@ class ChunkedWalker:
 
     def __init__(self) -> None:
         self._left = 0  # bytes of the current chunk's data that are still to come
-        self._expect = _Expect.SIZE
+        self._expect = _SIZE
         self._carry = b""  # a line that has begun
         self._trailers = 0
         self._trailer_bytes = 0
@@ -119,46 +116,48 @@ class ChunkedWalker:
                     self.excess += end - position
                     break
                 else:
-                    line, position = self._line(data, position)
-                    if line is not None:
-                        self._take(line)
+                    stop = -1 if self._carry else data.find(CRLF, position)
+                    if stop >= 0:
+                        self._take(data[position:stop])
+                        position = stop + 2
+                    else:
+                        position = self._take_cut(data, position)
         except UpstreamGarbage as error:
             self.broken = error
         return pieces
 
-    def _line(self, data: bytes, position: int) -> tuple[bytes | None, int]:
-        """The next whole line without its CRLF, or None, and where it ended."""
+    def _take_cut(self, data: bytes, position: int) -> int:
+        """Take a line whose beginning was in an earlier read, or keep one whose end is in a later one."""
         carry = self._carry
         if carry and carry[-1] == 0x0D and data[position] == 0x0A:
             self._carry = b""
-            return carry[:-1], position + 1
+            self._take(carry[:-1])
+            return position + 1
         stop = data.find(CRLF, position)
         if stop >= 0:
-            line = data[position:stop]
-            if carry:
-                self._carry = b""
-                line = carry + line
-            return line, stop + 2
+            self._carry = b""
+            self._take(carry + data[position:stop])
+            return stop + 2
         self._carry = carry = carry + data[position:]
         # Refused while still incomplete: a frame that cannot become right must not keep a client waiting.
         started = carry[:-1] if carry[-1] == 0x0D else carry
-        if len(started) > self._expect.value:
+        if len(started) > _LINE_BYTES_MAX[self._expect]:
             raise UpstreamGarbage(detail="line too long in chunked body")
         if started.translate(None, FIELD_BYTES):
             raise UpstreamGarbage(detail="control byte in chunked body")
-        if self._expect is _Expect.SIZE and started:
+        if self._expect == _SIZE and started:
             _chunk_size(started)
-        return None, len(data)
+        return len(data)
 
     def _take(self, line: bytes) -> None:
         """Act on one whole line."""
-        if self._expect is _Expect.DATA_END:
+        if self._expect == _DATA_END:
             if line:
                 raise UpstreamGarbage(detail="chunk longer than its size")
-            self._expect = _Expect.SIZE
-        elif self._expect is _Expect.SIZE:
+            self._expect = _SIZE
+        elif self._expect == _SIZE:
             self._left = _chunk_size(line)
-            self._expect = _Expect.DATA_END if self._left else _Expect.TRAILER
+            self._expect = _DATA_END if self._left else _TRAILER
         elif line:
             self._count_trailer(line)
         else:
@@ -182,6 +181,7 @@ def walker_for(framing: Framing) -> LengthWalker | ChunkedWalker | EofWalker:
     return LengthWalker(framing.length or 0 if framing.kind == "length" else 0)
 
 
+@lru_cache(maxsize=512)  # a stream has few sizes: 70 ns in place of 300 per chunk, at most half a megabyte
 def _chunk_size(line: bytes) -> int:
     """Read `1A` or `1A;extension`. Raises UpstreamGarbage."""
     if line.translate(None, HEX_DIGITS):

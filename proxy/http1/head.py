@@ -25,7 +25,7 @@ TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm
 _VERSIONS: dict[bytes, tuple[int, int]] = {b"HTTP/1.1 ": (1, 1), b"HTTP/1.0 ": (1, 0)}
 _PREFIX = b"HTTP/1."
 _NO_BODY_STATUSES = frozenset({204, 304})
-_FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection"})
+_FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
 
 Field = tuple[bytes, bytes]
 
@@ -63,11 +63,16 @@ class Head(NamedTuple):
 
 
 class Framing(NamedTuple):
-    """How a body ends. `length` is what Content-Length declares, also where there is no body (HEAD, 304)."""
+    """How a body ends, and whether its connection lasts.
+
+    `length` is what Content-Length declares, also where there is no body (HEAD, 304). `idle_s` is how long
+    the server says that it keeps an idle connection; None: it does not say.
+    """
 
     kind: Literal["none", "length", "chunked", "eof"]
     length: int | None
     keep_alive: bool
+    idle_s: int | None = None
 
 
 def parse(data: bytes | bytearray, scanned: int = 0) -> Head | None:
@@ -108,18 +113,21 @@ def framing(head: Head, method: str) -> Framing:
     lengths: list[bytes] = []
     codings: list[bytes] = []
     options: list[bytes] = []
+    idle_s: int | None = None
     for name, value in head.headers:
         if name in _FRAMING_FIELDS:
             if name == b"content-length":
                 lengths.append(value)
             elif name == b"connection":
                 options.append(value)
-            else:
+            elif name == b"transfer-encoding":
                 codings.append(value)
+            else:
+                idle_s = _idle_s(value)
     keep_alive = _keeps_alive(head.version, options)
     length = _content_length(lengths) if lengths else None
     if method == "HEAD" or head.status in _NO_BODY_STATUSES:
-        return Framing("none", length, keep_alive)
+        return Framing("none", length, keep_alive, idle_s)
     if codings:
         if (
             length is not None
@@ -128,9 +136,9 @@ def framing(head: Head, method: str) -> Framing:
             or codings[0].lower() != b"chunked"
         ):
             raise UpstreamGarbage(detail="transfer-encoding that cannot be trusted")
-        return Framing("chunked", None, keep_alive)
+        return Framing("chunked", None, keep_alive, idle_s)
     if length is not None:
-        return Framing("length", length, keep_alive)
+        return Framing("length", length, keep_alive, idle_s)
     return Framing("eof", None, False)
 
 
@@ -162,6 +170,16 @@ def _content_length(values: list[bytes]) -> int:
     if len(values) > 1 or not value.isdigit() or len(value) > CONTENT_LENGTH_DIGITS_MAX:
         raise UpstreamGarbage(detail="content-length")
     return int(value)
+
+
+def _idle_s(value: bytes) -> int | None:
+    """`timeout=5, max=100` -> 5. Only a hint: what cannot be read says nothing."""
+    for parameter in value.split(b","):
+        name, _, seconds = parameter.partition(b"=")
+        seconds = seconds.strip()
+        if name.strip().lower() == b"timeout" and seconds.isdigit() and len(seconds) < 10:
+            return int(seconds)
+    return None
 
 
 def _keeps_alive(version: tuple[int, int], options: list[bytes]) -> bool:

@@ -18,11 +18,13 @@ from dataclasses import dataclass
 from aiohappyeyeballs import start_connection
 
 from proxy.errors import UpstreamConnectFailed
-from proxy.relay.resolver import Resolver
+from proxy.relay.resolver import GetAddressInfo, Resolver
 from proxy.relay.upstream import Origin, State, UpstreamConnection
 from proxy.routing.table import Mirror
 
-IDLE_S = 50.0  # below the 60 s at which most load balancers close
+IDLE_S = 50.0  # below the 60 s at which most load balancers close an idle connection
+IDLE_MARGIN_S = 1.0  # a server counts from an earlier moment than we do
+EXPIRY_S = 10.0  # between two looks for connections that have been idle for too long
 EYEBALLS_DELAY_S = 0.25  # RFC 8305 section 8
 
 
@@ -54,15 +56,14 @@ class Pool:
         *,
         ssl_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
-        idle_s: float = IDLE_S,
         connections_max: int | None = None,
+        getaddrinfo: GetAddressInfo | None = None,
     ) -> None:
         self._loop = loop
         self._ssl_context = ssl_context
         self._clock = clock
-        self._idle_s = idle_s
         self._connections_max = connections_max
-        self._resolver = Resolver(loop, clock)
+        self._resolver = Resolver(loop, clock, getaddrinfo or loop.getaddrinfo)
         # A dict is a stack that also forgets from its middle: the latest parked is taken first.
         self._idle: dict[Origin, dict[UpstreamConnection, None]] = {}
         self._open: Counter[Origin] = Counter()  # with those that are being connected
@@ -105,7 +106,7 @@ class Pool:
             return
         self._idle.setdefault(connection.origin, {})[connection] = None
         if self._expiry is None:
-            self._expiry = self._loop.call_later(self._idle_s / 2, self._expire)
+            self._expiry = self._loop.call_later(EXPIRY_S, self.expire)
 
     def closed(self, connection: UpstreamConnection, *, poisoned: bool) -> None:
         """Forget a connection that is gone."""
@@ -119,6 +120,17 @@ class Pool:
                 del self._idle[connection.origin]
         self._count_closed(connection.origin)
         self.stats.poisoned += poisoned
+
+    def expire(self) -> None:
+        """Close what has been idle for too long. Calls itself again while anything is idle."""
+        self._expiry = None
+        now = self._clock()
+        expired = [c for idle in self._idle.values() for c in idle if _idle_until(c) <= now]
+        for connection in expired:
+            connection.abort()
+        self.stats.expired += len(expired)
+        if self._idle:
+            self._expiry = self._loop.call_later(EXPIRY_S, self.expire)
 
     def close(self) -> None:
         """Abort every connection; those of running exchanges without a word to their sinks."""
@@ -134,11 +146,14 @@ class Pool:
             connection, _ = idle.popitem()
             if not idle:
                 del self._idle[origin]
-            if not connection.has_unread_bytes():
+            if _idle_until(connection) <= self._clock():
+                self.stats.expired += 1
+            elif connection.has_unread_bytes():
+                self.stats.unclean += 1
+            else:
                 self.stats.reused += 1
                 return connection
             connection.abort()
-            self.stats.unclean += 1
         return None
 
     async def _open_connection(self, origin: Origin, timeout_s: float, reuse: bool) -> UpstreamConnection:
@@ -173,6 +188,8 @@ class Pool:
             ssl=self._ssl_context if tls else None,
             server_hostname=origin.server_name if tls else None,
         )
+        if self._is_closed:
+            connection.abort()
         if connection.state is not State.IDLE:
             raise ConnectionError("closed, or spoke before it was asked")
         self._connections.add(connection)
@@ -183,15 +200,9 @@ class Pool:
         if not self._open[origin]:
             del self._open[origin]
 
-    def _expire(self) -> None:
-        """Close what has been idle for too long: the oldest are in front."""
-        self._expiry = None
-        limit = self._clock() - self._idle_s
-        for idle in list(self._idle.values()):
-            for connection in list(idle):
-                if connection.last_activity > limit:
-                    break
-                self.stats.expired += 1
-                connection.abort()
-        if self._idle:
-            self._expiry = self._loop.call_later(self._idle_s / 2, self._expire)
+
+def _idle_until(connection: UpstreamConnection) -> float:
+    """Up to when a connection may be used again: servers that say how long they wait are believed."""
+    says = connection.framing.idle_s if connection.framing is not None else None
+    keeps_s = IDLE_S if says is None else min(IDLE_S, says - IDLE_MARGIN_S)
+    return connection.last_activity + keeps_s

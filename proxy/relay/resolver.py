@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 FRESH_S = 30.0  # as long as the shortest lifetimes that CDNs give out
@@ -18,14 +18,18 @@ NAMES_MAX = 256  # mirrors are configured, so a station never comes near
 # (family, type, protocol, canonical name, socket address), as getaddrinfo returns it
 AddressInfo = tuple[int, int, int, str, tuple[Any, ...]]
 Name = tuple[str, int]
+GetAddressInfo = Callable[..., Awaitable[Sequence[AddressInfo]]]
 
 
 class Resolver:
-    """`clock` gives seconds and never goes back."""
+    """`clock` gives seconds and never goes back; `getaddrinfo` is the loop's."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, loop: asyncio.AbstractEventLoop, clock: Callable[[], float], getaddrinfo: GetAddressInfo
+    ) -> None:
         self._loop = loop
         self._clock = clock
+        self._getaddrinfo = getaddrinfo
         self._known: dict[Name, tuple[float, list[AddressInfo] | OSError]] = {}
         self._under_way: dict[Name, asyncio.Future[None]] = {}
 
@@ -53,7 +57,7 @@ class Resolver:
         try:
             found: list[AddressInfo] | OSError
             try:
-                found = list(await self._loop.getaddrinfo(*name, type=socket.SOCK_STREAM))
+                found = list(await self._getaddrinfo(*name, type=socket.SOCK_STREAM))
                 if not found:
                     raise OSError("no address")
             except (OSError, UnicodeError) as error:  # UnicodeError: a label that IDNA cannot encode

@@ -20,7 +20,8 @@ from proxy.http1.head import Framing, Head, framing, parse
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
 # One buffer for all connections of a process: it is emptied before the loop reads anything else. Over TLS, a
 # fresh one per read costs 20 us of mmap.
-_BUFFER = memoryview(bytearray(256 * 1024))
+READ_BYTES_MAX = 256 * 1024
+_BUFFER = memoryview(bytearray(READ_BYTES_MAX))
 
 _CUT_SHORT = "The model provider's answer broke off."
 
@@ -42,6 +43,9 @@ class State(Enum):
     BODY = "body"
     COMPLETE = "complete"  # the answer has ended, the caller has not released the connection yet
     CLOSED = "closed"
+
+
+IDLE, HEAD, BODY, COMPLETE, CLOSED = State  # a global costs 8 ns, a member of an Enum 75, per read
 
 
 class Sink(Protocol):
@@ -81,6 +85,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_clock",
+        "_descriptor",
         "_head_bytes",
         "_interim",
         "_method",
@@ -107,6 +112,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._clock = clock
         self._reusable = reusable
         self._transport: asyncio.Transport | None = None
+        self._descriptor = -1
         self._sink: Sink | None = None
         self._walker: LengthWalker | ChunkedWalker | EofWalker | None = None
         self._method = ""
@@ -114,11 +120,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._interim = 0
         self._received = False  # a byte of the current answer
         self._paused = False
-        self._read_filled = (
-            False  # the last read filled the buffer: decrypted bytes may wait in the transport
-        )
+        self._read_filled = False  # the last read filled the buffer: more may wait, decrypted
         self.origin = origin
-        self.state = State.IDLE
+        self.state = IDLE
         self.framing: Framing | None = None
         self.served = 0
         self.writable = True
@@ -132,7 +136,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def start(self, sink: Sink, method: str) -> None:
         """Begin an exchange; the request is then written. Everything else is told to `sink`."""
         self.last_activity = self._clock()
-        if self.state is not State.IDLE:
+        if self.state is not IDLE:
             # Lost between check-out and now. Told as if it had been lost a moment later: one way, not two.
             asyncio.get_running_loop().call_soon(sink.on_lost, self._lost_in_head())
             return
@@ -141,11 +145,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._interim = 0
         self._received = False
         self.framing = None
-        self.state = State.HEAD
+        self.state = HEAD
 
     def write(self, data: bytes | Sequence[bytes]) -> None:
         """Send request bytes; nothing happens on a connection that was lost."""
-        if self._transport is None or self.state is State.CLOSED:
+        if self._transport is None or self.state is CLOSED:
             return
         if isinstance(data, bytes):
             self._transport.write(data)
@@ -154,13 +158,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         """Stop reading the answer: the client is slower than the upstream."""
-        if not self._paused and self._transport is not None and self.state is not State.CLOSED:
+        if not self._paused and self._transport is not None and self.state is not CLOSED:
             self._paused = True
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
         """Go on reading the answer."""
-        if self._paused and self._transport is not None and self.state is not State.CLOSED:
+        if self._paused and self._transport is not None and self.state is not CLOSED:
             self._paused = False
             self._transport.resume_reading()
 
@@ -175,12 +179,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         The whole request must have been written: an answer may come before its request has ended.
         """
         self._sink = None
-        if self.state is not State.COMPLETE or not self._can_be_reused():
+        if self.state is not COMPLETE or not self._can_be_reused():
             self._close()
             return
         self._walker = None
         self._received = False
-        self.state = State.IDLE
+        self.state = IDLE
         if self._paused or self._read_filled:
             # Over TLS, bytes may be decrypted already where no poll on the descriptor shows them. They are
             # delivered within this turn of the loop, and close the connection while it is still out of reach.
@@ -191,17 +195,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def has_unread_bytes(self) -> bool:
         """Is anything, also an end of file, waiting on the descriptor?"""
-        socket = self._transport.get_extra_info("socket") if self._transport is not None else None
-        if socket is None:
-            return True
-        readable = select.poll()
-        readable.register(socket.fileno(), select.POLLIN)
+        readable = select.poll()  # uvloop's socket object cannot peek
+        readable.register(self._descriptor, select.POLLIN)
         return bool(readable.poll(0))
 
     # -- what the loop calls -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
+        self._descriptor = transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _BUFFER
@@ -209,31 +211,31 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         data = bytes(_BUFFER[:nbytes])
         self.last_activity = self._clock()
-        self._read_filled = nbytes == len(_BUFFER)
-        if self.state is State.BODY:
+        self._read_filled = nbytes == READ_BYTES_MAX
+        if self.state is BODY:
             self._take_body(data)
-        elif self.state is State.HEAD:
+        elif self.state is HEAD:
             self._received = True
             self._take_head(data)
-        elif self.state is State.IDLE:
+        elif self.state is IDLE:
             self._close(poisoned=True)
         else:
             self._reusable = False  # bytes behind the end: never content, and nobody's answer
 
     def eof_received(self) -> bool:
         # Over TLS this comes only after close_notify; without one, connection_lost comes alone: a cut.
-        if self.state is State.BODY and isinstance(self._walker, EofWalker):
+        if self.state is BODY and isinstance(self._walker, EofWalker):
             self._walker.finish()
             self._complete(())
-        elif self.state is State.IDLE:
+        elif self.state is IDLE:
             self._close()
         self._reusable = False
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.state is State.BODY:
+        if self.state is BODY:
             self._lose(UpstreamClosed(_CUT_SHORT, detail=str(exc or "end of file")))
-        elif self.state is State.HEAD:
+        elif self.state is HEAD:
             self._lose(self._lost_in_head(exc))
         else:
             self._close()
@@ -287,7 +289,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if walker.broken is not None and not pieces:
             self._lose(walker.broken)  # known before anybody was told of a head: still an ordinary failure
             return
-        self.state = State.BODY
+        self.state = BODY
         sink = self._sink
         assert sink is not None
         sink.on_head(head)
@@ -311,7 +313,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def _complete(self, pieces: Sequence[bytes]) -> None:
         sink, self._sink = self._sink, None
-        self.state = State.COMPLETE
+        self.state = COMPLETE
         self.served += 1
         assert sink is not None
         sink.on_content(pieces, True)
@@ -331,7 +333,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         )
 
     def _park(self) -> None:
-        if self.state is State.IDLE:
+        if self.state is IDLE:
             self._owner.park(self)
 
     def _lost_in_head(self, exc: Exception | None = None) -> ProxyError:
@@ -346,9 +348,9 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             sink.on_lost(error)
 
     def _close(self, *, poisoned: bool = False) -> None:
-        if self.state is State.CLOSED:
+        if self.state is CLOSED:
             return
-        self.state = State.CLOSED
+        self.state = CLOSED
         self._walker = None
         self._head_bytes = b""
         if self._transport is not None:

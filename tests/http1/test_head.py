@@ -206,6 +206,24 @@ def test_http_1_0_closes_unless_it_says_otherwise(fields, expected):
 
 
 @pytest.mark.parametrize(
+    ("value", "idle_s"),
+    [
+        (b"timeout=5", 5),
+        (b"max=100, Timeout = 0", 0),
+        (b"max=100", None),
+        (b"timeout=", None),
+        (b"timeout=-1", None),
+        (b"timeout=1e9", None),
+        (b"timeout=9999999999", None),
+        (b"", None),
+    ],
+)
+def test_a_server_may_say_how_long_it_keeps_an_idle_connection(value, idle_s):
+    head = head_of(b"content-length: 5", b"keep-alive: " + value)
+    assert framing(head, "POST") == Framing("length", 5, True, idle_s)
+
+
+@pytest.mark.parametrize(
     ("first", "method"),
     [(b"HTTP/1.1 200 OK", "HEAD"), (b"HTTP/1.1 204 No Content", "POST"), (b"HTTP/1.1 304 Same", "GET")],
 )
