@@ -17,18 +17,21 @@ from proxy.journal.directory import segment_path
 from proxy.journal.frame import CRC_BYTES, START, Frame, Head, Verdict
 
 WINDOW_BYTES = 1 << 20  # read at once; a longer frame gets a longer window
+SEARCH_BYTES = 1 << 20  # behind damage for the next frame: 0.3 s at worst
 
 UpTo = Literal["watermark", "end"]
 
 
 class JournalDamageError(Exception):
     """A segment does not hold what it promised: bytes below its watermark that are no frame, or a
-    cursor that points beyond its end. Frames before `position` are good."""
+    cursor that points beyond its end. Frames before `position` are good. `resume_at` is where the next
+    good frame may begin, so that one bad byte costs one record; None: there is nothing behind."""
 
-    def __init__(self, path: Path, position: int, what: str) -> None:
+    def __init__(self, path: Path, position: int, what: str, resume_at: int | None = None) -> None:
         super().__init__(f"{path}: byte {position}: {what}")
         self.path = path
         self.position = position
+        self.resume_at = resume_at
 
 
 def head(path: Path) -> Head | None:
@@ -77,7 +80,8 @@ def read(path: Path, offset: int = START, *, upto: UpTo = "watermark") -> Iterat
             if at > offset:
                 yield record.payload, at
         if at < mark or size < mark:
-            raise JournalDamageError(path, at, "no valid frame below the watermark")
+            behind = _next_frame(fd, at, mark) if size >= mark else None
+            raise JournalDamageError(path, at, "no valid frame below the watermark", behind)
         if at < offset:
             raise JournalDamageError(path, offset, "the cursor is beyond the end")
 
@@ -99,6 +103,19 @@ def _frames(fd: int, at: int, limit: int) -> Iterator[Frame | Verdict]:
             return
         if here == CRC_BYTES:
             want += frame.PAYLOAD_BYTES_MAX  # one frame is longer than the window
+
+
+def _next_frame(fd: int, damaged: int, mark: int) -> int:
+    """Where behind a damaged place the next frame begins, whatever became of the lengths between.
+
+    A frame proves itself by its CRC, seeded with the four bytes before it. At the latest it is the mark.
+    """
+    base = damaged - CRC_BYTES
+    data = os.pread(fd, min(mark - base, SEARCH_BYTES), base)
+    for at in range(CRC_BYTES + 1, len(data) - frame.OVERHEAD):
+        if isinstance(frame.decode(data, at, frame.seed_before(data, at)), Frame):
+            return base + at
+    return mark
 
 
 def _first_sequence_behind(path: Path) -> float:

@@ -8,20 +8,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
-from operator import attrgetter
 
 from proxy.ledger import entry, holds
 from proxy.ledger.entry import Attempt, Begin, End, Progress, Settle
 from proxy.metering.pricing import Price, cost_nanos
 from proxy.metering.usage import Provenance, Usage
 
-BUCKET_MAX = 10**9  # no call has more of anything; with it every cost fits into 64 bits by far
+# No call has more tokens, milliseconds or characters, nor more of what is priced one by one. With these
+# every cost fits into 64 bits, whatever an upstream claims.
+COUNT_MAX = 10**9
+SINGLE_MAX = 10**6
+SINGLES = frozenset({"images", "calls", "tools", "units"})
 
-TEXT_INPUT = ("input", "cache_read", "cache_write_5m", "cache_write_1h")
-INPUT = (*TEXT_INPUT, "input_audio", "cached_audio", "input_image")
+# Text comes first: where a claim is cut, it is what is believed first.
+_TEXT = ("input", "cache_read", "cache_write_5m", "cache_write_1h")
+INPUT = (*_TEXT, "input_audio", "cached_audio", "input_image")
 OUTPUT = ("output", "output_audio", "output_image")
-PLAIN = (*INPUT, *OUTPUT, "reasoning", "seconds_ms", "characters", "images", "calls")
-_plain_counts = attrgetter(*PLAIN)
 
 # What is remarkable about a bill (`End.flags`).
 CAPPED = "capped_at_hold"  # the price of the usage is more; the audit expects the hold
@@ -30,7 +32,7 @@ RECONCILE = "reconcile"  # the vendor may know more: compare with its bill
 DISTRUSTED = "claim_cut"  # an upstream of low trust claimed more than is possible
 OVER_INPUT = "anomaly_input"  # a trusted upstream reports more than the context window
 OVER_OUTPUT = "anomaly_output"  # ... or more than max_tokens allows
-ABSURD = "anomaly_absurd"  # a figure was negative or over BUCKET_MAX
+ABSURD = "anomaly_absurd"  # a figure was negative or over its maximum
 
 
 class Billed(Enum):
@@ -234,20 +236,27 @@ def bounded(usage: Usage, terms: Terms) -> tuple[Usage, list[str]]:
 
 
 def _is_sane(usage: Usage) -> bool:
-    counts: tuple[int, ...] = (*_plain_counts(usage), *usage.tools.values(), *usage.units.values())
-    return min(counts) >= 0 and max(counts) <= BUCKET_MAX
+    for name, counts in usage.as_dict().items():
+        most = _most(name)
+        for count in counts.values() if isinstance(counts, dict) else (counts,):
+            if not 0 <= count <= most:
+                return False
+    return True
 
 
 def _sane(usage: Usage) -> Usage:
-    return Usage(
-        **{name: _clamp(getattr(usage, name)) for name in PLAIN},
-        tools={kind: _clamp(n) for kind, n in usage.tools.items()},
-        units={kind: _clamp(n) for kind, n in usage.units.items()},
-    )
+    sane: dict[str, int | dict[str, int]] = {}
+    for name, counts in usage.as_dict().items():
+        most = _most(name)
+        if isinstance(counts, dict):
+            sane[name] = {kind: min(max(count, 0), most) for kind, count in counts.items()}
+        else:
+            sane[name] = min(max(counts, 0), most)
+    return Usage.from_dict(sane)
 
 
-def _clamp(count: int) -> int:
-    return min(max(count, 0), BUCKET_MAX)
+def _most(name: str) -> int:
+    return SINGLE_MAX if name in SINGLES else COUNT_MAX
 
 
 def _cut(usage: Usage, buckets: tuple[str, ...], most: int) -> None:

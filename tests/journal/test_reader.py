@@ -119,6 +119,31 @@ def test_the_alarm_names_the_place_behind_the_last_good_frame(segment):
     assert attempt(segment) == (RECORDS[:3], ends[2])
 
 
+def test_one_bad_byte_costs_one_record_and_at_most_the_one_behind(segment):
+    ends = [START, *(end for _, end in read(segment))]
+    whole = segment.read_bytes()
+    with segment.open("r+b", buffering=0) as file:
+        for at in range(START, ends[-1]):
+            os.pwrite(file.fileno(), bytes([whole[at] ^ 0x41]), at)
+            hit = next(n for n, end in enumerate(ends[1:]) if at < end)
+            found, offset = [], START
+            while offset is not None:
+                try:
+                    for payload, _ in read(segment, offset, upto="end"):
+                        found.append(payload)
+                    offset = None
+                except JournalDamageError as e:
+                    assert e.position == ends[hit]
+                    offset = e.resume_at
+            lost = [record for record in RECORDS if record not in found]
+            crc_is_hit = at >= ends[hit + 1] - 4  # it seeds the frame behind, which is lost as well
+            if hit == SYNCED - 1 and crc_is_hit:
+                assert lost == RECORDS[hit:]  # above the watermark that is a torn tail
+            else:
+                assert lost == RECORDS[hit : hit + 1 + crc_is_hit]
+            os.pwrite(file.fileno(), whole[at : at + 1], at)
+
+
 def test_a_cursor_beyond_the_end_is_an_alarm(segment):
     last = [end for _, end in read(segment, upto="end")][-1]
     for offset in (last + 1, last + 100, 1 << 30):

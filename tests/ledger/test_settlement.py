@@ -14,12 +14,14 @@ from proxy.ledger.holds import AlreadyClosed
 from proxy.ledger.settlement import (
     ABSURD,
     BILLED,
-    BUCKET_MAX,
     CAPPED,
+    COUNT_MAX,
     DISTRUSTED,
     OVER_INPUT,
     OVER_OUTPUT,
     RECONCILE,
+    SINGLE_MAX,
+    SINGLES,
     WAIVED,
     Facts,
     Figures,
@@ -212,14 +214,14 @@ def test_a_trusted_upstream_is_billed_as_it_reports_and_flagged():
 def test_absurd_figures_are_cut_in_every_bucket(name, lie):
     end = close(entry.COMPLETE, Figures(Usage(**{name: lie}), is_final=True))
     assert end.flags == [ABSURD]
-    assert end.usage.get(name, 0) == (0 if lie < 0 else BUCKET_MAX)
+    assert end.usage.get(name, 0) == (0 if lie < 0 else SINGLE_MAX if name in SINGLES else COUNT_MAX)
     assert 0 <= end.cost_nanos < 2**63
 
 
 def test_absurd_tools_and_units_are_cut():
     lies = Usage(tools={"web_search": -1}, units={"pages": 10**15})
     end = close(entry.COMPLETE, Figures(lies, is_final=True))
-    assert end.usage == {"tools": {"web_search": 0}, "units": {"pages": BUCKET_MAX}}
+    assert end.usage == {"tools": {"web_search": 0}, "units": {"pages": SINGLE_MAX}}
 
 
 def test_the_figures_of_the_meter_are_not_changed_by_billing():
