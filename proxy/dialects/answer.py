@@ -23,7 +23,7 @@ NAME_CHARS_MAX = 256
 COUNT_MAX = 10**12  # of anything in one call; costs stay within 64 bits
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
-_JSON_FIRST = b'{["-0123456789tfn'
+_WHOLE_FIRST = b'{["-0123456789tfn<'  # JSON, or a page of something in between
 _EVENT_FIRST = b"deir:"  # data, event, id, retry, comment
 
 
@@ -117,11 +117,12 @@ class AnswerMeter:
             value = look_up(doc, place)
             if type(value) is not dict:
                 continue
-            if self._pointers is not None and self._pointers.overlay and self._reported:
+            is_overlay = self._pointers is not None and self._pointers.overlay
+            if is_overlay and self._reported:
                 value = loads(self._reported) | {k: v for k, v in value.items() if v is not None}
             told = self._read_usage(value)
             reported = dumps(value)
-            if told is not None and len(reported) <= USAGE_BYTES_MAX:
+            if (told is not None or is_overlay) and len(reported) <= USAGE_BYTES_MAX:
                 self._reported = reported
                 usage = told
         return usage
@@ -202,7 +203,7 @@ class AnswerMeter:
         if not begin:
             return
         first = begin[:1]
-        if first in _EVENT_FIRST or (self._hint_events and first not in _JSON_FIRST):
+        if first in _EVENT_FIRST or (self._hint_events and first not in _WHOLE_FIRST):
             self._splitter = SseSplitter(self._new_scanner)
         else:
             self._whole = bytearray()
@@ -216,6 +217,7 @@ class AnswerMeter:
                 self._on_document(loads(self._whole))
                 return
             except ValueError:  # cut short: what is there may still tell something
+                self.degraded = True
                 self._scanner = self._new_scanner()
                 self._scanner.feed(bytes(self._whole))
         self._scanner.finish()

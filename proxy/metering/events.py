@@ -15,6 +15,7 @@ import orjson
 from proxy.metering.scanner import PointerScanner
 
 EVENT_BYTES_MAX = 32 << 10  # an event that does not end within this goes through the scanner
+LINE_OVERHEAD = 48  # bytes that a data line of an event costs besides its own
 HELD_BYTES_MAX = 16 << 10  # a longer event cannot be the usage event
 
 _LF = 10
@@ -53,10 +54,10 @@ class SseSplitter:
     def feed(self, content: bytes) -> list[bytes | PointerScanner]:
         """The next bytes, cut anywhere; what they completed."""
         if b"\r" in content:
-            if self._between and content.endswith(b"\r\n\r\n"):
-                content = content.replace(b"\r\n", b"\n")
-            if b"\r" in content:
+            with_lf = content.replace(b"\r\n", b"\n")
+            if b"\r" in with_lf or not self._between:
                 return self._feed_lines(content)
+            content = with_lf
         last = content.rfind(b"\n\n") + 2  # behind the last event that is whole
         if last < 2:
             return self._feed_lines(content)
@@ -143,7 +144,7 @@ class SseSplitter:
                 self._scanner.feed(b"\n" + data)
                 return
             self._data.append(data)
-            self._size += len(data)
+            self._size += len(data) + LINE_OVERHEAD
             if self._size > EVENT_BYTES_MAX and len(self._data) > 1:
                 self._become_long()
 

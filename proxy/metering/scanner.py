@@ -273,6 +273,8 @@ class PointerScanner:
             self._path.append("" if char == b"{" else ANY)
             self._state = _KEY if char == b"{" else _VALUE
             return at + 1
+        elif not self._stack and char not in (b"{", b"["):  # a page, a word: not what we read
+            return self._fail(at + 1)
         else:
             self._state = _SKIP
             self._is_measured = path in self._measure
@@ -300,7 +302,7 @@ class PointerScanner:
     def _key_rest(self, data: bytes, at: int) -> int:
         end = self._string_end(data, at)
         if len(self._kept) <= KEY_BYTES_MAX:
-            self._kept += data[at:end]
+            self._kept += data[at : min(end, at + KEY_BYTES_MAX + 1)]
         if self._quoted:  # still open; _string_end sets it
             return end
         key = bytes(self._kept)

@@ -27,7 +27,9 @@ def said(meter: Meter) -> dict[str, Any]:
         "id": meter.vendor_id,
         "tier": meter.service_tier,
         "text": "".join(meter.take_text()),
-        "flags": sorted(name for name in ("complete", "finished", "error", "degraded") if getattr(meter, name)),
+        "flags": sorted(
+            name for name in ("complete", "finished", "error", "degraded") if getattr(meter, name)
+        ),
         "final": meter.usage_is_final(),
         "unread": meter.unread_bytes,
     }

@@ -44,9 +44,7 @@ class Recording:
         self.dialect = "azure" if path.parent.name == "azure" else dialect
 
     def meter(self, *pieces: bytes) -> dict[str, Any]:
-        return said(
-            metered(self.dialect, self.operation, pieces, is_event_stream=self.is_event_stream)
-        )
+        return said(metered(self.dialect, self.operation, pieces, is_event_stream=self.is_event_stream))
 
 
 def recordings() -> list[Recording]:

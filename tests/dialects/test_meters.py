@@ -1,0 +1,282 @@
+"""What holds for every answer, also for those that nobody would send."""
+
+from __future__ import annotations
+
+import gc
+import json
+import sys
+from collections.abc import Iterator
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from proxy.dialects import DIALECTS
+from proxy.dialects.base import Meter
+from tests.dialects import reference
+from tests.dialects.answers import metered, said
+
+COMMON = settings(max_examples=150, deadline=None)
+
+counts = st.none() | st.integers(0, 3000) | st.integers(0, 10).map(float)
+openai_usage = st.fixed_dictionaries(
+    {},
+    optional={
+        "prompt_tokens": counts,
+        "completion_tokens": counts,
+        "total_tokens": counts,
+        "prompt_tokens_details": st.none() | st.fixed_dictionaries({}, optional={"cached_tokens": counts}),
+        "completion_tokens_details": st.none()
+        | st.fixed_dictionaries({}, optional={"reasoning_tokens": counts}),
+        "cost": st.floats(0, 1),
+    },
+)
+words = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
+    ['"usage":{"prompt_tokens":9}', "data: [DONE]", "\n\n", "\\", '"']
+)
+choices = st.lists(
+    st.fixed_dictionaries(
+        {"delta": st.fixed_dictionaries({}, optional={"content": st.none() | words})},
+        optional={"finish_reason": st.none() | st.just("stop"), "usage": st.none() | openai_usage},
+    ),
+    max_size=2,
+)
+openai_events = st.fixed_dictionaries(
+    {},
+    optional={
+        "choices": choices,
+        "usage": st.none() | openai_usage,
+        "x_groq": st.fixed_dictionaries({}, optional={"usage": openai_usage}),
+        "model": words,
+        "pad": words,
+    },
+)
+anthropic_usage = st.fixed_dictionaries(
+    {},
+    optional={
+        "input_tokens": counts,
+        "output_tokens": counts,
+        "cache_read_input_tokens": counts,
+        "cache_creation_input_tokens": counts,
+        "cache_creation": st.none() | st.fixed_dictionaries({"ephemeral_1h_input_tokens": counts}),
+        "server_tool_use": st.none() | st.fixed_dictionaries({"web_search_requests": counts}),
+    },
+)
+anthropic_events = st.one_of(
+    st.fixed_dictionaries(
+        {"type": st.just("message_start"), "message": st.fixed_dictionaries({"usage": anthropic_usage})}
+    ),
+    st.fixed_dictionaries({"type": st.just("message_delta"), "usage": anthropic_usage}),
+    st.fixed_dictionaries(
+        {"type": st.just("content_block_delta"), "delta": st.fixed_dictionaries({"text": words})}
+    ),
+    st.just({"type": "ping"}),
+)
+line_ends = st.sampled_from(["\n", "\n", "\r\n", "\r"])
+noise = st.sampled_from(["", ": comment", "id: 7", "data", "retry: 3", "datatype: x"])
+
+
+@st.composite
+def streams(draw: st.DrawFn, events: st.SearchStrategy[dict[str, Any]]) -> bytes:
+    """A stream with noise between its lines, as text/event-stream allows it."""
+    lines: list[str] = []
+    for event in draw(st.lists(events, min_size=1, max_size=6)):
+        if draw(st.booleans()):
+            lines += [draw(noise), ""]
+        lines.append(
+            draw(st.sampled_from(["data: ", "data:"])) + json.dumps(event, ensure_ascii=draw(st.booleans()))
+        )
+        if draw(st.booleans()):
+            lines.append(draw(noise))
+        lines.append("")
+    if draw(st.booleans()):
+        lines += ["data: [DONE]", ""]
+    return ("data: {}\n\n" + "".join(line + draw(line_ends) for line in lines)).encode()
+
+
+@st.composite
+def cut(draw: st.DrawFn, bodies: st.SearchStrategy[bytes]) -> tuple[bytes, list[bytes]]:
+    """A body and some way to cut it."""
+    body = draw(bodies)
+    places = sorted(draw(st.sets(st.integers(0, len(body)), max_size=8)) | {0, len(body)})
+    return body, [body[a:b] for a, b in pairwise(places)]
+
+
+@COMMON
+@given(cut(streams(openai_events)))
+def test_any_chunking_of_a_completion_stream_gives_what_a_slow_reader_finds(case: tuple[bytes, list[bytes]]):
+    body, pieces = case
+    wanted = reference.usage(body, DIALECTS["openai"].operations["chat"].meter)
+    meter = metered("openai", "chat", pieces)
+    assert meter.usage() == wanted
+    assert said(meter) == said(metered("openai", "chat", [body]))
+
+
+@COMMON
+@given(cut(streams(anthropic_events)))
+def test_any_chunking_of_a_messages_stream_gives_what_a_slow_reader_finds(case: tuple[bytes, list[bytes]]):
+    body, pieces = case
+    wanted = reference.usage(body, DIALECTS["anthropic"].operations["messages"].meter)
+    meter = metered("anthropic", "messages", pieces)
+    assert meter.usage() == wanted
+    assert said(meter) == said(metered("anthropic", "messages", [body]))
+
+
+anything = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | words,
+    lambda inner: (
+        st.lists(inner, max_size=3)
+        | st.dictionaries(
+            st.sampled_from(
+                ["usage", "choices", "delta", "message", "type", "error", "data", "iterations", "x_groq"]
+            )
+            | st.sampled_from(
+                ["prompt_tokens", "input_tokens", "content", "tool_calls", "prompt_tokens_details"]
+            ),
+            inner,
+            max_size=4,
+        )
+    ),
+    max_leaves=12,
+)
+OPERATIONS = [(name, operation) for name, dialect in DIALECTS.items() for operation in dialect.operations]
+
+
+@pytest.mark.parametrize(("dialect", "operation"), OPERATIONS)
+@settings(max_examples=40, deadline=None)
+@given(
+    st.lists(
+        st.binary(max_size=40) | anything.map(lambda v: b"data: " + json.dumps(v).encode() + b"\n\n"),
+        max_size=5,
+    )
+)
+def test_nothing_makes_a_meter_raise(dialect: str, operation: str, pieces: list[bytes]):
+    meter = metered(dialect, operation, pieces)
+    usage = meter.usage()
+    assert usage is None or all(v >= 0 for v in (usage.input_tokens_all(), usage.output_tokens_all()))
+    said(meter)
+
+
+@settings(max_examples=40, deadline=None)
+@given(anything)
+def test_no_document_makes_a_meter_raise(value: object):
+    for dialect, operation in OPERATIONS:
+        said(metered(dialect, operation, [json.dumps(value).encode()]))
+
+
+@pytest.mark.parametrize("figure", [10**13, -5, "12", True, [1], {"a": 1}, 1e300])
+def test_what_cannot_be_a_count_is_none(figure: object):
+    body = json.dumps({"choices": [], "usage": {"prompt_tokens": figure, "completion_tokens": 3}}).encode()
+    usage = metered("openai", "chat", [body]).usage()
+    assert usage is not None
+    assert (usage.input, usage.output) == (0, 3)
+
+
+# -- long answers --------------------------------------------------------------------------------
+
+LONG = 20 << 20
+
+
+def image_answer() -> bytes:
+    usage = {"input_tokens": 10, "output_tokens": 272, "total_tokens": 282}
+    return json.dumps({"created": 1, "data": [{"b64_json": "iVBO" * (LONG // 4)}], "usage": usage}).encode()
+
+
+def reads(body: bytes, size: int = 256 << 10) -> Iterator[bytes]:
+    return (body[at : at + size] for at in range(0, len(body), size))
+
+
+def held_bytes(meter: Meter) -> int:
+    """Memory of all that the meter refers to and that is its own."""
+    seen: set[int] = set()
+    shared = {id(o) for o in (*DIALECTS.values(), *(d.operations for d in DIALECTS.values()))}
+    todo: list[Any] = [meter]
+    total = 0
+    while todo:
+        item = todo.pop()
+        if id(item) in seen or id(item) in shared or isinstance(item, type) or callable(item):
+            continue
+        seen.add(id(item))
+        total += sys.getsizeof(item)
+        todo += [other for other in gc.get_referents(item) if type(other).__name__ != "UsagePointers"]
+    return total
+
+
+def test_the_usage_behind_an_image_of_20_mb_is_found():
+    meter = metered("openai", "images", reads(image_answer()))
+    usage = meter.usage()
+    assert usage is not None
+    assert usage.as_dict() == {"input": 10, "output": 272, "images": 1}
+    assert not meter.degraded
+
+
+def test_the_usage_in_one_event_of_20_mb_is_found():
+    event = {
+        "type": "image_generation.completed",
+        "b64_json": "A" * LONG,
+        "usage": {"input_tokens": 5, "output_tokens": 7},
+    }
+    body = b"event: image_generation.completed\ndata: " + json.dumps(event).encode() + b"\n\n"
+    meter = metered("openai", "images", reads(body))
+    usage = meter.usage()
+    assert usage is not None
+    assert usage.as_dict() == {"input": 5, "output": 7, "images": 1}
+    assert meter.complete and not meter.degraded
+
+
+@pytest.mark.parametrize("size", [100, 4096, 65536])
+def test_a_long_answer_is_read_as_a_short_one_is(size: int):
+    text = 'a "quoted" \\ word, 中文 ' * 8000
+    usage = {"prompt_tokens": 9, "completion_tokens": 4000, "total_tokens": 4009}
+    answer = {"id": "x", "model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
+    body = json.dumps({**answer, "usage": usage}).encode()
+    meter = metered("openai", "chat", reads(body, size))
+    assert meter.usage().as_dict() == {"input": 9, "output": 4000}
+    assert (meter.model, meter.vendor_id, meter.finished, meter.degraded) == ("m", "x", True, False)
+    assert meter.unread_bytes == 0  # nothing is to be counted
+
+
+def test_text_that_is_too_long_to_keep_is_measured():
+    answer = {"choices": [{"message": {"content": "x" * 100_000}, "finish_reason": "stop"}]}
+    meter = metered("openai", "chat", reads(json.dumps(answer).encode(), 5000))
+    assert meter.usage() is None
+    assert meter.unread_bytes == 100_002  # and its quotes
+
+
+def test_text_that_nobody_takes_is_measured_too():
+    event = b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % (b"y" * 1000)
+    meter = metered("openai", "chat", [event] * 50)
+    assert sum(map(len, meter.take_text())) + meter.unread_bytes == 50_000
+
+
+BOMBS = {
+    "one line": lambda: b"data: " + b"x" * 300_000,
+    "one comment": lambda: b": " + b"x" * 300_000,
+    "many data lines": lambda: b"data: [\n" * 60_000,
+    "one word of json": lambda: b'{"model":"' + b"x" * 300_000,
+    "many choices": lambda: b'{"choices":[' + b'{"finish_reason":"%b"},' % (b"x" * 1000) * 300,
+    "deep": lambda: b"[" * 300_000,
+    "deep in an event": lambda: b'data: {"choices":' + b"[" * 300_000,
+    "a usage of lists": lambda: b'data: {"usage":{"prompt_tokens":1,"x":[' + b"[]," * 5000 + b"[]]}}\n\n",
+    "a long usage": lambda: b'{"usage":{"x":"' + b"x" * 300_000,
+    "a long key": lambda: b'{"' + b"x" * 300_000,
+    "much text": lambda: b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % ("🎉" * 100).encode() * 800,
+    "many small events": lambda: b"data: {}\n\n" * 30_000,
+    "long names": lambda: b'data: {"model":"%b","id":"%b"}\n\n' % (b"m" * 20_000, b"i" * 20_000) * 3,
+}
+
+
+@pytest.mark.parametrize("bomb", BOMBS)
+@pytest.mark.parametrize("size", [997, 70_000])
+@pytest.mark.parametrize(
+    ("dialect", "operation"), [("openai", "chat"), ("openai", "images"), ("anthropic", "messages")]
+)
+def test_a_meter_keeps_at_most_64_kib(dialect: str, operation: str, size: int, bomb: str):
+    meter = DIALECTS[dialect].make_meter(DIALECTS[dialect].operations[operation], True)
+    for piece in reads(BOMBS[bomb](), size):
+        meter.feed(piece)
+        assert held_bytes(meter) < 72 << 10  # 64 KiB and the objects around them
+    meter.finish()
+    said(meter)
