@@ -34,7 +34,8 @@ def incarnations(journal: Path) -> list[Path]:
 def claim(directory: Path) -> int | None:
     """The lock of a life as an open descriptor, or None while another process holds it.
 
-    Held until the descriptor is closed or the process ends, however it ends.
+    Held until the descriptor is closed or the process ends, however it ends. The reserve of a dead life
+    goes: nobody will settle out of it.
     """
     fd = os.open(directory / LOCK, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     try:
@@ -42,6 +43,7 @@ def claim(directory: Path) -> int | None:
     except BlockingIOError:
         os.close(fd)
         return None
+    (directory / RESERVE).unlink(missing_ok=True)
     return fd
 
 

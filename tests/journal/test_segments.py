@@ -168,6 +168,13 @@ def test_a_name_is_used_by_one_life_only(directory):
         Journal(directory, loop=life.loop)
 
 
+def test_the_reserve_of_a_dead_life_does_not_stay(directory):
+    with living(directory):
+        assert (directory / folder.RESERVE).stat().st_size == 65536
+    os.close(folder.claim(directory))
+    assert not (directory / folder.RESERVE).exists()
+
+
 def test_a_directory_is_never_seen_without_its_lock(directory, monkeypatch):
     unlocked = []
     rename = Path.rename
