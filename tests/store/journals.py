@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Iterable
+from datetime import date, datetime
 from pathlib import Path
 from typing import Any
+from zoneinfo import ZoneInfo
 
 from proxy.journal import reader
 from proxy.journal.directory import segments
@@ -16,7 +19,7 @@ from proxy.metering.pricing import cost_nanos, price_from_content
 from proxy.metering.usage import Usage
 from proxy.relay.ids import IdSource
 
-NOW_MS = 1_763_800_000_000  # 2025-11-22 08:26:40 UTC
+NOW_MS = time.time_ns() // 1_000_000  # of the whole run; Postgres' own clock is close to it
 PRICE = price_from_content({"input": 1_000_000_000, "output": 4_000_000_000})
 PRICE_ENTRY = PriceEntry(PRICE.id, dict(PRICE.content))
 _ids = IdSource()
@@ -86,6 +89,10 @@ class Life:
     async def die(self) -> None:
         """Nothing more is written and the lock is free."""
         await self._journal.close()
+
+
+def day_in_shanghai(at_ms: int) -> date:
+    return datetime.fromtimestamp(at_ms / 1000, ZoneInfo(Station.timezone)).date()
 
 
 class Station:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+from datetime import UTC, datetime
 
 import pytest
 
 from proxy.ledger import entry
 from proxy.ledger.entry import Allowance, Bind, Observed, Settle
 from proxy.store.drainer import Drainer
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, Station, begin, end, new_id
+from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, Station, begin, day_in_shanghai, end, new_id
 
 YUAN = 1_000_000_000
 COST = 45_000
@@ -38,7 +39,7 @@ async def test_a_call_becomes_a_row_and_its_cost_leaves_the_balance(database, jo
     row = await database.fetchrow("SELECT * FROM usage")
     assert (row["id"].hex, row["cost_nanos"], row["usage"]) == (call.id, COST, {"input": 10, "output": 20})
     assert row["attempts"][0]["upstream"] == "openai"
-    assert str(row["posted_day"]) == "2025-11-22"
+    assert row["posted_day"] == day_in_shanghai(NOW_MS)
     assert await money(database, accounts[0]) == (100 * YUAN - COST, 100 * YUAN - COST)
     assert await totals(database) == (1, COST, COST)
     cursor = await database.fetchrow("SELECT begins, ends, entries FROM segment_cursor")
@@ -262,8 +263,9 @@ async def test_the_posted_day_is_the_stations_and_never_a_closed_one(
         ]
     )
     await drainer.run_once()
-    days = await database.fetch("SELECT posted_day::text FROM usage ORDER BY key")
-    assert [r["posted_day"] for r in days] == ["2025-11-21", "2025-11-19", "2025-11-22"]
+    days = await database.fetch("SELECT posted_day FROM usage ORDER BY key")
+    today = day_in_shanghai(NOW_MS)
+    assert [(today - r["posted_day"]).days for r in days] == [1, 3, 0]
     await life.die()
 
 
@@ -291,5 +293,6 @@ async def test_calls_of_many_days_find_their_partitions(database, journal_dir, a
     )
     assert (await drainer.run_once()).inserted == 5
     tables = await database.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM usage ORDER BY 1")
-    assert [r["name"] for r in tables] == [f"usage_202511{d}" for d in range(18, 23)]
+    days = [datetime.fromtimestamp(NOW_MS / 1000 - n * 86_400, UTC) for n in range(5)]
+    assert [r["name"] for r in tables] == [f"usage_{d:%Y%m%d}" for d in reversed(days)]
     await life.die()
