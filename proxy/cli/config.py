@@ -13,7 +13,7 @@ from typing import Any
 
 from proxy import resources
 from proxy.access.keyring import KeyRecord
-from proxy.cli.difference import difference
+from proxy.cli.difference import UNSEEN, difference
 from proxy.cli.explanation import SAMPLE_BODY_BYTES, Question, explain, money
 from proxy.compiler import compile_file
 from proxy.errors import ConfigError, ProxyError
@@ -92,20 +92,24 @@ def run_diff(args: argparse.Namespace) -> int:
     if args.json:
         print(json.dumps(changes))
         return 0
+    currency = new["station"]["currency"]
     for change in changes:
         print(f"{change['change']:8} {change['what']} {change['name']}")
-        is_price = change["what"] == "price"
-        for member, (before, after) in change.get("members", {}).items():
-            if is_price and isinstance(before, int) and isinstance(after, int):
-                before, after = money(before, ""), money(after, new["station"]["currency"])
-            print(f"           {member or 'value'}: {_shown(before)} -> {_shown(after)}")
+        for member, pair in change.get("members", {}).items():
+            before, after = (_shown(value, currency if change["what"] == "price" else "") for value in pair)
+            print(f"           {member or 'value'}: {after if after == UNSEEN else f'{before} -> {after}'}")
     if not changes:
         print("nothing changes")
     return 0
 
 
-def _shown(value: object) -> str:
-    return "-" if value is None else value.strip() if isinstance(value, str) else json.dumps(value)
+def _shown(value: object, currency: str) -> str:
+    """A member's value; a whole number in a price is an amount."""
+    if value is None:
+        return "-"
+    if currency and type(value) is int:
+        return money(value, currency)
+    return value if isinstance(value, str) else json.dumps(value)
 
 
 # -- explain -------------------------------------------------------------------------------------

@@ -11,6 +11,8 @@ from typing import Any
 
 from proxy.snapshot import Rates
 
+UNSEEN = "another secret"
+
 Row = Mapping[str, Any]
 
 # Section of the answer -> (section of the document, how its rows are named).
@@ -81,5 +83,5 @@ def _changed(before: dict[str, Any], after: dict[str, Any]) -> dict[str, list[An
     for path in sorted(before.keys() | after.keys()):
         pair = [before.get(path), after.get(path)]
         if pair[0] != pair[1]:
-            members[path] = ["another secret", "another secret"] if path.endswith(".secret") else pair
+            members[path] = [None, UNSEEN] if path.endswith(".secret") else pair
     return members

@@ -52,7 +52,7 @@ class PathIndex:
 
     def __init__(self, routes: Iterable[Route]) -> None:
         self._literal: dict[str, dict[str, Match]] = {}
-        self._patterns: dict[int, list[tuple[tuple[str, ...], dict[str, Route]]]] = {}
+        self._patterns: dict[int, list[tuple[tuple[str, ...], Route]]] = {}
         forgiven: list[Route] = []
         for route in routes:
             if "{" in route.path:
@@ -72,11 +72,7 @@ class PathIndex:
     def _add_pattern(self, route: Route) -> None:
         segments = tuple(route.path.split("/"))
         same_length = self._patterns.setdefault(len(segments), [])
-        for known, methods in same_length:
-            if known == segments:
-                methods.update(dict.fromkeys(route.methods, route))
-                return
-        same_length.append((segments, dict.fromkeys(route.methods, route)))
+        same_length.append((segments, route))
         # A literal segment is more specific than a capture, from the left.
         same_length.sort(key=lambda entry: [capture_name(s) is not None for s in entry[0]])
 
@@ -98,14 +94,16 @@ class PathIndex:
 
     def _find_pattern(self, method: str, path: str) -> Match | None:
         given = path.split("/")
-        for segments, routes in self._patterns.get(len(given), ()):
+        is_known = False
+        for segments, route in self._patterns.get(len(given), ()):
             captures = _captures(segments, given)
             if captures is None:
                 continue
-            route = routes.get(method)
-            if route is None:
-                raise MethodNotAllowed
-            return Match(route, captures)
+            if method in route.methods:
+                return Match(route, captures)
+            is_known = True
+        if is_known:
+            raise MethodNotAllowed
         return None
 
 

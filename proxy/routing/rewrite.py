@@ -7,12 +7,15 @@ or to a caller's identity never passes, whoever names it.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import parse_qsl, quote, urlencode
 
+from proxy.errors import MalformedRequest
 from proxy.routing.canonical import SEGMENT_SAFE, canonical
+from proxy.routing.paths import MODEL
 from proxy.routing.table import Credential, Mirror, OfferedOperation, Route, Upstream
 
 Header = tuple[bytes, bytes]
@@ -31,6 +34,7 @@ CREDENTIAL_HEADERS = frozenset(
 
 # Query parameters of clients that are part of the call, by dialect of the upstream. Keys never are.
 QUERY_PASS: dict[str, frozenset[str]] = {"anthropic": frozenset({"beta"})}
+_PLACEHOLDER = re.compile(r"\{([a-z0-9_]+)\}")
 _NO_QUERY: frozenset[str] = frozenset()
 
 
@@ -62,9 +66,7 @@ def upstream_target(
     """
     path = operation.path
     if "{" in path:
-        for name, value in {**captures, "model": model}.items():
-            path = path.replace("{" + name + "}", quote(value, safe=SEGMENT_SAFE))
-        path, _ = canonical(path)
+        path, _ = canonical(_PLACEHOLDER.sub(lambda found: _segment(found[1], model, captures), path))
     parameters = list(operation.query)
     if query:
         passing = QUERY_PASS.get(dialect.name, _NO_QUERY)
@@ -72,6 +74,14 @@ def upstream_target(
         parameters += [(n, v) for n, v in parse_qsl(query, keep_blank_values=True) if n in passing - own]
     target = mirror.base_path + path
     return f"{target}?{urlencode(parameters)}" if parameters else target
+
+
+def _segment(name: str, model: str, captures: Mapping[str, str]) -> str:
+    """What stands for a placeholder; an empty segment would be another path."""
+    value = model if name == MODEL else captures.get(name)
+    if not value:
+        raise MalformedRequest(detail=f"nothing for {{{name}}} in the upstream's path")
+    return quote(value, safe=SEGMENT_SAFE, errors="surrogatepass")
 
 
 @lru_cache(maxsize=1024)  # one entry per (dialect, route, upstream); frozensets remember their hash
@@ -103,6 +113,9 @@ def request_headers(
         elif name == b"connection":
             # RFC 9110 7.6.1: fields named by Connection end here.
             nominated.update(option.strip() for option in field[1].lower().split(b","))
-    ours = [*policy.request_set, (upstream.auth[0], upstream.auth[1] + credential.secret.encode("latin-1"))]
+    ours = list(policy.request_set)
+    if credential.secret:
+        name, prefix = upstream.auth
+        ours.append((name, prefix + credential.secret.encode("latin-1")))
     nominated.update(name for name, _ in ours)
     return [field for field in passed if field[0].lower() not in nominated] + ours

@@ -1,0 +1,150 @@
+"""Looking things up in a compiled table: endpoints, routes, models, tiers, multipliers."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.errors import MalformedRequest, MethodNotAllowed, UnknownPath
+from proxy.routing.canonical import canonical
+from proxy.routing.table import Table
+from tests.routing.compiling import ENVIRON, MINIMAL, UPSTREAMS, compile_text, table
+
+BUILTIN = [
+    ("/v1/chat/completions", "chat", "openai"),
+    ("/v1/completions", "completions", "openai"),
+    ("/v1/embeddings", "embeddings", "openai"),
+    ("/v1/moderations", "moderations", "openai"),
+    ("/v1/images/generations", "images", "openai"),
+    ("/v1/messages", "messages", "anthropic"),
+    ("/v1/messages/count_tokens", "count_tokens", "anthropic"),
+]
+
+
+@pytest.mark.parametrize(("path", "operation", "dialect"), BUILTIN)
+def test_what_every_station_serves_needs_no_line(path, operation, dialect):
+    minimal = table(MINIMAL)
+    bare = path.removeprefix("/v1")
+    for spelling in (path, bare, "/v1/v1" + bare):
+        route = minimal.match("POST", spelling).route
+        assert (route.id, route.operation, route.dialect, route.line) == (path, operation, dialect, 0)
+
+
+@pytest.mark.parametrize("operation", ["chat/completions", "completions", "embeddings", "images/generations"])
+def test_azure_names_the_model_in_the_path(operation):
+    for base in ("", "/v1"):
+        match = table(MINIMAL).match("POST", f"{base}/openai/deployments/gpt-4o-mini/{operation}")
+        assert match.captures == {"model": "gpt-4o-mini"}
+        assert match.route.dialect == "azure"
+
+
+def test_only_a_model_may_hide_a_slash():
+    text = MINIMAL + 'routes:\n  - {path: "/v1/sessions/{id}", operation: chat}\n'
+    path, _ = canonical("/openai/deployments/org%2fname/chat/completions")
+    assert table(text).match("POST", path).captures == {"model": "org/name"}
+    for target in ("/v1/sessions/a%2Fb", "/v1/chat%2Fcompletions"):
+        with pytest.raises(MalformedRequest):
+            table(text).match("POST", canonical(target)[0])
+
+
+def test_a_path_that_nothing_serves():
+    for path in ("/v1/organization/admin_api_keys", "/", "/v1", "/v1/chat/completions/", "/EVIL/x"):
+        with pytest.raises(UnknownPath):
+            table(MINIMAL).match("POST", path)
+
+
+def test_a_method_that_a_path_does_not_take():
+    with pytest.raises(MethodNotAllowed):
+        table(MINIMAL).match("GET", "/v1/chat/completions")
+    with pytest.raises(MethodNotAllowed):
+        table(MINIMAL).match("DELETE", "/openai/deployments/x/embeddings")
+
+
+def test_patterns_of_one_shape_share_a_path_by_method():
+    text = MINIMAL + (
+        "routes:\n"
+        '  - {path: "/x/{id}", operation: chat, methods: [POST]}\n'
+        '  - {path: "/x/{name}", operation: embeddings, methods: [PUT]}\n'
+        "  - {path: /x/fixed, operation: completions}\n"
+    )
+    index = table(text)
+    assert index.match("POST", "/x/1").captures == {"id": "1"}
+    assert index.match("PUT", "/x/1").captures == {"name": "1"}
+    assert index.match("POST", "/x/fixed").route.operation == "completions"
+
+
+def test_a_route_of_the_file_replaces_the_built_in_one():
+    text = (
+        MINIMAL + "routes:\n  - {path: /v1/chat/completions, default_model: gpt-4o-mini, body_limit: 1 MiB}\n"
+    )
+    index = table(text)
+    route = index.match("POST", "/chat/completions").route
+    assert (route.default_model, route.body_limit, route.line) == ("gpt-4o-mini", 1 << 20, 9)
+    assert [r.path for r in index.routes].count("/v1/chat/completions") == 1
+
+
+def test_endpoints_are_found_by_host():
+    text = MINIMAL + (
+        "endpoints:\n"
+        '  direct: {url: "https://api.example.com"}\n'
+        '  cdn: {url: "https://x.example", hosts: [CDN.example.com, "[::1]"], proxy_read_timeout: 100s}\n'
+    )
+    index = table(text)
+    names = {
+        host: index.endpoint_for(host).name
+        for host in ("cdn.example.com", "CDN.EXAMPLE.COM:443", "cdn.example.com.", "[::1]:8080", "[::1]")
+    }
+    assert set(names.values()) == {"cdn"}
+    for host in (None, "", "other.example.com", "api.example.com", ":80", "a:b:c"):
+        assert index.endpoint_for(host).name == "direct"
+    assert index.endpoints["cdn"].proxy_read_timeout_ms == 100_000
+
+
+def test_models_are_found_by_name_then_by_the_most_literal_glob():
+    text = UPSTREAMS + (
+        "models:\n"
+        "  gpt-4o-mini: {context: 128000, candidates: [{upstream: openai, as: mini}]}\n"
+        '  "gpt-*": {candidates: [{upstream: openai}]}\n'
+        '  "*": {candidates: [{upstream: openai, weight: 3, priority: 2}]}\n'
+    )
+    index = table(text)
+    patterns = {name: index.model_for(name).pattern for name in ("gpt-4o-mini", "gpt-4o", "claude-x")}
+    assert patterns == {"gpt-4o-mini": "gpt-4o-mini", "gpt-4o": "gpt-*", "claude-x": "*"}
+    assert index.model_for("gpt-4o-mini") is index.model_for("gpt-4o-mini")
+    assert index.model_for("gpt-4o-mini").candidates[0].as_model == "mini"
+    assert table(MINIMAL).model_for("claude-x") is None
+
+
+def test_an_unknown_tier_counts_as_the_default_one():
+    text = MINIMAL + (
+        "station: {default_tier: Free}\n"
+        "tiers:\n"
+        "  VIP: {rank: 1, models: ['*'], multiplier: 0.5}\n"
+        "  Free: {rank: 0, models: [gpt-4o-mini], limits: {requests: 3/min, concurrency: 2}, hold: max}\n"
+    )
+    index = table(text)
+    assert index.tier("VIP").multiplier_ppm == 500_000
+    assert index.tier("Gone") == index.tier("Free")
+    assert index.tier("Free").limits.requests_per_minute == 3
+
+
+def test_multipliers_default_to_one():
+    index = table(MINIMAL + 'multipliers: {"gpt-4*": 1.5}\n')
+    assert index.multiplier_ppm("gpt-4o-mini") == 1_500_000
+    assert index.multiplier_ppm("claude-x") == 1_000_000
+
+
+def test_a_secret_is_not_in_any_repr():
+    index = table(MINIMAL)
+    assert index.upstreams["openai"].credentials[0].secret == ENVIRON["OPENAI_API_KEY"]
+    assert ENVIRON["OPENAI_API_KEY"] not in repr(index.upstreams)
+
+
+def test_a_document_survives_json():
+    import orjson
+
+    document = compile_text(
+        MINIMAL + "routes:\n  - {path: /v1/embeddings, parameters: {range: {n: [1, 5]}}}\n"
+    ).document
+    again = Table.from_document(orjson.loads(orjson.dumps(document)))
+    assert again.routes == Table.from_document(document).routes
+    assert again.upstreams == Table.from_document(document).upstreams
