@@ -68,11 +68,12 @@ def encode(payloads: Iterable[bytes], sequence: int, crc: int) -> tuple[bytes, i
 def decode(data: bytes, at: int, crc: int) -> Frame | Verdict:
     """The frame at `at`, whose predecessor's CRC is `crc`."""
     body = at + _FRAME.size
-    if data[at : at + 4] == b"\0\0\0\0":
+    head = data[at:body]
+    if head[:4] == b"\0\0\0\0":
         return Verdict.END
-    if len(data) < body:
+    if len(head) < _FRAME.size:
         return Verdict.SHORT
-    length, sequence = _FRAME.unpack_from(data, at)
+    length, sequence = _FRAME.unpack(head)
     if length > PAYLOAD_BYTES_MAX:
         return Verdict.BAD
     tail = body + length
@@ -80,7 +81,7 @@ def decode(data: bytes, at: int, crc: int) -> Frame | Verdict:
     if len(data) < end:
         return Verdict.SHORT
     payload = data[body:tail]
-    crc = crc32(payload, crc32(data[at:body], crc))
+    crc = crc32(payload, crc32(head, crc))
     if crc != seed_before(data, end):
         return Verdict.BAD
     return Frame(sequence, payload, end, crc)

@@ -97,7 +97,7 @@ def _frames(fd: int, at: int, limit: int) -> Iterator[Frame | Verdict]:
         while isinstance(record := frame.decode(window, here, crc), Frame):
             here, crc = record.end, record.crc
             at = base + here
-            yield record._replace(end=at)
+            yield Frame(record.sequence, record.payload, at, crc)
         if record is not Verdict.SHORT or len(window) < CRC_BYTES + want:
             yield record
             return
