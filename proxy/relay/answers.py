@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
-from proxy.errors import ProxyError, UpstreamBusy, UpstreamFault, UpstreamRefused
+from proxy.errors import MalformedRequest, ProxyError, UpstreamBusy, UpstreamFault, UpstreamRefused
+from proxy.http1.head import Field
 from proxy.http1.headers import REASONS, serialize
 from proxy.relay.ids import dashed
 
@@ -33,6 +34,9 @@ _BAD_KEY = (
 )
 # A refusal of the content, not of the key, although it comes as a 403.
 _CONTENT_POLICY = (b"content_policy", b"content policy", b"content_filter", b"moderation", b"safety")
+
+
+_JSON = (b"content-type", b"application/json")
 
 
 class Verdict(Enum):
@@ -92,31 +96,45 @@ def dialect_of(x: Exchange) -> Dialect:
     return DIALECTS["openai"]
 
 
-def own_headers(x: Exchange) -> list[tuple[bytes, bytes]]:
-    """What every answer of ours carries: the call's id, and CORS where the endpoint has it."""
+_CORS = (
+    b"access-control-allow-origin: *\r\n"
+    b"access-control-expose-headers: x-request-id, request-id, retry-after, server-timing\r\n"
+)
+
+
+def own_fields(x: Exchange) -> bytes:
+    """The header lines of every answer of ours: the call's id, and CORS where the endpoint has it."""
     request_id = dashed(x.id).encode()
-    headers = [(name, request_id) for name in dialect_of(x).own_id_headers]
-    if x.endpoint is not None and x.endpoint.cors:
-        headers += [
-            (b"access-control-allow-origin", b"*"),
-            (b"access-control-expose-headers", b"x-request-id, request-id, retry-after, server-timing"),
-        ]
-    return headers
+    lines = b"".join([b"%b: %b\r\n" % (name, request_id) for name in dialect_of(x).own_id_headers])
+    return lines + _CORS if x.endpoint is not None and x.endpoint.cors else lines
 
 
-def refusal(x: Exchange | None, error: ProxyError, *, head_only: bool, close: bool) -> bytes:
-    """Our own error as a whole HTTP answer. Without an exchange (the head could not be parsed) in
-    the OpenAI dialect. Holds nothing of what the client sent."""
-    dialect = DIALECTS["openai"] if x is None else dialect_of(x)
-    request_id = "" if x is None else dashed(x.id)
-    body = dialect.error_body(error.kind, error.code, error.message, error.param, error.status, request_id)
-    headers = [(b"content-type", b"application/json"), (b"content-length", b"%d" % len(body))]
-    if x is not None:
-        headers += own_headers(x)
+def whole_answer(x: Exchange, status: int, fields: list[Field], body: bytes) -> bytes:
+    """An answer of our own with its body, which a HEAD request does not get."""
+    lines = own_fields(x)
+    if status != 204:
+        lines += b"content-length: %d\r\n" % len(body)
+    if not x.keep_alive:
+        lines += b"connection: close\r\n"
+    head = serialize(status, REASONS.get(status, b""), fields)
+    return b"%b%b\r\n%b" % (head[:-2], lines, b"" if x.method == "HEAD" else body)
+
+
+def refusal(x: Exchange, error: ProxyError) -> bytes:
+    """Our own error in the caller's dialect. Holds nothing of what the client sent."""
+    dialect = dialect_of(x)
+    body = dialect.error_body(error.kind, error.code, error.message, error.param, error.status, dashed(x.id))
+    fields = [_JSON]
     if error.retry_after_s is not None:
-        headers.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
     if error.should_retry is not None:
-        headers.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
-    if close:
-        headers.append((b"connection", b"close"))
-    return serialize(error.status, REASONS.get(error.status, b""), headers) + (b"" if head_only else body)
+        fields.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
+    return whole_answer(x, error.status, fields, body)
+
+
+def unparsed_refusal() -> bytes:
+    """The answer to bytes that are no request: there is nothing yet to know a dialect or an id from."""
+    error = MalformedRequest()
+    body = DIALECTS["openai"].error_body(error.kind, error.code, error.message, None, error.status, "")
+    fields = [_JSON, (b"content-length", b"%d" % len(body)), (b"connection", b"close")]
+    return serialize(error.status, REASONS[error.status], fields) + body

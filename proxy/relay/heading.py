@@ -5,13 +5,15 @@ Owns the decision how the body ends for this client; pure.
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import NamedTuple
 
+from proxy.dialects.base import Dialect
 from proxy.http1.head import Field, Framing, Head
 from proxy.http1.headers import REASONS, filter_response, serialize
-from proxy.relay.answers import own_headers
+from proxy.relay.answers import own_fields
 from proxy.relay.exchange import Exchange
-from proxy.routing.table import Upstream
+from proxy.routing.table import HeaderPolicy, Upstream
 
 
 class Heading(NamedTuple):
@@ -20,37 +22,48 @@ class Heading(NamedTuple):
     is_event_stream: bool
 
 
-def heading_for(x: Exchange, upstream: Upstream, head: Head, frame: Framing, changes_length: bool) -> Heading:
-    """`changes_length`: an event may be left out, so a Content-Length of the upstream is not ours."""
-    assert x.snapshot is not None and x.dialect is not None
-    dialect = x.snapshot.dialects[upstream.dialect]
-    own = own_headers(x)
-    own_names = {name for name, _ in own}
-    fields: list[Field] = [
-        field
-        for field in filter_response(
-            head.headers, dialect.response_pass, dialect.response_pass_prefixes, upstream.headers
-        )
-        if field[0] not in own_names
-    ]
-    fields += own
-    fields.append((b"server-timing", b"relay;dur=%.2f" % ((x.sent - x.uploaded) * 1000)))
-    is_event_stream = (head.value(b"content-type") or b"").lower().startswith(b"text/event-stream")
+class _Rules(NamedTuple):
+    """An upstream's policy, and that the vendor's request ids do not pass beside ours."""
+
+    response_pass: frozenset[bytes]
+    response_set: tuple[Field, ...]
+    response_drop: frozenset[bytes]
+
+
+@lru_cache(maxsize=256)  # one per upstream and caller's dialect
+def _rules(policy: HeaderPolicy, own_id_headers: tuple[bytes, ...]) -> _Rules:
+    return _Rules(policy.response_pass, policy.response_set, policy.response_drop.union(own_id_headers))
+
+
+def heading_for(
+    x: Exchange, upstream: Upstream, dialect: Dialect, head: Head, frame: Framing, changes_length: bool
+) -> Heading:
+    """`dialect` is the upstream's; `changes_length`: an event may be left out, so a Content-Length of
+    the upstream is not ours."""
+    assert x.dialect is not None
+    fields = filter_response(
+        head.headers,
+        dialect.response_pass,
+        dialect.response_pass_prefixes,
+        _rules(upstream.headers, x.dialect.own_id_headers),
+    )
+    is_event_stream = (head.value(b"content-type") or b"")[:17].lower() == b"text/event-stream"
+    own = [own_fields(x), b"server-timing: relay;dur=%.2f\r\n" % ((x.sent - x.uploaded) * 1000)]
     if is_event_stream:
-        fields.append((b"x-accel-buffering", b"no"))  # nginx in front must not collect events
+        own.append(b"x-accel-buffering: no\r\n")  # nginx in front must not collect events
     chunked = False
     if frame.kind == "none":
         if frame.length is not None:
-            fields.append((b"content-length", b"%d" % frame.length))
+            own.append(b"content-length: %d\r\n" % frame.length)
     elif frame.kind == "length" and not (changes_length and is_event_stream):
-        fields.append((b"content-length", b"%d" % (frame.length or 0)))
+        own.append(b"content-length: %d\r\n" % (frame.length or 0))
     elif x.http10:
         x.keep_alive = False  # the end of the connection is the end of the body
     else:
         chunked = True
-        fields.append((b"transfer-encoding", b"chunked"))
+        own.append(b"transfer-encoding: chunked\r\n")
     if not x.keep_alive or x.http10:
         x.keep_alive = False
-        fields.append((b"connection", b"close"))
-    reason = REASONS.get(head.status, head.reason)
-    return Heading(serialize(head.status, reason, fields), chunked, is_event_stream)
+        own.append(b"connection: close\r\n")
+    vendor = serialize(head.status, REASONS.get(head.status, head.reason), fields)
+    return Heading(b"%b%b\r\n" % (vendor[:-2], b"".join(own)), chunked, is_event_stream)

@@ -23,7 +23,7 @@ from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 
 from proxy.errors import BodyTimeout, ExpectationFailed, InternalError, MalformedRequest, ProxyError
-from proxy.relay.answers import refusal
+from proxy.relay.answers import refusal, unparsed_refusal
 from proxy.relay.exchange import Exchange
 from proxy.relay.ids import IdSource
 from proxy.relay.sweep import Sweeper
@@ -37,7 +37,7 @@ KEEPALIVE_S = 75.0
 WRITE_STALL_S = 60.0
 HEAD_BYTES_MAX = 64 * 1024
 FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long ones
-PIPELINED_MAX = 1
+QUEUED_MAX = 2  # the request that is about to be served and one pipelined behind it
 LINGER_S = 5.0  # after an early answer the client still sends; closing at once would reset it
 LINGER_BYTES = 1 << 20
 METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
@@ -58,45 +58,8 @@ def assert_c_parser() -> None:
         raise RuntimeError("aiohttp's C parser is not loaded (is AIOHTTP_NO_EXTENSIONS set?)")
 
 
-class _Finished:
-    """What aiohttp wants back from a handler: the answer is already written."""
-
-    __slots__ = ("keep_alive",)
-
-    def __init__(self, keep_alive: bool) -> None:
-        self.keep_alive = keep_alive
-
-    async def prepare(self, request: object) -> None:
-        """Written already."""
-
-    async def write_eof(self) -> None:
-        """Written already."""
-
-
-_KEEP, _CLOSE = _Finished(True), _Finished(False)
-
-
-class _Incoming:
-    """aiohttp's request, reduced to what the seam needs."""
-
-    __slots__ = ("_task", "connection", "message", "payload")
-
-    def __init__(self, message: RawRequestMessage, payload: StreamReader, connection: Connection) -> None:
-        self.message = message
-        self.payload = payload
-        self.connection = connection
-        self._task: object = None  # aiohttp clears it
-
-    def _cancel(self, exc: BaseException) -> None:
-        if self.payload is not EMPTY_PAYLOAD:
-            self.payload.set_exception(exc)
-
-    def _finish(self) -> None:
-        """aiohttp calls this before it would write the answer."""
-
-
 class RequestBody:
-    """aiohttp's payload as the relay's Body."""
+    """aiohttp's payload as the relay's Body; for aiohttp itself it is the current request."""
 
     __slots__ = ("_connection", "_expects_continue", "_payload")
 
@@ -104,6 +67,11 @@ class RequestBody:
         self._payload = payload
         self._connection = connection
         self._expects_continue = expects_continue
+
+    def _cancel(self, exc: BaseException) -> None:
+        """aiohttp's way to tell a reader that the client is gone; ours that its body is late."""
+        if self._payload is not EMPTY_PAYLOAD:
+            self._payload.set_exception(exc)
 
     @property
     def is_unsent(self) -> bool:
@@ -140,13 +108,14 @@ class RequestBody:
 class Connection(RequestHandler):
     """One client connection. Implements the relay's `Client`."""
 
-    __slots__ = ("exchange", "first_byte", "front", "phase", "since", "stalled_at")
+    __slots__ = ("address", "exchange", "first_byte", "front", "phase", "since", "stalled_at")
 
     def __init__(self, front: Ingress, **kwargs: Any) -> None:
         super().__init__(front, loop=front.loop, **kwargs)
-        self._max_msg_queue_size = PIPELINED_MAX
+        self._max_msg_queue_size = QUEUED_MAX
         self._msg_queue_resume_size = 0
         self.front = front
+        self.address = ""
         self.exchange: Exchange | None = None
         self.phase = HEAD
         self.since = monotonic()
@@ -189,6 +158,8 @@ class Connection(RequestHandler):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        peer = transport.get_extra_info("peername")
+        self.address = peer[0] if isinstance(peer, tuple) else ""
         self.front.sweeper.add(self)
         if len(self.front.connections) > self.front.connections_max:
             self.front.stats.inc("refusals_total", "connections_max")
@@ -233,20 +204,48 @@ class Connection(RequestHandler):
         else:
             self.force_close()
 
-    # -- one request --
+    # -- requests --
 
-    async def _handle_request(  # type: ignore[override]
-        self,
-        request: _Incoming,
-        start_time: float | None,
-        request_handler: Callable[..., Awaitable[_Finished]],
-    ) -> tuple[_Finished, bool]:
-        """aiohttp's hook around a handler, without its error pages and its response object."""
+    async def start(self) -> None:
+        """Serve the requests of this connection one after the other.
+
+        Replaces aiohttp's loop, which makes a task, a writer and a request object for each of them.
+        """
+        while not self._force_close:
+            if not self._messages:
+                self._waiter = self._loop.create_future()
+                try:
+                    await self._waiter
+                finally:
+                    self._waiter = None
+            message, payload = self._messages.popleft()
+            if self._parser is not None:
+                self._parser.message_consumed()
+            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
+                self._resume_reading_if_drained()
+            if not isinstance(message, RawRequestMessage):
+                # The parser's own words hold the client's bytes, which may hold a key: never echoed.
+                self.front.stats.inc("refusals_total", MalformedRequest.code)
+                self.write(unparsed_refusal())
+                break
+            body = RequestBody(payload, self, "Expect" in message.headers)
+            if not await self._serve(message, body) or self._close:
+                break
+        if not self._force_close:
+            self._task_handler = None
+            if self.transport is not None:
+                self.transport.close()
+
+    async def _serve(self, message: RawRequestMessage, body: RequestBody) -> bool:
+        """One request. Returns whether the connection serves another one."""
         self._request_in_progress = True
-        self._current_request = request  # type: ignore[assignment]
+        self._current_request = body  # type: ignore[assignment]
         self.enter(BUSY)
         try:
-            finished = await request_handler(request)
+            keep_alive = await self.front.serve(self, message, body)
+        except asyncio.CancelledError:
+            self.force_close()
+            raise
         finally:
             self._current_request = None
             self._request_in_progress = False
@@ -255,18 +254,8 @@ class Connection(RequestHandler):
             self.enter(KEEPALIVE)
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)
-        if self._upgraded:  # an Upgrade that we do not take: what follows is the next request
-            return await super().finish_response(request, finished, None)  # type: ignore[arg-type,return-value]
-        return finished, False
-
-    def _make_error_handler(self, err_info: Any) -> Callable[..., Awaitable[_Finished]]:  # type: ignore[override]
-        async def refuse(request: _Incoming) -> _Finished:
-            # The parser's own message holds the client's bytes, which may hold a key: never echoed.
-            self.front.stats.inc("refusals_total", MalformedRequest.code)
-            self.write(refusal(None, MalformedRequest(), head_only=False, close=True))
-            return _CLOSE
-
-        return refuse
+        # After an Upgrade that we did not take, aiohttp's parser no longer tells requests apart.
+        return keep_alive and not self._upgraded
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         log.error("client connection failed", extra={"error": type(kw.get("exc_info")).__name__})
@@ -300,12 +289,7 @@ class Ingress(Server):
         connections_max: int,
     ) -> None:
         assert_c_parser()
-        super().__init__(
-            self._serve,  # type: ignore[arg-type]
-            request_factory=_incoming,  # type: ignore[arg-type]
-            handler_cancellation=True,
-            loop=loop,
-        )
+        super().__init__(self._never, handler_cancellation=True, loop=loop)
         self.loop = loop
         self.sweeper = sweeper
         self.stats = stats
@@ -331,9 +315,11 @@ class Ingress(Server):
             if connection.phase in (HEAD, KEEPALIVE):  # type: ignore[attr-defined]
                 connection.force_close()
 
-    async def _serve(self, incoming: _Incoming) -> _Finished:
-        connection, message = incoming.connection, incoming.message
-        body = RequestBody(incoming.payload, connection, "Expect" in message.headers)
+    async def _never(self, request: object) -> Any:
+        raise AssertionError("Connection.start serves requests itself")
+
+    async def serve(self, connection: Connection, message: RawRequestMessage, body: RequestBody) -> bool:
+        """One request from its head to the end of its answer. Returns whether to keep the connection."""
         x = Exchange(
             id=self._ids.next(at_ms := time_ns() // 1_000_000),
             client=connection,
@@ -342,7 +328,7 @@ class Ingress(Server):
             headers=message.headers,
             raw_headers=message.raw_headers,
             body=body,
-            address=connection.peername[0] if connection.peername else "",
+            address=connection.address,
             http10=message.version < (1, 1),
             arrived=connection.first_byte or monotonic(),
             at_ms=at_ms,
@@ -355,23 +341,22 @@ class Ingress(Server):
         except ProxyError as e:
             self._refuse(x, e)
         except Exception as e:
-            log.exception("call failed", extra={"call": x.id, "error": type(e).__name__})
+            log.exception("call failed", extra={"call": x.id, "kind": type(e).__name__})
             self._refuse(x, InternalError())
         if not body.is_complete:
             await self._linger(body)
-            return _CLOSE
-        return _KEEP if x.keep_alive and not x.http10 else _CLOSE
+            return False
+        return x.keep_alive and not x.http10
 
     def _refuse(self, x: Exchange, error: ProxyError) -> None:
         if x.has_begun_answer:
             x.client.cut()
             return
-        close = not (x.keep_alive and not x.http10 and x.body.is_complete)
-        x.keep_alive = not close
+        x.keep_alive = x.keep_alive and not x.http10 and x.body.is_complete
         x.status = error.status
         x.outcome = x.outcome or error.code
         self.stats.inc("refusals_total", error.code)
-        x.client.write(refusal(x, error, head_only=x.method == "HEAD", close=close))
+        x.client.write(refusal(x, error))
 
     async def _linger(self, body: RequestBody) -> None:
         """Read on for a moment after an early answer: closing at once would reset it away."""
@@ -384,12 +369,6 @@ class Ingress(Server):
                     left -= len(piece)
         except (TimeoutError, ProxyError):
             return
-
-
-def _incoming(
-    message: RawRequestMessage, payload: StreamReader, connection: Connection, writer: object, task: object
-) -> _Incoming:
-    return _Incoming(message, payload, connection)
 
 
 def check_head(message: RawRequestMessage) -> None:

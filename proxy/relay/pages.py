@@ -14,9 +14,8 @@ import orjson
 
 from proxy.errors import MethodNotAllowed, StationFault, UnknownModel
 from proxy.http1.head import Field
-from proxy.http1.headers import REASONS, serialize
 from proxy.relay.admission import Admission
-from proxy.relay.answers import dialect_of, own_headers
+from proxy.relay.answers import dialect_of, whole_answer
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
 
@@ -30,7 +29,6 @@ OPEN_PREFIXES = ("/portal", "/status")
 KEY_HEADER = "x-headrace-key"  # set here, dropped from clients: control trusts it
 
 _PREFLIGHT: list[Field] = [
-    (b"access-control-allow-origin", b"*"),
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, OPTIONS"),
     (b"access-control-allow-headers", b"*, authorization"),  # "*" does not cover authorization
     (b"access-control-max-age", b"86400"),
@@ -221,13 +219,8 @@ def respond_json(x: Exchange, document: object, status: int = 200) -> None:
 
 def respond(x: Exchange, status: int, body: bytes, fields: list[Field]) -> None:
     """Write one whole answer of our own."""
-    headers = [*fields, *own_headers(x)]
-    if status != 204:
-        headers.append((b"content-length", b"%d" % len(body)))
-    if not x.keep_alive or x.http10:
+    if x.http10:
         x.keep_alive = False
-        headers.append((b"connection", b"close"))
     x.status = status
-    head = serialize(status, REASONS.get(status, b""), headers)
-    x.client.write(head if x.method == "HEAD" else head + body)
     x.response_bytes = len(body)
+    x.client.write(whole_answer(x, status, fields, body))

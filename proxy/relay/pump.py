@@ -223,7 +223,12 @@ class Pump:
         self._state = State.RELAYING
         assert self._conn is not None and self._conn.framing is not None
         heading = heading_for(
-            self._x, self._plan.choice.upstream, head, self._conn.framing, self._plan.hides_usage
+            self._x,
+            self._plan.choice.upstream,
+            self._plan.dialect,
+            head,
+            self._conn.framing,
+            self._plan.hides_usage,
         )
         self._out_head = heading.head
         self.chunked = heading.chunked

@@ -21,7 +21,7 @@ from proxy.journal.segments import Journal
 from proxy.ledger import entry, settlement
 from proxy.ledger.settlement import Facts, Figures, Terms, Waiver
 from proxy.metering.pricing import Price, price_from_content
-from proxy.metering.usage import Usage
+from proxy.metering.usage import Provenance, Usage
 from proxy.relay import prompts
 from proxy.relay.exchange import Exchange
 from proxy.relay.metering_task import Tap
@@ -33,6 +33,9 @@ FREE = price_from_content({"free": True})  # of operations that are not billed
 KEPT_PROMPTS_BYTES_MAX = 64 << 20  # request bodies kept for counting while their streams run, per worker
 COUNT_AT_ONCE_CHARS = 200_000  # more would take over 5 ms: counted in a thread, the End is pending
 CLIENT_CHARS_MAX = 120  # of a user agent
+
+_NO_WAIVERS: frozenset[Waiver] = frozenset()
+_FREE_IF_BROKEN = frozenset({Waiver.ON_BREAK})
 
 Then = Callable[[BaseException | None], None]
 
@@ -207,7 +210,7 @@ class Settler:
             rurt_ms=int((x.uploaded - x.arrived) * 1000),
             ttft_ms=int((answered - x.uploaded) * 1000) if answered else -1,
             took_ms=int((now - x.arrived) * 1000),
-            client=(x.headers.get("User-Agent") or "")[:CLIENT_CHARS_MAX],
+            client=x.facts.user_agent[:CLIENT_CHARS_MAX] if x.facts is not None else "",
             flags=["metering_degraded"] if meter is not None and meter.degraded else [],
         )
 
@@ -220,7 +223,7 @@ class Settler:
             trusted=upstream is None or upstream.trust == "full",
             input_max=model.context if model else None,
             output_max=x.output_bound,
-            waivers=frozenset({Waiver.ON_BREAK}) if x.route.on_break == "free" else frozenset(),
+            waivers=_FREE_IF_BROKEN if x.route.on_break == "free" else _NO_WAIVERS,
             within_hold=outcome == entry.INTERRUPTED_CLIENT,
         )
 
@@ -311,15 +314,15 @@ class Settler:
     def _tell(self, x: Exchange, end: entry.End) -> None:
         stats = self._stats
         stats.inc("calls_total", end.operation, end.outcome)
+        stats.inc("response_bytes_total", by=end.response_bytes)
         stats.observe("call_seconds", end.took_ms / 1000, end.operation)
-        if end.ttft_ms >= 0:
-            stats.observe("first_byte_seconds", end.ttft_ms / 1000, end.operation)
         if x.sent:
             stats.observe("overhead_seconds", x.sent - x.uploaded)
-        stats.inc("usage_provenance_total", end.provenance)
-        stats.inc("response_bytes_total", by=end.response_bytes)
-        if end.events:
+        if end.stream:
+            stats.observe("first_byte_seconds", end.ttft_ms / 1000, end.operation)
             stats.inc("stream_events_total", by=end.events)
+        if end.provenance != Provenance.FINAL.value:
+            stats.inc("usage_provenance_total", end.provenance)
         if end.outcome != entry.COMPLETE:
             log.info("call ended early", extra={"call": x.id, "outcome": end.outcome, "why": end.cut})
 
