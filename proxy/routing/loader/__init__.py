@@ -49,19 +49,9 @@ def load(
     Raises ConfigError with every mistake that can be told, in the order of the file.
     """
     mistakes, warnings = Mistakes(filename), Mistakes(filename)
+    references = References(environ, read_file, mistakes)
     with _collector_paused():
-        root = parse(text, mistakes)
-        if root is None:
-            if not mistakes:
-                mistakes.at((1, 1), "the file is empty")
-            raise mistakes.error()
-        references = References(environ, read_file, mistakes)
-        shaped = shape(references.expand(root), root, mistakes)
-        if shaped is None:
-            raise mistakes.error()
-        draft = Draft(shaped, root, references, vendors, mistakes, warnings)
-        check(draft)
-        compiled = document(draft)
+        compiled = _compile(text, references, vendors, warnings)
     if mistakes:
         raise mistakes.error()
     # The hash names the content; the same text with other secrets is another table.
@@ -70,9 +60,25 @@ def load(
     return Compiled(compiled, warnings.lines(), references.files)
 
 
+def _compile(text: str, references: References, vendors: Vendors, warnings: Mistakes) -> dict[str, Any]:
+    """The document, of no use when there were mistakes. What it was made from is gone on return."""
+    mistakes = references.mistakes
+    root = parse(text, mistakes)
+    if root is None:
+        if not mistakes:
+            mistakes.at((1, 1), "the file is empty")
+        return {}
+    shaped = shape(references.expand(root), root, mistakes)
+    if shaped is None:
+        return {}
+    draft = Draft(shaped, root, references, vendors, mistakes, warnings)
+    check(draft)
+    return document(draft)
+
+
 @contextmanager
 def _collector_paused() -> Iterator[None]:
-    """A tree of 200,000 nodes without cycles: collecting would take longer than parsing."""
+    """A tree of 200,000 nodes without cycles: looking for garbage would take longer than parsing."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

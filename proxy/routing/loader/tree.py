@@ -8,7 +8,6 @@ libyaml's composer overruns the C stack on deep nesting, and its aliases are how
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -87,7 +86,7 @@ def parse(text: str, mistakes: Mistakes) -> Node | None:
         mistakes.at(_place_of(text, unprintable.start()), "a character that YAML does not allow")
         return None
     try:
-        return _build(yaml.parse(text, Loader=yaml.CSafeLoader), mistakes)
+        return _build(text, mistakes)
     except _TooMuchError as e:
         mistakes.at(e.place, e.what)
     except yaml.MarkedYAMLError as e:
@@ -106,25 +105,19 @@ class _TooMuchError(Exception):
         self.what = what
 
 
-def _build(events: Iterator[yaml.Event], mistakes: Mistakes) -> Node | None:
+def _build(text: str, mistakes: Mistakes) -> Node | None:
     root: Node | None = None
     stack: list[_Open] = []
     count = 0
-    for event in events:
-        place = _place(event.start_mark)
-        if isinstance(event, yaml.ScalarEvent):
-            node = Node(place, text=event.value if event.value or event.style else None)
-        elif isinstance(event, yaml.MappingStartEvent):
-            node = Node(place, members={})
-        elif isinstance(event, yaml.SequenceStartEvent):
-            node = Node(place, items=[])
-        elif isinstance(event, yaml.AliasEvent):
-            mistakes.broken(place, "aliases (*name) are not understood: write the value out")
-            node = Node(place)
-        elif isinstance(event, yaml.CollectionEndEvent):
+    for event in iter(yaml.CSafeLoader(text).get_event, None):
+        kind = type(event)
+        if kind in _ENDS:
             stack.pop()
             continue
-        elif isinstance(event, yaml.DocumentStartEvent) and root is not None:
+        place = _place(event.start_mark)
+        if kind in _NODES:
+            node = _node(event, place, mistakes)
+        elif kind is yaml.DocumentStartEvent and root is not None:
             mistakes.broken(place, "a second document in the file")
             break
         else:
@@ -132,26 +125,34 @@ def _build(events: Iterator[yaml.Event], mistakes: Mistakes) -> Node | None:
         count += 1
         if count > NODES_MAX:
             raise _TooMuchError(place, f"more than {NODES_MAX} values in one file")
-        if isinstance(event, yaml.ScalarEvent | yaml.CollectionStartEvent):
-            _refuse_magic(event, place, mistakes)
         if stack:
             _attach(stack[-1], node, mistakes)
         else:
             root = node
-        if isinstance(event, yaml.CollectionStartEvent):
+        if kind in _STARTS:
             stack.append(_Open(node))
             if len(stack) > DEPTH_MAX:
                 raise _TooMuchError(place, f"nested more than {DEPTH_MAX} deep")
     return root
 
 
-def _refuse_magic(
-    event: yaml.ScalarEvent | yaml.CollectionStartEvent, place: Place, mistakes: Mistakes
-) -> None:
+_STARTS = (yaml.MappingStartEvent, yaml.SequenceStartEvent)
+_ENDS = (yaml.MappingEndEvent, yaml.SequenceEndEvent)
+_NODES = (yaml.ScalarEvent, *_STARTS, yaml.AliasEvent)
+
+
+def _node(event: Any, place: Place, mistakes: Mistakes) -> Node:
+    kind = type(event)
+    if kind is yaml.AliasEvent:
+        mistakes.broken(place, "aliases (*name) are not understood: write the value out")
+        return Node(place)
     if event.anchor:
         mistakes.broken(place, "anchors (&name) are not understood: write the value out where it is needed")
-    elif getattr(event, "tag", None):
+    elif event.tag:
         mistakes.broken(place, "tags (!name) are not understood")
+    if kind is yaml.ScalarEvent:
+        return Node(place, text=event.value if event.value or event.style else None)
+    return Node(place, members={}) if kind is yaml.MappingStartEvent else Node(place, items=[])
 
 
 def _attach(parent: _Open, node: Node, mistakes: Mistakes) -> None:
