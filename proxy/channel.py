@@ -21,7 +21,7 @@ from proxy import telemetry
 
 MESSAGE_BYTES_MAX = 256 << 10  # also the longest stall one message can cause
 BACKLOG_BYTES_MAX = 64 << 20  # unsent to one peer: it is stuck, and a fresh connection says hello again
-HELLO_TIMEOUT_S = 5.0
+HELLO = 0  # the id of the first message
 RETRY_FIRST_S, RETRY_LAST_S = 0.02, 0.5
 
 Args = dict[str, Any]
@@ -123,6 +123,7 @@ class Channel:
         self._waiting: dict[int, asyncio.Future[Args]] = {}
         self._ids = itertools.count(1)
         self._up = asyncio.Event()
+        self._was_welcome = False  # on the present connection
         self.ever_connected = False
 
     @property
@@ -173,30 +174,36 @@ class Channel:
         loop = asyncio.get_running_loop()
         delay_s = RETRY_FIRST_S
         while True:
+            self._was_welcome = False
             try:
                 _, link = await loop.create_unix_connection(
                     lambda: _Link(self._message, self._lost), self._path
                 )
+                # While control is being replaced the connection waits in the listener's backlog.
+                link.send({"op": "hello", "id": HELLO, "args": self._hello()})
+                await link.closed
             except OSError as e:
                 log.debug("control's socket: %s", e)
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, RETRY_LAST_S)
+            if self._was_welcome:
+                delay_s = RETRY_FIRST_S
                 continue
-            try:
-                # While control is being replaced the connection waits in the listener's backlog.
-                reply = await self._ask(link, "hello", self._hello())
-            except ChannelError:
-                await asyncio.sleep(delay_s)
-                delay_s = min(delay_s * 2, RETRY_LAST_S)
-                continue
-            delay_s = RETRY_FIRST_S
-            self._link = link
-            self.ever_connected = True
-            self._up.set()
-            self._welcome(reply)
-            await link.closed
+            await asyncio.sleep(delay_s)
+            delay_s = min(delay_s * 2, RETRY_LAST_S)
+
+    def _welcomed(self, link: _Link, reply: Args) -> None:
+        """At once, not a loop tick later: what follows the reply may want to be answered."""
+        self._link = link
+        self._was_welcome = self.ever_connected = True
+        self._up.set()
+        self._welcome(reply)
 
     def _message(self, link: _Link, message: Args) -> None:
+        if message.get("re") == HELLO:
+            if "error" in message:
+                link.abort()
+            else:
+                self._welcomed(link, message["args"])
+            return
         if "re" in message:
             _resolve(self._waiting, message)
             return

@@ -47,6 +47,18 @@ def single(address: Address) -> socket.socket:
     return sock
 
 
+def free(address: Address) -> Address:
+    """The address if nobody listens there, else one on the same host that is free."""
+    for port in (address.port, 0):
+        try:
+            probe = _bound(Address(address.host, port), share=False)
+        except AddressInUse:
+            continue
+        with probe:
+            return Address(address.host, probe.getsockname()[1])
+    raise AddressInUse(f"{address.host} has no free port")
+
+
 def unix(path: Path) -> socket.socket:
     """A listening unix socket; one that an earlier life left behind is replaced."""
     path.unlink(missing_ok=True)

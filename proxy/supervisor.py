@@ -39,6 +39,7 @@ FREE_RESTARTS = 5  # quick deaths in a row that are restarted at once
 LINGER_S = 5.0  # for a child to exit after what it was given has passed
 CONTROL_DRAIN_S = 30.0  # to bring the journals into Postgres; what is left then waits for the next start
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
+DEMO_KEY = "headrace-demo-upstream"  # guards canned answers on loopback: no secret
 SECRET_VARIABLES = ("DATABASE_URL", "HEADRACE_ADMIN_TOKEN")  # in the orders of those who need them
 
 Announce = Callable[[dict[str, Any]], None]
@@ -153,6 +154,7 @@ class Supervisor:
             settings,
             listen=Address(settings.listen.host, sockets.workers[0].getsockname()[1]),
             admin=Address(settings.admin.host, sockets.admin.getsockname()[1]),
+            demo_listen=listeners.free(settings.demo_listen) if settings.demo else settings.demo_listen,
         )
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         if soft != hard:  # every open stream takes two descriptors
@@ -178,6 +180,7 @@ class Supervisor:
         environ = {k: v for k, v in os.environ.items() if k not in SECRET_VARIABLES}
         if self._settings.demo:
             environ["HEADRACE_DEMO_URL"] = f"http://{self._settings.demo_listen}"
+            environ["HEADRACE_DEMO_KEY"] = DEMO_KEY
         child.began_s = time.monotonic()
         child.process = subprocess.Popen(  # noqa: S603
             self._command(child.kind),

@@ -1,0 +1,95 @@
+"""What control serves over HTTP: the operators' application, and pages for the workers to pass on.
+
+Owns the listeners that the supervisor gave, and what operators are shown of this process.
+"""
+
+from __future__ import annotations
+
+import socket
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from proxy.store.catalog import Catalog
+from proxy.web.admin import make_admin_app
+
+if TYPE_CHECKING:
+    from proxy.control.process import Control
+
+STOP_S = 2.0
+
+
+class Sites:
+    """The face of control for `proxy/web`; opened once Postgres was reached."""
+
+    catalog: Catalog
+
+    def __init__(self, control: Control) -> None:
+        self._control = control
+        self._runners: list[web.AppRunner] = []
+
+    async def open(self) -> None:
+        assert self._control.database is not None
+        self.catalog = Catalog(self._control.database)
+        settings, orders = self._control.settings, self._control.orders
+        await self._serve(make_admin_app(self, settings.admin_token), orders.admin_fd)
+
+    async def _serve(self, app: web.Application, listener_fd: int) -> None:
+        runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_S)
+        await runner.setup()
+        # A copy: closing the site must not shut the supervisor's listener.
+        await web.SockSite(runner, socket.socket(fileno=listener_fd).dup()).start()
+        self._runners.append(runner)
+
+    async def close(self) -> None:
+        for runner in self._runners:
+            await runner.cleanup()
+
+    # -- what the operators' application asks ---------------------------------------------------
+
+    def why_not_ready(self) -> str:
+        return self._control.why_not_ready()
+
+    def exposition(self) -> bytes:
+        return self._control.numbers.exposition()
+
+    async def reload(self) -> dict[str, Any]:
+        """Raises ConfigError, and the old table stays."""
+        routes = self._control.routes
+        is_new = await routes.load()
+        return {"generation": routes.generation, "changed": is_new, "warnings": routes.warnings}
+
+    def status(self) -> dict[str, Any]:
+        control = self._control
+        routes, journals, settings = control.routes, control.journals, control.settings
+        return {
+            "node": settings.node,
+            "incarnation": settings.node_incarnation,
+            "routes": {
+                "file": str(settings.config),
+                "generation": routes.generation,
+                "content_hash": routes.document.get("content_hash", ""),
+                "warnings": routes.warnings,
+                "mistakes": routes.mistakes,
+            },
+            "workers": [
+                {
+                    "slot": state.worker.slot,
+                    "incarnation": state.worker.incarnation,
+                    "pid": state.worker.pid,
+                    "generation": state.generation,
+                }
+                for state in sorted(control.broker.workers.values(), key=lambda s: s.worker.slot)
+            ],
+            "postgres": {"away": control.outage.is_away},
+            "journals": {
+                "lag_s": round(journals.lag_s, 3) if journals else None,
+                "alarms": journals.alarms if journals else [],
+            },
+            "leased_nanos": control.desks.money.leased(),
+            "keys_cached": len(control.desks.keys),
+            "resting": [
+                {"upstream": u, "credential": c, "model": m, "until_ms": r.until_ms, "why": r.why}
+                for (u, c, m), r in sorted(control.desks.health.resting.items())
+            ],
+        }
