@@ -112,29 +112,31 @@ class ChunkedWalker:
                     pieces.append(data[position:stop])
                     self._left = 0
                     position = stop
+                    if data.startswith(CRLF, stop):  # as nearly always; _take_line does the same, slowly
+                        self._expect = _SIZE
+                        position = stop + 2
                 elif self.done:
                     self.excess += end - position
                     break
                 else:
-                    stop = -1 if self._carry else data.find(CRLF, position)
-                    if stop >= 0:
-                        self._take(data[position:stop])
-                        position = stop + 2
-                    else:
-                        position = self._take_cut(data, position)
+                    position = self._take_line(data, position)
         except UpstreamGarbage as error:
             self.broken = error
         return pieces
 
-    def _take_cut(self, data: bytes, position: int) -> int:
-        """Take a line whose beginning was in an earlier read, or keep one whose end is in a later one."""
+    def _take_line(self, data: bytes, position: int) -> int:
+        """Take one line, whole or as far as it has come; return where it ends."""
+        stop = data.find(CRLF, position)
         carry = self._carry
-        if carry and carry[-1] == 0x0D and data[position] == 0x0A:
+        if not carry:
+            if stop >= 0:
+                self._take(data[position:stop])
+                return stop + 2
+        elif carry[-1] == 0x0D and data[position] == 0x0A:
             self._carry = b""
             self._take(carry[:-1])
             return position + 1
-        stop = data.find(CRLF, position)
-        if stop >= 0:
+        elif stop >= 0:
             self._carry = b""
             self._take(carry + data[position:stop])
             return stop + 2
@@ -151,13 +153,13 @@ class ChunkedWalker:
 
     def _take(self, line: bytes) -> None:
         """Act on one whole line."""
-        if self._expect == _DATA_END:
+        if self._expect == _SIZE:
+            self._left = _chunk_size(line)
+            self._expect = _DATA_END if self._left else _TRAILER
+        elif self._expect == _DATA_END:
             if line:
                 raise UpstreamGarbage(detail="chunk longer than its size")
             self._expect = _SIZE
-        elif self._expect == _SIZE:
-            self._left = _chunk_size(line)
-            self._expect = _DATA_END if self._left else _TRAILER
         elif line:
             self._count_trailer(line)
         else:

@@ -23,6 +23,7 @@ from proxy.relay.upstream import Origin, State, UpstreamConnection
 from proxy.routing.table import Mirror
 
 IDLE_S = 50.0  # below the 60 s at which most load balancers close an idle connection
+IDLE_MAX = 1024  # per origin: a burst of streams does not leave all its descriptors behind
 IDLE_MARGIN_S = 1.0  # a server counts from an earlier moment than we do
 EXPIRY_S = 10.0  # between two looks for connections that have been idle for too long
 EYEBALLS_DELAY_S = 0.25  # RFC 8305 section 8
@@ -101,10 +102,11 @@ class Pool:
 
     def park(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request to its origin."""
-        if self._is_closed:
+        idle = self._idle.setdefault(connection.origin, {})
+        if self._is_closed or len(idle) >= IDLE_MAX:
             connection.abort()
             return
-        self._idle.setdefault(connection.origin, {})[connection] = None
+        idle[connection] = None
         if self._expiry is None:
             self._expiry = self._loop.call_later(EXPIRY_S, self.expire)
 

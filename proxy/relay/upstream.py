@@ -22,6 +22,10 @@ INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
 # fresh one per read costs 20 us of mmap.
 READ_BYTES_MAX = 256 * 1024
 _BUFFER = memoryview(bytearray(READ_BYTES_MAX))
+# Chunks of a few bytes make a read of 256 KiB 40 ms of work. Who sends so many pieces in one read is read in
+# small bites from then on, and everybody else has a turn between two of them.
+PIECES_MAX = 256
+_BITE = _BUFFER[: 16 * 1024]
 
 _CUT_SHORT = "The model provider's answer broke off."
 
@@ -84,26 +88,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection and the exchange on it. `served` counts the answers that it has completed."""
 
     __slots__ = (
-        "_clock",
-        "_descriptor",
-        "_head_bytes",
-        "_interim",
-        "_method",
-        "_owner",
-        "_paused",
-        "_read_filled",
-        "_received",
-        "_reusable",
-        "_sink",
-        "_transport",
-        "_walker",
-        "framing",
-        "last_activity",
-        "origin",
-        "served",
-        "state",
+        "_asked", "_buffer", "_clock", "_descriptor", "_head_bytes", "_interim", "_is_resting",
+        "_method", "_owner", "_paused", "_read_filled", "_received", "_reusable", "_sink",
+        "_transport", "_walker", "framing", "last_activity", "origin", "served", "state",
         "writable",
-    )
+    )  # fmt: skip
 
     def __init__(
         self, owner: Owner, origin: Origin, clock: Callable[[], float], *, reusable: bool = True
@@ -118,8 +107,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._method = ""
         self._head_bytes = b""
         self._interim = 0
+        self._asked = False  # a byte of the current request was written
         self._received = False  # a byte of the current answer
-        self._paused = False
+        self._buffer = _BUFFER
+        self._paused = False  # by the user
+        self._is_resting = False  # paused by ourselves, until the next turn of the loop
         self._read_filled = False  # the last read filled the buffer: more may wait, decrypted
         self.origin = origin
         self.state = IDLE
@@ -134,15 +126,20 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     # -- the exchange, as its owner drives it --------------------------------------------------------
 
     def start(self, sink: Sink, method: str) -> None:
-        """Begin an exchange; the request is then written. Everything else is told to `sink`."""
+        """Begin an exchange; the request is then written. Everything else is told to `sink`.
+
+        Bytes that come before the first `write` are no answer: the connection is lost.
+        """
         self.last_activity = self._clock()
-        if self.state is not IDLE:
-            # Lost between check-out and now. Told as if it had been lost a moment later: one way, not two.
-            asyncio.get_running_loop().call_soon(sink.on_lost, self._lost_in_head())
-            return
         self._sink = sink
+        if self.state is CLOSED:
+            # Lost between check-out and now. Told as if it had been lost a moment later: one way, not two.
+            asyncio.get_running_loop().call_soon(self._lose, self._lost_in_head("lost while idle"))
+            return
+        assert self.state is IDLE, self.state
         self._method = method
         self._interim = 0
+        self._asked = False
         self._received = False
         self.framing = None
         self.state = HEAD
@@ -151,6 +148,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """Send request bytes; nothing happens on a connection that was lost."""
         if self._transport is None or self.state is CLOSED:
             return
+        self._asked = True
         if isinstance(data, bytes):
             self._transport.write(data)
         else:
@@ -158,15 +156,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def pause_reading(self) -> None:
         """Stop reading the answer: the client is slower than the upstream."""
-        if not self._paused and self._transport is not None and self.state is not CLOSED:
-            self._paused = True
-            self._transport.pause_reading()
+        self._paused = True
+        self._steer()
 
     def resume_reading(self) -> None:
         """Go on reading the answer."""
-        if self._paused and self._transport is not None and self.state is not CLOSED:
-            self._paused = False
-            self._transport.resume_reading()
+        self._paused = False
+        self._steer()
 
     def abort(self) -> None:
         """Close at once and say nothing more to the sink: a vendor stops generating when nobody listens."""
@@ -185,10 +181,11 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._walker = None
         self._received = False
         self.state = IDLE
-        if self._paused or self._read_filled:
+        if self._paused or self._is_resting or self._read_filled:
             # Over TLS, bytes may be decrypted already where no poll on the descriptor shows them. They are
             # delivered within this turn of the loop, and close the connection while it is still out of reach.
-            self.resume_reading()
+            self._paused = self._is_resting = False
+            self._steer()
             asyncio.get_running_loop().call_soon(self._park)
         else:
             self._owner.park(self)
@@ -206,17 +203,20 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._descriptor = transport.get_extra_info("socket").fileno()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return _BUFFER
+        return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(_BUFFER[:nbytes])
+        data = bytes(self._buffer[:nbytes])
         self.last_activity = self._clock()
-        self._read_filled = nbytes == READ_BYTES_MAX
+        self._read_filled = nbytes == len(self._buffer)
         if self.state is BODY:
-            self._take_body(data)
-        elif self.state is HEAD:
+            assert self._walker is not None
+            self._hand_over(self._walker.feed(data))
+        elif self.state is HEAD and self._asked:
             self._received = True
             self._take_head(data)
+        elif self.state is HEAD:
+            self._lose(self._lost_in_head("bytes before the request"), poisoned=True)
         elif self.state is IDLE:
             self._close(poisoned=True)
         else:
@@ -225,20 +225,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def eof_received(self) -> bool:
         # Over TLS this comes only after close_notify; without one, connection_lost comes alone: a cut.
         if self.state is BODY and isinstance(self._walker, EofWalker):
+            self._reusable = False
             self._walker.finish()
             self._complete(())
-        elif self.state is IDLE:
-            self._close()
-        self._reusable = False
+        else:
+            self._end("end of file")  # now: the transport would first wait for its own buffer to be read
         return False
 
     def connection_lost(self, exc: Exception | None) -> None:
-        if self.state is BODY:
-            self._lose(UpstreamClosed(_CUT_SHORT, detail=str(exc or "end of file")))
-        elif self.state is HEAD:
-            self._lose(self._lost_in_head(exc))
-        else:
-            self._close()
+        self._end(str(exc or "connection lost"))
         self._transport = None
 
     def pause_writing(self) -> None:
@@ -296,13 +291,12 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self._sink is sink:
             self._hand_over(pieces)
 
-    def _take_body(self, data: bytes) -> None:
-        assert self._walker is not None
-        self._hand_over(self._walker.feed(data))
-
     def _hand_over(self, pieces: Sequence[bytes]) -> None:
         walker, sink = self._walker, self._sink
         assert walker is not None and sink is not None
+        if len(pieces) > PIECES_MAX:
+            pieces = (b"".join(pieces),)
+            self._rest()
         if walker.done:
             self._complete(pieces)
             return
@@ -317,6 +311,25 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.served += 1
         assert sink is not None
         sink.on_content(pieces, True)
+
+    def _rest(self) -> None:
+        """Read nothing more in this turn of the loop."""
+        self._buffer = _BITE
+        self._is_resting = True
+        self._steer()
+        asyncio.get_running_loop().call_soon(self._end_rest)
+
+    def _end_rest(self) -> None:
+        self._is_resting = False
+        self._steer()
+
+    def _steer(self) -> None:
+        if self._transport is None or self.state is CLOSED:
+            return
+        if self._paused or self._is_resting:
+            self._transport.pause_reading()
+        else:
+            self._transport.resume_reading()
 
     # -- the end -------------------------------------------------------------------------------------
 
@@ -336,14 +349,23 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         if self.state is IDLE:
             self._owner.park(self)
 
-    def _lost_in_head(self, exc: Exception | None = None) -> ProxyError:
-        if self.served and not self._received:
-            return UpstreamStale(detail=str(exc or "end of file"))
-        return UpstreamClosed(detail=str(exc or "end of file"))
+    def _end(self, why: str) -> None:
+        """Nothing more will come."""
+        if self.state is BODY:
+            self._lose(UpstreamClosed(_CUT_SHORT, detail=why))
+        elif self.state is HEAD:
+            self._lose(self._lost_in_head(why))
+        else:
+            self._close()
 
-    def _lose(self, error: ProxyError) -> None:
+    def _lost_in_head(self, why: str) -> ProxyError:
+        if self.served and not self._received:
+            return UpstreamStale(detail=why)
+        return UpstreamClosed(detail=why)
+
+    def _lose(self, error: ProxyError, *, poisoned: bool = False) -> None:
         sink, self._sink = self._sink, None
-        self._close()
+        self._close(poisoned=poisoned)
         if sink is not None:
             sink.on_lost(error)
 

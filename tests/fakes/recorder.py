@@ -22,6 +22,7 @@ class Recorder:
         self.heads: list[Head] = []
         self.content = bytearray()
         self.reads = 0
+        self.pieces_max = 0  # of one read
         self.upload: list[str] = []
         self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
@@ -35,6 +36,7 @@ class Recorder:
         for piece in pieces:
             self.content += piece
         self.reads += 1
+        self.pieces_max = max(self.pieces_max, len(pieces))
         if done:
             self.ended.set_result(bytes(self.content))
         if self._on_content is not None:

@@ -79,6 +79,10 @@ class Cut:
     """End the connection with a FIN alone: over TLS this is a truncation."""
 
 
+class HalfClose:
+    """Send a FIN and stay: what was written last, but not the end of reading."""
+
+
 class Reset:
     """End the connection with RST."""
 
@@ -90,7 +94,7 @@ class Repeat(NamedTuple):
     times: int = 1_000_000
 
 
-Action = bytes | Pause | Close | Cut | Reset | Repeat | Callable[[Request], bytes]
+Action = bytes | Pause | Close | Cut | HalfClose | Reset | Repeat | Callable[[Request], bytes]
 
 
 class _Ended(Exception):
@@ -234,6 +238,8 @@ async def _act(action: Action, request: Request, reader: _Reader, writer: asynci
         await writer.drain()
     elif isinstance(action, Pause):
         await action.wait(reader)
+    elif isinstance(action, HalfClose):
+        writer.write_eof()
     elif isinstance(action, Repeat):
         for _ in range(action.times):
             writer.write(action.data)

@@ -212,6 +212,17 @@ async def test_idle_connections_are_closed_in_time(mirror, server, clock):
     assert EXPIRY_S < IDLE_S
 
 
+async def test_idle_connections_are_not_kept_without_bound(pool, mirror, monkeypatch):
+    monkeypatch.setattr("proxy.relay.pool.IDLE_MAX", 2)
+    connections = [await pool.acquire(mirror, DEADLINE_S) for _ in range(3)]
+    for connection in connections:
+        sink = Recorder()
+        send(connection, sink, "/")
+        await sink.end()
+        connection.release()
+    assert (pool.idle, pool.open) == (2, 2)
+
+
 async def test_closing_the_pool_closes_everything(mirror, server):
     server.script("/slow", [Pause()])
     pool = Pool(asyncio.get_running_loop())

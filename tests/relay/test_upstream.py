@@ -16,6 +16,7 @@ from tests.fakes.upstream_server import (
     GARBAGE,
     GARBAGE_LATER,
     Close,
+    HalfClose,
     Pause,
     Repeat,
     Reset,
@@ -173,6 +174,31 @@ async def test_bytes_before_the_request_is_sent_lose_the_connection(server, pool
     assert len(server.requests) == 1
 
 
+async def test_after_abort_a_connection_that_was_lost_earlier_tells_nothing(server, pool, mirror):
+    connection = await pool.acquire(mirror, DEADLINE_S)
+    await until(lambda: server.open_connections)
+    server.close_connections()
+    await until(lambda: connection.state is State.CLOSED)
+    sink = Recorder()
+    connection.start(sink, "POST")
+    connection.abort()
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert not sink.ended.done()
+
+
+async def test_an_answer_before_the_request_was_written_is_none(server, pool, mirror):
+    server.script("/", [HELLO])
+    await ask(pool, mirror)
+    connection = await pool.acquire(mirror, DEADLINE_S)
+    sink = Recorder()
+    connection.start(sink, "POST")
+    server.push(whole(b"EVIL"))
+    assert isinstance(await sink.loss(), UpstreamStale)
+    assert sink.heads == []
+    assert pool.stats.poisoned == 1
+
+
 # -- lost connections --------------------------------------------------------------------------------
 
 
@@ -272,6 +298,42 @@ async def test_an_answer_may_be_left_from_within_a_callback(server, pool, mirror
     await until(lambda: server.open_connections == 0)
     assert told[-1] == when
     assert not sink.ended.done()
+
+
+async def test_a_half_closed_upstream_is_gone_although_it_reads_no_more(server, pool, mirror):
+    server.script("/", [HalfClose(), Pause()], at_head=True)
+    sink = Recorder()
+    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection.start(sink, "POST")
+    connection.write([b"POST / HTTP/1.1\r\ncontent-length: 64000000\r\n\r\n", bytes(64_000_000)])
+    assert isinstance(await sink.loss(), UpstreamClosed)
+
+
+async def test_tiny_chunks_are_read_in_bites_and_others_have_their_turn(server, pool, mirror):
+    server.script("/", [chunked_head() + b"1\r\nx\r\n" * 100_000 + chunk(b"")])
+    server.script("/next", [HELLO])
+    connection = await pool.acquire(mirror, DEADLINE_S)
+    turns_at_read = []
+    turns = 0
+
+    def count() -> None:
+        nonlocal turns
+        turns += 1
+        if not sink.ended.done():
+            asyncio.get_running_loop().call_soon(count)
+
+    sink = Recorder(lambda _: turns_at_read.append(turns))
+    send(connection, sink, "/")
+    await until(lambda: sink.reads)
+    count()
+    assert await sink.end() == b"x" * 100_000
+    assert sink.reads > 10
+    assert len(set(turns_at_read)) > sink.reads - 3
+    assert sink.pieces_max < 1000
+    connection.release()
+    await until(lambda: pool.idle == 1)
+    assert await (await ask(pool, mirror, "/next")).end() == b"hello"
+    assert server.accepted == 1
 
 
 async def test_a_paused_answer_waits_at_the_upstream(server, pool, mirror):
