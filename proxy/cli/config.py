@@ -3,34 +3,27 @@
 from __future__ import annotations
 
 import argparse
-import asyncio
-import hashlib
 import json
 import os
 import time
-from pathlib import Path
 from typing import Any
 
 from proxy import resources
+from proxy.access.keyformat import digest_of
 from proxy.access.keyring import KeyRecord
+from proxy.cli import station
 from proxy.cli.difference import UNSEEN, difference
 from proxy.cli.explanation import SAMPLE_BODY_BYTES, Question, explain, money
 from proxy.compiler import compile_file
 from proxy.errors import ConfigError, ProxyError
 from proxy.routing.loader import Compiled
 from proxy.snapshot import Snapshot
+from proxy.store.catalog import Catalog
 
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--json", action="store_true", help="for machines")
-    if command == "check":
-        parser.add_argument("file", nargs="?", metavar="FILE", help="default: routes.yaml in this folder")
-        parser.set_defaults(run=run_check)
-    elif command == "diff":
-        parser.add_argument("old", metavar="OLD")
-        parser.add_argument("new", metavar="NEW")
-        parser.set_defaults(run=run_diff)
-    else:
+    if command == "explain":
+        station.add_arguments(parser)
         parser.add_argument("method", metavar="METHOD")
         parser.add_argument("path", metavar="PATH")
         parser.add_argument("--config", metavar="FILE", help="default: routes.yaml in this folder")
@@ -38,10 +31,16 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
         parser.add_argument("--host", default="", help="the Host header: decides the endpoint")
         parser.add_argument("--stream", action="store_true", help="a request with stream: true")
         parser.add_argument("--key", help="sk-...: its tier, models, limits and mirrors; asks the station")
-        parser.add_argument(
-            "--data", metavar="DIR", default=".headrace", help="which station, without DATABASE_URL"
-        )
         parser.set_defaults(run=run_explain)
+        return
+    parser.add_argument("--json", action="store_true", help="for machines")
+    if command == "check":
+        parser.add_argument("file", nargs="?", metavar="FILE", help="default: routes.yaml in this folder")
+        parser.set_defaults(run=run_check)
+    else:
+        parser.add_argument("old", metavar="OLD")
+        parser.add_argument("new", metavar="NEW")
+        parser.set_defaults(run=run_diff)
 
 
 def config_path(given: str | None) -> str:
@@ -119,9 +118,14 @@ def run_explain(args: argparse.Namespace) -> int:
     """0 if the call would be sent to an upstream, else 1."""
     path = config_path(args.config)
     snapshot = Snapshot.from_document(compile_file(path, os.environ).document)
-    key = asyncio.run(key_record(args.key, Path(args.data))) if args.key else None
     question = Question(
-        args.method.upper(), args.path, args.model, args.host, args.stream, key, time.time_ns() // 1_000_000
+        method=args.method.upper(),
+        target=args.path,
+        model=args.model,
+        host=args.host,
+        is_stream=args.stream,
+        key=key_record(args),
+        now_ms=time.time_ns() // 1_000_000,
     )
     try:
         told = explain(snapshot, question)
@@ -134,17 +138,11 @@ def run_explain(args: argparse.Namespace) -> int:
     return 1 if told["refused"] or not any("url" in c for c in told["candidates"]) else 0
 
 
-async def key_record(secret: str, data: Path) -> KeyRecord:
-    """Ask the station's database. Raises OSError when none can be reached, LookupError for an unknown key."""
-    from proxy.embedded import dsn_for
-    from proxy.store.catalog import Catalog
-    from proxy.store.database import Database
-
-    database = await Database.connect(os.environ.get("DATABASE_URL") or dsn_for(data), size=1)
-    try:
-        record = await Catalog(database).key_record(hashlib.sha256(secret.encode()).digest())
-    finally:
-        await database.close()
+def key_record(args: argparse.Namespace) -> KeyRecord | None:
+    """What the station knows of the key. Raises LookupError for an unknown key or station."""
+    if not args.key:
+        return None
+    record = station.ask(args, lambda database: Catalog(database).key_record(digest_of(args.key)))
     if record is None:
         raise LookupError("this station has no such key")
     return KeyRecord.from_message(record)

@@ -16,6 +16,7 @@ from proxy.dialects.base import OperationSpec
 from proxy.errors import ModelNotPermitted, ModelNotPriced, ProxyError, UnknownModel
 from proxy.metering.bounds import Bound, hold_bound
 from proxy.metering.pricing import Price, cost_nanos
+from proxy.relay.admission import ESTIMATE_FLOOR_TOKENS
 from proxy.routing.canonical import canonical
 from proxy.routing.rewrite import request_headers, upstream_target
 from proxy.routing.selection import Choice, Wish, order
@@ -33,7 +34,6 @@ SAMPLE_HEADERS = tuple(
     )
 )  # fmt: skip
 SAMPLE_BODY_BYTES = 3_000  # the hold that is shown is that of a text of about a thousand tokens
-ESTIMATE_FLOOR_TOKENS = 1_024  # as in relay.admission: output expected before 100 calls were seen
 
 
 @dataclass(frozen=True, slots=True)

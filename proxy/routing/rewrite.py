@@ -84,11 +84,17 @@ def _segment(name: str, model: str, captures: Mapping[str, str]) -> str:
     return quote(value, safe=SEGMENT_SAFE, errors="surrogatepass")
 
 
-@lru_cache(maxsize=1024)  # one entry per (dialect, route, upstream); frozensets remember their hash
-def _allowed(*policy: frozenset[bytes]) -> frozenset[bytes]:
-    """The names in the first sets but not in the last."""
-    *passing, drop = policy
-    return frozenset(name for name in frozenset().union(*passing) - drop if not never_passes(name))
+@lru_cache(maxsize=1024)  # one entry per (dialect, route, upstream); a frozenset remembers its hash
+def _allowed(
+    passing: tuple[frozenset[bytes], ...],
+    drop: frozenset[bytes],
+    ours: tuple[Header, ...],
+    auth: Header,
+) -> frozenset[bytes]:
+    """The names that pass: what is in `passing` but not dropped, not written by us, and no secret."""
+    written = {name for name, _ in (*ours, auth)}
+    names = frozenset[bytes]().union(*passing) - drop - written
+    return frozenset(name for name in names if not never_passes(name))
 
 
 def request_headers(
@@ -103,19 +109,22 @@ def request_headers(
     Host, framing and Accept-Encoding are not among them: the relay writes those itself.
     """
     policy = upstream.headers
-    allowed = _allowed(dialect.request_pass, route.request_pass, policy.request_pass, policy.request_drop)
-    passed = []
-    nominated: set[bytes] = set()
+    passing = (dialect.request_pass, route.request_pass, policy.request_pass)
+    allowed = _allowed(passing, policy.request_drop, policy.request_set, upstream.auth)
+    fields = []
+    nominated: list[bytes] = []
     for field in client_headers:
         name = field[0].lower()
         if name in allowed:
-            passed.append(field)
+            fields.append(field)
         elif name == b"connection":
-            # RFC 9110 7.6.1: fields named by Connection end here.
-            nominated.update(option.strip() for option in field[1].lower().split(b","))
-    ours = list(policy.request_set)
+            nominated += field[1].lower().split(b",")
+    if nominated and nominated != [b"keep-alive"]:
+        # RFC 9110 7.6.1: fields named by Connection end here; ours are not the client's to name.
+        ended = {name.strip() for name in nominated}
+        fields = [field for field in fields if field[0].lower() not in ended]
+    fields += policy.request_set
     if credential.secret:
         name, prefix = upstream.auth
-        ours.append((name, prefix + credential.secret.encode("latin-1")))
-    nominated.update(name for name, _ in ours)
-    return [field for field in passed if field[0].lower() not in nominated] + ours
+        fields.append((name, prefix + credential.secret.encode("latin-1")))
+    return fields

@@ -6,7 +6,7 @@ Pure: cooldowns and the roll of the dice come in, a flat list comes out.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.routing.table import Candidate, Credential, Mirror, Upstream
 
@@ -15,8 +15,7 @@ Cooling = Callable[[str, str, str], bool]  # (upstream, credential, model there)
 SHORT_READ_TIMEOUT_MS = 300_000  # a whole answer may take longer than this: CDNs give up after 100 s
 
 
-@dataclass(frozen=True, slots=True)
-class Wish:
+class Wish(NamedTuple):
     """What a call asks for; `mirror` is the key's preference."""
 
     model: str  # as the client named it; "" where there is none
@@ -24,8 +23,7 @@ class Wish:
     mirror: str | tuple[str, ...] = "auto"  # auto | a name | names in order
 
 
-@dataclass(frozen=True, slots=True)
-class Choice:
+class Choice(NamedTuple):
     """One place where a call may be tried."""
 
     upstream: Upstream

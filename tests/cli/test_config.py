@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from pathlib import Path
 
 import pytest
 
 from proxy.cli import main
+from proxy.store.catalog import Catalog, KeySettings
+from proxy.store.database import Database
 from tests.routing.compiling import MINIMAL
 
 DEMO = {"HEADRACE_DEMO_URL": "http://127.0.0.1:9000", "HEADRACE_DEMO_KEY": "demo-canary"}
@@ -152,7 +155,37 @@ def test_explain_tells_why_a_candidate_is_out(routes, capsys):
 def test_explain_with_a_key_needs_a_station(routes, capsys):
     status, said = told(capsys, "explain", "POST", "/v1/embeddings", "--key", "sk-x", "--data", "nowhere")
     assert status == 1
-    assert "no Postgres is running" in said
+    assert "there is no station in nowhere" in said
+
+
+def test_explain_with_a_key_counts_what_its_owner_may(routes, capsys, monkeypatch, database_dsn):
+    monkeypatch.setenv("DATABASE_URL", database_dsn)
+
+    async def make_key() -> str:
+        database = await Database.connect(database_dsn, size=1)
+        catalog = Catalog(database)
+        await catalog.create_account("acme", tier="VIP")
+        settings = KeySettings(models=("gpt-4o*",), requests_per_minute=7, mirror="cdn")
+        _, key = await catalog.create_key("acme", settings)
+        await database.close()
+        return key
+
+    key = asyncio.run(make_key())
+    routes.write_text(
+        routes.read_text().replace(
+            '{direct: {url: "https://api.openai.com"}}',
+            '{direct: {url: "https://d.example"}, cdn: {url: "https://c.example"}}',
+        )
+        + "  VIP: {rank: 1, models: ['*'], multiplier: 0.5}\n"
+    )
+    facts = explained(capsys, "POST", "/v1/chat/completions", "--model", "gpt-4o-mini", "--key", key)
+    assert (facts["tier"]["name"], facts["price"]["tier_multiplier_ppm"]) == ("VIP", 500_000)
+    assert facts["limits"]["key_requests_per_minute"] == 7
+    assert [candidate["mirror"] for candidate in facts["candidates"]] == ["cdn", "direct"]
+    refused = explained(capsys, "POST", "/v1/embeddings", "--model", "text-embedding-3-small", "--key", key)
+    assert "model_not_permitted" in [refusal["code"] for refusal in refused["refused"]]
+    status, said = told(capsys, "explain", "POST", "/v1/embeddings", "--key", "sk-unknown")
+    assert (status, said) == (1, "headrace explain: this station has no such key\n")
 
 
 # -- diff ----------------------------------------------------------------------------------------
