@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from proxy.store.catalog import Catalog
+from proxy.store.reports import Reports
 from proxy.web.admin import make_admin_app
+from proxy.web.holder import make_holder_app
 
 if TYPE_CHECKING:
     from proxy.control.process import Control
@@ -23,6 +25,7 @@ class Sites:
     """The face of control for `proxy/web`; opened once Postgres was reached."""
 
     catalog: Catalog
+    reports: Reports
 
     def __init__(self, control: Control) -> None:
         self._control = control
@@ -31,8 +34,10 @@ class Sites:
     async def open(self) -> None:
         assert self._control.database is not None
         self.catalog = Catalog(self._control.database)
+        self.reports = Reports(self._control.database)
         settings, orders = self._control.settings, self._control.orders
         await self._serve(make_admin_app(self, settings.admin_token), orders.admin_fd)
+        await self._serve(make_holder_app(self.catalog, self.reports), orders.web_fd)
 
     async def _serve(self, app: web.Application, listener_fd: int) -> None:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_S)

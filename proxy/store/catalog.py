@@ -19,8 +19,6 @@ from proxy.access.keyformat import SECRET_BYTES, digest_of, make_key, masked
 from proxy.errors import StateError
 from proxy.store.database import Connection, Database
 
-CREDIT_CHANNEL = "headrace_credit"  # payload: the account's id; somebody may spend again
-KEYS_CHANNEL = "headrace_keys"  # payload: the new generation
 CHANGED_MAX = 10_000  # keys per answer; the rest follows with the next poll
 
 PERMISSIONS = ("models", "routes", "endpoints")
@@ -184,7 +182,6 @@ class Catalog:
             )  # fmt: skip
             if new_id is None:
                 return await _first_posting(connection, account, amount_nanos, source, reference)
-            await connection.execute("SELECT pg_notify($1, $2)", CREDIT_CHANNEL, str(account))
             return Posting(new_id, True, account, amount_nanos)
 
     # -- keys ------------------------------------------------------------------------------------------
@@ -257,6 +254,13 @@ class Catalog:
             account,
         )
         return [_record(row) for row in rows]
+
+    async def key(self, key_id: int) -> dict[str, Any]:
+        """The record of one key. Raises LookupError."""
+        row = await self._database.fetchrow(f"{_RECORD} WHERE k.id = $1", key_id)
+        if row is None:
+            raise LookupError(f"there is no key {key_id}")
+        return _record(row)
 
     # -- what control asks -----------------------------------------------------------------------------
 

@@ -6,7 +6,7 @@ Owns the members that bodies may have. A top-up needs an Idempotency-Key: asked 
 from __future__ import annotations
 
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -15,9 +15,11 @@ from aiohttp import web
 from proxy.errors import ClientFault
 from proxy.routing import units
 from proxy.store.catalog import Account, Catalog, KeySettings
+from proxy.store.reports import Reports
 from proxy.web.answers import json_answer, read_object, text_member
 
 CATALOG = web.AppKey("CATALOG", Catalog)
+REPORTS = web.AppKey("REPORTS", Reports)
 SOURCE = "admin"  # of ledger rows made here; references are unique within it
 REFERENCE_CHARACTERS_MAX = 200
 STATUSES = ("active", "frozen", "closed")
@@ -27,13 +29,14 @@ TOPUP_MEMBERS = frozenset({"amount", "paid"})
 KEY_MEMBERS = frozenset(f.name for f in fields(KeySettings))
 
 
-def add_routes(app: web.Application, catalog: Catalog) -> None:
-    app[CATALOG] = catalog
+def add_routes(app: web.Application, catalog: Catalog, reports: Reports) -> None:
+    app[CATALOG], app[REPORTS] = catalog, reports
     app.router.add_get("/admin/accounts", list_accounts)
     app.router.add_post("/admin/accounts", create_account)
     app.router.add_get("/admin/accounts/{name}", show_account)
     app.router.add_patch("/admin/accounts/{name}", set_account)
     app.router.add_post("/admin/accounts/{name}/topups", top_up)
+    app.router.add_get("/admin/accounts/{name}/bill", bill)
     app.router.add_get("/admin/accounts/{name}/keys", list_keys)
     app.router.add_post("/admin/accounts/{name}/keys", create_key)
     app.router.add_delete("/admin/keys/{id:[0-9]{1,18}}", revoke_key)
@@ -96,6 +99,19 @@ async def top_up(request: web.Request) -> web.Response:
         paid=paid,
     )
     return json_answer(asdict(posting), 201 if posting.is_new else 200)
+
+
+async def bill(request: web.Request) -> web.Response:
+    """`?month=2026-01`: what each model cost, and whether that is what the ledger charged."""
+    account = await request.app[CATALOG].account(request.match_info["name"])
+    try:
+        first = date.fromisoformat(request.query.get("month", "") + "-01")
+    except ValueError as e:
+        raise ClientFault("'month' must be a month such as 2026-01.", param="month") from e
+    month = await request.app[REPORTS].month(account.id, first)
+    return json_answer(
+        {**asdict(month), "used_nanos": month.used_nanos, "charged_nanos": month.charged_nanos}
+    )
 
 
 def as_document(account: Account) -> dict[str, Any]:

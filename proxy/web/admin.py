@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from aiohttp import web
 
 from proxy.store.catalog import Catalog
+from proxy.store.reports import Reports
 from proxy.web import accounts
 from proxy.web.answers import BODY_BYTES_MAX, errors_as_json, json_answer
 from proxy.web.guard import make_guard
@@ -19,6 +20,7 @@ class Control(Protocol):
     """What this application asks of the process that it runs in."""
 
     catalog: Catalog
+    reports: Reports
 
     def why_not_ready(self) -> str:
         """One line; "" when the node serves."""
@@ -48,7 +50,7 @@ def make_admin_app(control: Control, token: str) -> web.Application:
     app.router.add_get("/metrics", metrics)
     app.router.add_get("/admin/status", status)
     app.router.add_post("/admin/reload", reload)
-    accounts.add_routes(app, control.catalog)
+    accounts.add_routes(app, control.catalog, control.reports)
     return app
 
 

@@ -16,7 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
 VENVS = ROOT / ".venv-clients"
 
 PACKAGES = {
-    "openai-0.28": ["openai==0.28.1"],
+    "openai-0.28": ["openai==0.28.1", "numpy"],
     "openai-1": ["openai>=1,<2"],
     "openai-2": ["openai>=2,<3"],
     "newest": ["openai", "anthropic", "requests"],

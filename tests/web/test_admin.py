@@ -9,6 +9,7 @@ import pytest
 from proxy.access.keyformat import digest_of
 from proxy.errors import ConfigError
 from proxy.store.catalog import Catalog
+from proxy.store.reports import Reports
 from proxy.web.admin import make_admin_app
 
 TOKEN = "operator-token-of-this-test"
@@ -18,8 +19,9 @@ BEARER = {"Authorization": f"Bearer {TOKEN}"}
 class Node:
     """What the application asks of control, with answers that a test sets."""
 
-    def __init__(self, catalog: Catalog) -> None:
+    def __init__(self, catalog: Catalog, reports: Reports) -> None:
         self.catalog = catalog
+        self.reports = reports
         self.missing = ""
         self.mistakes: list[str] = []
 
@@ -42,7 +44,7 @@ class Node:
 async def node(database):
     catalog = Catalog(database)
     await catalog.open_station("CNY", "Asia/Shanghai")
-    return Node(catalog)
+    return Node(catalog, Reports(database))
 
 
 @pytest.fixture
@@ -170,6 +172,16 @@ async def test_a_top_up_that_could_be_misread_is_refused(admin, headers, body):
     answer = await admin.post("/admin/accounts/acme/topups", json=body, headers=BEARER | headers)
     assert await error_of(answer) == (400, "invalid_request")
     assert (await (await admin.get("/admin/accounts/acme")).json())["balance_nanos"] == 0
+
+
+async def test_a_bill_says_what_the_ledger_charged(admin):
+    await admin.post("/admin/accounts", json={"name": "acme"})
+    month = await (await admin.get("/admin/accounts/acme/bill?month=2026-12")).json()
+    assert (month["first"], month["next_first"]) == ("2026-12-01", "2027-01-01")
+    assert month["used_nanos"] == month["charged_nanos"] == 0
+    for wrong in ("", "?month=december", "?month=2026-13"):
+        answer = await admin.get(f"/admin/accounts/acme/bill{wrong}")
+        assert await error_of(answer) == (400, "invalid_request")
 
 
 # -- keys ------------------------------------------------------------------------------------------

@@ -1,0 +1,14 @@
+"""How an amount is shown: nano-units of the station's currency as a decimal text, exact.
+
+Reading amounts is `routing.units`'.
+"""
+
+from __future__ import annotations
+
+from decimal import Decimal
+
+
+def as_text(nanos: int) -> str:
+    """12_500_000_000 -> '12.5'; never an exponent, no zeros behind the last digit."""
+    text = f"{Decimal(nanos).scaleb(-9):f}"
+    return text.rstrip("0").rstrip(".") if "." in text else text
