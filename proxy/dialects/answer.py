@@ -6,6 +6,7 @@ State is bounded at 64 KiB; nothing raises.
 
 from __future__ import annotations
 
+import json
 import math
 from typing import Any, ClassVar
 
@@ -86,7 +87,10 @@ class AnswerMeter:
             self.degraded = True
 
     def usage(self) -> Usage | None:
-        return self._read_usage(loads(self._reported)) if self._reported else None
+        usage = self._read_usage(loads(self._reported)) if self._reported else None
+        if usage is not None:
+            usage.calls = 1
+        return usage
 
     def usage_is_final(self) -> bool:
         return bool(self._reported) and (self.complete or self.finished)
@@ -165,20 +169,24 @@ class AnswerMeter:
 
     def _read_event(self, data: bytes | PointerScanner) -> None:
         self.events += 1
-        if type(data) is bytes:
-            try:
-                doc = loads(data)
-            except ValueError:
-                if data.startswith(b"[DONE]"):  # as the SDKs test it
-                    self.complete = True
-                elif data.strip():
-                    self.degraded = True
-                return
-        else:
-            assert isinstance(data, PointerScanner)
-            doc = self._pruned(data)
-        if type(doc) is dict:
-            self._on_event(doc)
+        try:
+            if type(data) is bytes:
+                doc = self._parsed(data)
+            else:
+                assert isinstance(data, PointerScanner)
+                doc = self._pruned(data)
+            if type(doc) is dict:
+                self._on_event(doc)
+        except Exception:  # noqa: BLE001 - a spectator: one odd event must not hide the next
+            self.degraded = True
+
+    def _parsed(self, data: bytes) -> Any:
+        try:
+            return loads(data)
+        except ValueError:
+            if data.startswith(b"[DONE]"):  # as the SDKs test it
+                self.complete = True
+            return None if self.complete or not data.strip() else parse_leniently(data)
 
     def _pruned(self, scanner: PointerScanner) -> Any:
         self.degraded |= scanner.failed
@@ -214,7 +222,7 @@ class AnswerMeter:
             if not self._whole:
                 return
             try:
-                self._on_document(loads(self._whole))
+                self._on_document(parse_leniently(self._whole))
                 return
             except ValueError:  # cut short: what is there may still tell something
                 self.degraded = True
@@ -229,6 +237,14 @@ class AnswerMeter:
         if type(doc) is dict:
             self._on_whole(doc)
             self.complete = not self.degraded
+
+
+def parse_leniently(data: bytes | bytearray) -> Any:
+    """JSON as lax vendors write it: NaN, or half of a surrogate pair. Raises ValueError."""
+    try:
+        return loads(data)
+    except ValueError:
+        return json.loads(data)
 
 
 def look_up(value: Any, pointer: Pointer) -> Any:

@@ -157,7 +157,8 @@ class CompletionMeter(AnswerMeter):
             self._take_tier(tier)
         if get("error"):
             self.error = True
-        tells_usage = get("usage") or get("x_groq")
+        if get("usage") or get("x_groq"):
+            self._on_usage(self._find_usage(doc))
         for choice in get("choices") or ():
             get = choice.get
             delta = get("delta")
@@ -170,11 +171,9 @@ class CompletionMeter(AnswerMeter):
             if get("finish_reason") is not None:
                 self.finished = True
             if get("usage"):
-                tells_usage = True
+                self._on_usage(self._find_usage(doc))
             if get("error"):
                 self.error = True
-        if tells_usage:
-            self._on_usage(self._find_usage(doc))
 
     def _on_usage(self, usage: Usage | None) -> None:
         # Some send zeros until they know: text is kept as long as the output is not told.
@@ -236,7 +235,7 @@ class ImagesMeter(AnswerMeter):
     def usage(self) -> Usage | None:
         usage = super().usage()
         if self._images:
-            usage = usage or Usage()
+            usage = usage or Usage(calls=1)
             usage.images = self._images
         return usage
 

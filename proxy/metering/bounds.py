@@ -132,7 +132,7 @@ class _Parts:
             if "cache_control" in part:
                 ttl = _ttl(part)
                 self.cache_ttl = ttl if ttl == "1h" else self.cache_ttl or ttl
-            kind = part.get("type")
+            kind = str(part.get("type"))
             if kind in _IMAGES:
                 self.images += 1
                 self._skip(part)

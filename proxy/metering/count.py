@@ -40,13 +40,15 @@ def encoding_for(model: str) -> str:
 
 
 def count_tokens(texts: Iterable[str], model: str) -> int:
-    """Tokens of the texts as one, counted in slices. Lone surrogates count as U+FFFD."""
+    """Tokens of the texts as one, counted in slices. Lone surrogates count as U+FFFD, pairs
+    that came in two pieces as their character.
+    """
     from toktok import batch_count  # 20 MB: only once it is needed
 
     text = "".join(texts)
     if not text:
         return 0
     if not text.isascii():
-        text = text.encode("utf-8", "replace").decode("utf-8")
+        text = text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace")
     slices = [text[at : at + SLICE_CHARS] for at in range(0, len(text), SLICE_CHARS)]
     return sum(batch_count(slices, encoding_for(model), threads=1))

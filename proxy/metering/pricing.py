@@ -247,25 +247,43 @@ def size_figure(content: Mapping[str, Any], size: str, quality: str) -> int | No
     return next((sizes[name] for name in (f"{size}/{quality}", size, f"*/{quality}") if name in sizes), None)
 
 
-_PLAIN_TIERS = frozenset({None, "auto", "default", "standard", "standard_only", "on_demand"})
-_FREE_TOOLS = ("function", "custom", "computer", "text_editor", "bash", "memory")  # run by the client
+_PLAIN = frozenset({"auto", "default", "standard", "standard_only", "on_demand"})
+# Tools that the client runs itself, or that cost nothing but tokens.
+_FREE_TOOLS = (
+    "function", "custom", "computer", "text_editor", "bash", "memory", "web_fetch", "tool_search", "mcp",
+)  # fmt: skip
 
 
 def unpriced_options(price: Price, request: Mapping[str, Any], operation: str) -> list[str]:
-    """Options of a request that cost extra and have no price here: the call must be refused.
+    """What a request asks for that has no price here: the call must be refused, never be free.
 
-    Names as `service_tier=priority`, `tool=web_search`, `size=1024x1024/hd`, `image`.
+    Names of request members (`service_tier`, `speed`, `tools`, `size`), or `input` and `output` when
+    the price lacks a whole side of the operation.
     """
     if price.free:
         return []
-    missing: list[str] = []
-    tier = request.get("service_tier")
-    if tier not in _PLAIN_TIERS and tier not in price.content.get("service_tiers", {}):
-        missing.append(f"service_tier={tier}")
-    missing += [f"tool={kind}" for kind in tool_kinds(request) if not _is_tool_priced(price, kind)]
+    tiers = price.content.get("service_tiers", {})
+    missing = [
+        name
+        for name in ("service_tier", "speed")
+        if (asked := request.get(name)) is not None
+        and (type(asked) is not str or (asked not in _PLAIN and asked not in tiers))
+    ]
+    if any(kind not in price.tools and f"{kind}_input" not in price.units for kind in tool_kinds(request)):
+        missing.append("tools")
+    return missing + _unpriced_sides(price.content, request, operation)
+
+
+def _unpriced_sides(content: Mapping[str, Any], request: Mapping[str, Any], operation: str) -> list[str]:
+    if "call" in content:
+        return []
     if operation == "images":
-        missing += _unpriced_image(price, request)
-    return missing
+        if "sizes" in content:
+            size, quality = str(request.get("size", "")), str(request.get("quality", ""))
+            return [] if size_figure(content, size, quality) is not None or "image" in content else ["size"]
+        return [] if content.keys() & {"image", "output", "output_image"} else ["output"]
+    sides = ("input",) if operation == "embeddings" else ("input", "output")
+    return [side for side in sides if side not in content]
 
 
 def tool_kinds(request: Mapping[str, Any]) -> list[str]:
@@ -275,25 +293,8 @@ def tool_kinds(request: Mapping[str, Any]) -> list[str]:
     for tool in tools if type(tools) is list else ():
         kind = tool.get("type") if type(tool) is dict else None
         if type(kind) is str and not kind.startswith(_FREE_TOOLS):
-            kinds.append(_undated(kind))
+            name, _, date = kind.rpartition("_")
+            kinds.append(name if len(date) == 8 and date.isdigit() else kind)
     if request.get("web_search_options") is not None:
         kinds.append("web_search")
     return kinds
-
-
-def _undated(kind: str) -> str:
-    name, _, date = kind.rpartition("_")
-    return name if len(date) == 8 and date.isdigit() else kind
-
-
-def _is_tool_priced(price: Price, kind: str) -> bool:
-    return kind in price.tools or f"{kind}_input" in price.units
-
-
-def _unpriced_image(price: Price, request: Mapping[str, Any]) -> list[str]:
-    size, quality = str(request.get("size", "")), str(request.get("quality", ""))
-    if "sizes" in price.content and size_figure(price.content, size, quality) is None:
-        return [f"size={size}/{quality}"]
-    if not any(name in price.content for name in ("image", "sizes", "output", "output_image", "call")):
-        return ["image"]
-    return []

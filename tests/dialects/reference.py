@@ -61,4 +61,7 @@ def usage(body: bytes, pointers: UsagePointers) -> Usage | None:
                     last = {**(last or {}), **{k: v for k, v in value.items() if v is not None}}
                 elif pointers.read(value) is not None:
                     last = value
-    return pointers.read(last) if last is not None else None
+    usage = pointers.read(last) if last is not None else None
+    if usage is not None:
+        usage.calls = 1
+    return usage

@@ -74,6 +74,14 @@ anthropic_events = st.one_of(
     ),
     st.just({"type": "ping"}),
 )
+BROKEN = (
+    "data: {",
+    "data: {'a': 1}",
+    'data: {"choices": 5}',
+    'data: {"choices": [5]}',
+    "data: 5",
+    'data: {"delta": 1}',
+)
 line_ends = st.sampled_from(["\n", "\n", "\r\n", "\r"])
 noise = st.sampled_from(["", ": comment", "id: 7", "data", "retry: 3", "datatype: x"])
 
@@ -91,6 +99,8 @@ def streams(draw: st.DrawFn, events: st.SearchStrategy[dict[str, Any]]) -> bytes
         if draw(st.booleans()):
             lines.append(draw(noise))
         lines.append("")
+        if draw(st.integers(0, 4)) == 0:
+            lines += [draw(st.sampled_from(BROKEN)), ""]
     if draw(st.booleans()):
         lines += ["data: [DONE]", ""]
     return ("data: {}\n\n" + "".join(line + draw(line_ends) for line in lines)).encode()
@@ -166,6 +176,16 @@ def test_no_document_makes_a_meter_raise(value: object):
         said(metered(dialect, operation, [json.dumps(value).encode()]))
 
 
+def test_half_of_a_surrogate_pair_hides_no_usage():
+    told = b'"usage":{"prompt_tokens":3,"completion_tokens":NaN}'
+    body = b'data: {"choices":[{"delta":{"content":"\\ud83c"}}],%b}\n\n' % told
+    meter = metered("openai", "chat", [body])
+    usage = meter.usage()
+    assert usage is not None and usage.input == 3
+    assert not meter.degraded
+    assert metered("openai", "chat", [body[6:]]).usage() == usage
+
+
 @pytest.mark.parametrize("figure", [10**13, -5, "12", True, [1], {"a": 1}, 1e300])
 def test_what_cannot_be_a_count_is_none(figure: object):
     body = json.dumps({"choices": [], "usage": {"prompt_tokens": figure, "completion_tokens": 3}}).encode()
@@ -208,7 +228,7 @@ def test_the_usage_behind_an_image_of_20_mb_is_found():
     meter = metered("openai", "images", reads(image_answer()))
     usage = meter.usage()
     assert usage is not None
-    assert usage.as_dict() == {"input": 10, "output": 272, "images": 1}
+    assert usage.as_dict() == {"input": 10, "output": 272, "images": 1, "calls": 1}
     assert not meter.degraded
 
 
@@ -222,7 +242,7 @@ def test_the_usage_in_one_event_of_20_mb_is_found():
     meter = metered("openai", "images", reads(body))
     usage = meter.usage()
     assert usage is not None
-    assert usage.as_dict() == {"input": 5, "output": 7, "images": 1}
+    assert usage.as_dict() == {"input": 5, "output": 7, "images": 1, "calls": 1}
     assert meter.complete and not meter.degraded
 
 
@@ -233,7 +253,7 @@ def test_a_long_answer_is_read_as_a_short_one_is(size: int):
     answer = {"id": "x", "model": "m", "choices": [{"message": {"content": text}, "finish_reason": "stop"}]}
     body = json.dumps({**answer, "usage": usage}).encode()
     meter = metered("openai", "chat", reads(body, size))
-    assert meter.usage().as_dict() == {"input": 9, "output": 4000}
+    assert meter.usage().as_dict() == {"input": 9, "output": 4000, "calls": 1}
     assert (meter.model, meter.vendor_id, meter.finished, meter.degraded) == ("m", "x", True, False)
     assert meter.unread_bytes == 0  # nothing is to be counted
 

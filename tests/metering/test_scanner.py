@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from typing import Any
 
-import orjson
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -27,7 +26,7 @@ GUARDED = ("model", "stream", "n", "stream_options")
 values = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers()
+    | st.integers(-(2**63), 2**63)
     | st.text(max_size=8)
     | st.sampled_from(["model", '"model"', "\\", "é"]),
     lambda inner: (
@@ -56,9 +55,9 @@ def test_a_span_is_the_value_that_the_parser_sees(doc: dict[str, Any], layout: t
     assert found.doc == doc
     assert set(found.spans) == set(doc) & set(GUARDED) == set(found.members)
     for name, (start, end) in found.spans.items():
-        assert orjson.loads(body[start:end]) == doc[name]
+        assert json.loads(body[start:end]) == doc[name]
         at, member_end = found.members[name]
-        assert orjson.loads(b"{%b}" % body[at:member_end]) == {name: doc[name]}
+        assert json.loads(b"{%b}" % body[at:member_end]) == {name: doc[name]}
 
 
 @settings(max_examples=200, deadline=None)
@@ -67,10 +66,10 @@ def test_only_the_member_changes(doc: dict[str, Any], layout: tuple[int | None, 
     body = dump(doc, layout)
     found = read_members(body, GUARDED)
     for name in found.spans:
-        assert json.loads(splice(body, found.spans[name], orjson.dumps(new))) == {**doc, name: new}
+        assert json.loads(splice(body, found.spans[name], json.dumps(new).encode())) == {**doc, name: new}
         without = {k: v for k, v in doc.items() if k != name}
         assert json.loads(remove_member(body, found.members[name])) == without
-    assert json.loads(insert_member(body, "brand new", orjson.dumps(new))) == {"brand new": new, **doc}
+    assert json.loads(insert_member(body, "brand new", json.dumps(new).encode())) == {"brand new": new, **doc}
 
 
 def test_a_splice_moves_nothing_else():
