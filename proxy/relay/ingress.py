@@ -87,7 +87,10 @@ class RequestBody:
             return None
         if (error := self._payload.exception()) is not None:
             raise MalformedRequest from error
-        return self._payload.read_nowait() if self._payload is not EMPTY_PAYLOAD else b""
+        if self._payload is EMPTY_PAYLOAD:
+            return b""
+        # Not read_nowait(): it makes the parser run once more, for a pause that there was not.
+        return b"".join(self._payload._buffer)
 
     async def more(self) -> bytes:
         if self._expects_continue:
