@@ -84,10 +84,10 @@ def network(text: str) -> str:
 
 
 def header_name(text: str) -> str:
-    """In lower case. No underscores: to many servers they are the same as dashes."""
+    """As it is written. No underscores: to many servers they are the same as dashes."""
     if not _HEADER.fullmatch(text):
         raise ValueError("must be a header name of letters, digits and '-'")
-    return text.lower()
+    return text
 
 
 def header_value(text: str) -> str:

@@ -8,7 +8,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
+from proxy.errors import ConfigError
 from tests.routing.compiling import MINIMAL, compile_text, mistakes
 
 BROKEN = sorted((Path(__file__).parent / "broken").glob("*.yaml"))
@@ -76,3 +79,43 @@ def test_every_section_is_checked_when_another_one_is_broken():
 
 def test_a_good_file_compiles():
     assert compile_text(MINIMAL).warnings == []
+
+
+TOKENS = [
+    "{",
+    "}",
+    "[",
+    "]",
+    ": ",
+    ", ",
+    "\n",
+    "  ",
+    "- ",
+    "*a",
+    "&a ",
+    "!t ",
+    "~",
+    "''",
+    "-1",
+    "${env:X?}",
+    "${",
+    "\t",
+    "#",
+    "<<",
+]
+CORPUS = [file.read_text() for file in BROKEN]
+
+
+@given(st.data())
+@settings(max_examples=300, deadline=None)
+def test_whatever_is_typed_ends_in_a_table_or_in_mistakes(data):
+    text = data.draw(st.sampled_from(CORPUS))
+    for _ in range(data.draw(st.integers(1, 4))):
+        start = data.draw(st.integers(0, len(text)))
+        token = data.draw(st.sampled_from(TOKENS) | st.text(max_size=3))
+        text = text[:start] + token + text[start + data.draw(st.integers(0, 20)) :]
+    try:
+        compile_text(text)
+    except ConfigError as e:
+        assert e.mistakes
+        assert all(line.isprintable() for line in e.mistakes)

@@ -132,12 +132,13 @@ def _check_headers(draft: Draft, path: Path, changes: spec.HeaderChanges) -> Non
     for i, name in enumerate(changes.pass_):
         _check_passing(draft, (*path, "pass", i), name, is_request=is_request)
     for name in changes.set_:
-        if name.encode() in OWN_HEADERS:
+        if name.lower().encode() in OWN_HEADERS:
             draft.wrong((*path, "set", name), "is written by the relay itself", of_key=True)
 
 
 def _check_passing(draft: Draft, path: Path, name: str, *, is_request: bool = True) -> None:
-    refused = never_passes(name.encode()) if is_request else name.encode() in OWN_HEADERS
+    lower = name.lower().encode()
+    refused = never_passes(lower) if is_request else lower in OWN_HEADERS
     if refused:
         draft.wrong(path, f"{name} never passes: it belongs to one connection or carries a credential")
 

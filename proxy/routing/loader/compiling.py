@@ -187,11 +187,12 @@ def _on_disconnect(given: str | spec.Drain) -> Row:
 
 
 def _headers(headers: spec.Headers) -> Row:
-    return {
-        f"{side}_{change}": list(value.items()) if isinstance(value, dict) else value
-        for side, changes in (("request", headers.request), ("response", headers.response))
-        for change, value in (("pass", changes.pass_), ("set", changes.set_), ("drop", changes.drop))
-    }
+    row: Row = {}
+    for side, changes in (("request", headers.request), ("response", headers.response)):
+        row[f"{side}_pass"] = [name.lower() for name in changes.pass_]
+        row[f"{side}_set"] = [(name.lower(), value) for name, value in changes.set_.items()]
+        row[f"{side}_drop"] = [name.lower() for name in changes.drop]
+    return row
 
 
 # -- models and routes ---------------------------------------------------------------------------
@@ -253,7 +254,7 @@ def _route(draft: Draft, route: spec.Route, line: int) -> Row:
             "drop": parameters.drop,
             "range": [(name, str(lo), str(hi)) for name, (lo, hi) in parameters.range.items()],
         },
-        "request_pass": route.pass_,
+        "request_pass": [name.lower() for name in route.pass_],
         "body_limit": route.body_limit,
         "on_break": route.on_break,
         "line": line,

@@ -42,8 +42,11 @@ class Mistakes:
         return bool(self._found)
 
     def at(self, place: Place, what: str, path: Path = ()) -> None:
+        line = f"{dotted(path)}: {what}" if path else what
+        if not line.isprintable():  # a key may hold a newline, or what a terminal would obey
+            line = line.encode("unicode_escape").decode()
         if place not in self._broken:
-            self._found[place, f"{dotted(path)}: {what}" if path else what] = None
+            self._found[place, line] = None
 
     def broken(self, place: Place, what: str, path: Path = ()) -> None:
         """Like `at`, and nothing more is said of this place: the rest would only follow from it."""
