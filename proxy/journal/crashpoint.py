@@ -19,25 +19,25 @@ POINTS = (
     "end-written",
     "last-bytes-sent",
     # the journal itself
-    "segment_opened",
-    "frames_written",
-    "before_fsync",
-    "after_fsync",
-    "watermark_written",
+    "segment-opened",
+    "frames-written",
+    "before-fsync",
+    "after-fsync",
+    "watermark-written",
     # control: from the journal into Postgres
-    "drain_before_copy",
-    "drain_after_copy",
-    "drain_before_commit",
-    "drain_after_commit",
-    "segment_deleted",
+    "drain-before-copy",
+    "drain-after-copy",
+    "drain-before-commit",
+    "drain-after-commit",
+    "segment-deleted",
     # control: adoption of a dead life
-    "adopt_claimed",
-    "adopt_before_commit",
-    "adopt_after_commit",
-    "adopt_drained",
+    "adopt-claimed",
+    "adopt-before-commit",
+    "adopt-after-commit",
+    "adopt-drained",
     # control: leases
-    "lease_before_commit",
-    "lease_after_commit",
+    "lease-before-commit",
+    "lease-after-commit",
 )
 EXIT_STATUS = 137  # what a shell shows for SIGKILL
 

@@ -92,17 +92,17 @@ class Segment:
 
     def sync(self) -> None:
         """Put all that is written on disk; may take long, for a thread."""
-        crash_point("before_fsync")
+        crash_point("before-fsync")
         self.files.fdatasync(self.fd)
         if self.mark.offset == START:
             folder.sync(self.path.parent)  # the file's name must survive as well
-        crash_point("after_fsync")
+        crash_point("after-fsync")
 
     def advance(self, offset: int, count: int, *, closed: bool) -> None:
         """A sync reached `offset` and so the first `count` unsynced payloads."""
         if offset > self.mark.offset or closed:
             self._write_mark(offset, closed)
-            crash_point("watermark_written")
+            crash_point("watermark-written")
         del self.unsynced[:count]
         if closed:
             with suppress(OSError):  # only gives back what was allocated ahead
@@ -131,5 +131,5 @@ def open_segment(directory: Path, head: Head, files: Files, now_s: float, size: 
     """A new, still empty file that is meant to grow to `size` bytes. Raises OSError."""
     path = folder.segment_path(directory, head.number)
     fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
-    crash_point("segment_opened")
+    crash_point("segment-opened")
     return Segment(path, fd, files, head, head.mark, head.seed, now_s, min(ALLOCATE_BYTES, size))

@@ -169,7 +169,7 @@ class Journal:
             size = segment.put(payloads, self._sequence)
         except OSError as e:
             return e
-        crash_point("frames_written")
+        crash_point("frames-written")
         self._owed = []
         self._sequence += len(payloads)
         self._unsynced_bytes += size

@@ -125,16 +125,16 @@ class Adopter:
         name = directory.name
         if await self._is_closed(name):
             return None
-        crash_point("adopt_claimed")
+        crash_point("adopt-claimed")
         report = DrainReport()
         await self._drainer.drain_life(directory, report, upto="end")
-        crash_point("adopt_drained")
+        crash_point("adopt-drained")
         calls = await asyncio.to_thread(open_calls, directory)
         closing = await self._closing(name, calls)
         for batch in closing:
             await self._drainer.post(batch, report)
         await self._close(name, calls.last_segment, report.damage)
-        crash_point("adopt_after_commit")
+        crash_point("adopt-after-commit")
         log.info("adopted", extra={"incarnation": name, "interrupted": len(calls.begins)})
         used = await self._database.fetch(
             "SELECT lease, used_nanos FROM lease_use WHERE incarnation = $1", name
@@ -197,7 +197,7 @@ class Adopter:
                     incarnation, segment, -1 - number, what,
                 )  # fmt: skip
             await connection.execute("UPDATE incarnation SET closed_at = now() WHERE id = $1", incarnation)
-            crash_point("adopt_before_commit")
+            crash_point("adopt-before-commit")
         self._closed.add(incarnation)
 
     async def _is_closed(self, incarnation: str) -> bool:

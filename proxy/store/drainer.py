@@ -178,7 +178,7 @@ class Drainer:
             batch.refused.append(Refused(item.position, item.payload, f"{type(e).__name__}: {e}"))
             await self.post(batch, report)
             return
-        crash_point("drain_after_commit")
+        crash_point("drain-after-commit")
         self._cursors[key] = batch.end
         report.inserted += inserted
         report.entries += len(batch.items)

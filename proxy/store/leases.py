@@ -92,11 +92,11 @@ class Leases:
 
     async def grant(self, lease: str, account: int, at_least: int, at_most: int) -> int | None:
         """A new lease of as much as there is, within the bounds; None: there is not that much."""
-        crash_point("lease_before_commit")
+        crash_point("lease-before-commit")
         granted = await self._database.fetchval(
             _GRANT, lease, account, max(at_least, 1), at_most, self._node, self._incarnation
         )
-        crash_point("lease_after_commit")
+        crash_point("lease-after-commit")
         if granted is None:  # refused, or granted before and the answer was lost
             found = await self.find(lease)
             return None if found is None else found.granted_nanos

@@ -87,7 +87,7 @@ async def post(connection: Connection, batch: Batch, day_of: DayOf) -> int:
     await work.others()
     await work.quarantine()
     await _move_cursor(connection, batch, work.closed)
-    crash_point("drain_before_commit")
+    crash_point("drain-before-commit")
     return inserted
 
 
@@ -231,12 +231,12 @@ class _Work:
         self.closed = len(self._ends)
         if not self._ends:
             return 0
-        crash_point("drain_before_copy")
+        crash_point("drain-before-copy")
         await usage_rows.stage(
             self._connection,
             [usage_rows.record(e, self._batch.incarnation, self._day_of(e.at_ms)) for e in self._ends],
         )
-        crash_point("drain_after_copy")
+        crash_point("drain-after-copy")
         return await usage_rows.charge(self._connection, self._batch.incarnation)
 
     async def others(self) -> None:

@@ -67,7 +67,7 @@ class Retention:
             if begins is None or not await self._are_closed(begins):
                 break  # in order, so that the newest always tell where the cursor is
             await asyncio.to_thread(path.unlink)
-            crash_point("segment_deleted")
+            crash_point("segment-deleted")
             deleted.append(path)
         return deleted
 

@@ -45,12 +45,12 @@ def run(directory: Path, crash_at: str) -> subprocess.CompletedProcess[str]:
 @pytest.mark.parametrize(
     "point",
     [
-        "segment_opened",
-        "frames_written",
-        "frames_written:3",
-        "before_fsync",
-        "after_fsync",
-        "watermark_written",
+        "segment-opened",
+        "frames-written",
+        "frames-written:3",
+        "before-fsync",
+        "after-fsync",
+        "watermark-written",
     ],
 )
 def test_whatever_was_said_to_be_written_is_there_after_a_crash(tmp_path, point):
@@ -75,7 +75,7 @@ def test_a_name_that_is_no_crash_point_is_refused(tmp_path):
 
 def test_a_crash_point_costs_next_to_nothing():
     assert not crashpoint._left
-    assert crashpoint.crash_point("frames_written") is None
+    assert crashpoint.crash_point("frames-written") is None
 
 
 def test_every_crash_point_is_somewhere_in_the_code_and_every_one_in_the_code_is_named():

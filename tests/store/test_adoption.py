@@ -193,9 +193,9 @@ asyncio.run(main())
 """
 
 POINTS = [
-    "adopt_claimed", "drain_before_copy", "drain_after_copy", "drain_before_commit", "drain_after_commit",
-    "adopt_drained", "drain_before_copy:2", "drain_before_commit:2", "drain_after_commit:2",
-    "adopt_before_commit", "adopt_after_commit",
+    "adopt-claimed", "drain-before-copy", "drain-after-copy", "drain-before-commit", "drain-after-commit",
+    "adopt-drained", "drain-before-copy:2", "drain-before-commit:2", "drain-after-commit:2",
+    "adopt-before-commit", "adopt-after-commit",
 ]  # fmt: skip
 
 
