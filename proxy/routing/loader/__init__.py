@@ -11,7 +11,7 @@ import gc
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import orjson
@@ -32,7 +32,7 @@ __all__ = ["Compiled", "Vendors", "load"]
 class Compiled:
     """A file without mistakes."""
 
-    document: dict[str, Any]  # plain JSON values, for Table.from_document; holds the secrets
+    document: dict[str, Any] = field(repr=False)  # plain JSON for Table.from_document; holds secrets
     warnings: list[str]  # FILE:LINE:COL: path: what
     files: list[str]  # that ${file:...} named: to be watched
 
