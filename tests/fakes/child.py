@@ -20,14 +20,14 @@ def main(kind: str) -> None:
     births = settings.data / "births"
     births.mkdir(exist_ok=True)
     life = births / f"{name}.{os.getpid()}"
-    life.write_text(
-        f"{orders.incarnation} {settings.database_url or '-'} {os.environ.get('DATABASE_URL', '-')}"
-    )
     wake_in, wake_out = os.pipe()
     os.set_blocking(wake_out, False)
     signal.set_wakeup_fd(wake_out)
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: None)
+    life.write_text(
+        f"{orders.incarnation} {settings.database_url or '-'} {os.environ.get('DATABASE_URL', '-')}"
+    )
     fds = [LIFELINE_FD, wake_in]
     listener = None
     if kind == "worker":
