@@ -23,7 +23,7 @@ from proxy.relay.upstream import Origin, State, UpstreamConnection
 from proxy.routing.table import Mirror
 
 IDLE_S = 50.0  # below the 60 s at which most load balancers close an idle connection
-IDLE_MAX = 1024  # per origin: a burst of streams does not leave all its descriptors behind
+IDLE_MAX = 1024  # a burst of streams does not leave all its descriptors behind
 IDLE_MARGIN_S = 1.0  # a server counts from an earlier moment than we do
 EXPIRY_S = 10.0  # between two looks for connections that have been idle for too long
 EYEBALLS_DELAY_S = 0.25  # RFC 8305 section 8
@@ -49,7 +49,10 @@ def tls_context(cafile: str | None = None) -> ssl.SSLContext:
 
 
 class Pool:
-    """`clock` gives seconds and never goes back; `connections_max` is per origin, None: no cap."""
+    """The connections of one process. `connections_max` (None: no cap) and `idle_max` are per origin.
+
+    `clock` gives seconds and never goes back.
+    """
 
     def __init__(
         self,
@@ -58,12 +61,14 @@ class Pool:
         ssl_context: ssl.SSLContext | None = None,
         clock: Callable[[], float] = time.monotonic,
         connections_max: int | None = None,
+        idle_max: int = IDLE_MAX,
         getaddrinfo: GetAddressInfo | None = None,
     ) -> None:
         self._loop = loop
         self._ssl_context = ssl_context
         self._clock = clock
         self._connections_max = connections_max
+        self._idle_max = idle_max
         self._resolver = Resolver(loop, clock, getaddrinfo or loop.getaddrinfo)
         # A dict is a stack that also forgets from its middle: the latest parked is taken first.
         self._idle: dict[Origin, dict[UpstreamConnection, None]] = {}
@@ -103,7 +108,7 @@ class Pool:
     def park(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request to its origin."""
         idle = self._idle.setdefault(connection.origin, {})
-        if self._is_closed or len(idle) >= IDLE_MAX:
+        if self._is_closed or len(idle) >= self._idle_max:
             connection.abort()
             return
         idle[connection] = None

@@ -72,6 +72,34 @@ def test_any_chunks_in_any_pieces_give_the_content(chunks, cuts, rest):
     assert (walker.done, walker.excess) == (True, len(rest))
 
 
+BROKEN = [
+    b"5\r\nhello\r\n",
+    b"0\r\n",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"5",
+    b";a",
+    b"hello",
+    b"x: 1\r\n",
+    b"\0",
+    b"z",
+    b"F" * 9,
+]
+
+
+@given(st.lists(st.sampled_from(BROKEN), max_size=12).map(b"".join), st.lists(st.integers(0, 150)))
+def test_any_bytes_give_the_same_in_any_pieces(data, cuts):
+    whole, pieced = ChunkedWalker(), ChunkedWalker()
+    content = walk(whole, data)
+    assert walk(pieced, data, tuple(sorted(cut for cut in cuts if cut < len(data)))) == content
+    assert (whole.done, whole.excess, whole.broken is None) == (
+        pieced.done,
+        pieced.excess,
+        pieced.broken is None,
+    )
+
+
 def test_a_read_that_is_all_content_is_handed_on_as_it_is():
     data = b"x" * 1000
     chunked = ChunkedWalker()

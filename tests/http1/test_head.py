@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from proxy.errors import UpstreamGarbage
 from proxy.http1.head import FIELDS_MAX, HEAD_BYTES_MAX, Framing, Head, framing, parse
@@ -168,6 +170,50 @@ def test_a_line_end_between_two_reads_is_not_a_bare_one():
     data = b"HTTP/1.1 200 OK\r\nx: 1\r\n"
     for cut in range(len(data)):
         assert parse(data, cut) is None
+
+
+PIECES = [
+    b"HTTP/1.1 200 OK",
+    b"HTTP/1.",
+    b"\r\n",
+    b"\r",
+    b"\n",
+    b"\0",
+    b":",
+    b" ",
+    b"x: 1",
+    b"\r\n\r\n",
+    b"a",
+    b"\xe9",
+]
+
+
+def outcome(data: bytes, cuts: list[int]) -> Head | type[UpstreamGarbage] | None:
+    """What a connection makes of these bytes when they come in these pieces."""
+    scanned = 0
+    for end in [*sorted(cut for cut in cuts if cut < len(data)), len(data)]:
+        try:
+            head = parse(data[:end], scanned)
+        except UpstreamGarbage:
+            return UpstreamGarbage
+        if head is not None:
+            return head
+        scanned = end
+    return None
+
+
+@given(
+    st.lists(st.sampled_from(PIECES), max_size=30).map(lambda rest: b"HTTP/1.1 200 OK\r\n" + b"".join(rest)),
+    st.lists(st.integers(0, 200)),
+)
+def test_any_bytes_give_the_same_in_any_pieces(data, cuts):
+    whole, pieced = outcome(data, []), outcome(data, cuts)
+    assert pieced == whole
+
+
+@given(st.binary(max_size=60))
+def test_no_bytes_do_any_other_harm(data):
+    outcome(data, list(range(60)))
 
 
 # -- framing -----------------------------------------------------------------------------------------

@@ -212,8 +212,8 @@ async def test_idle_connections_are_closed_in_time(mirror, server, clock):
     assert EXPIRY_S < IDLE_S
 
 
-async def test_idle_connections_are_not_kept_without_bound(pool, mirror, monkeypatch):
-    monkeypatch.setattr("proxy.relay.pool.IDLE_MAX", 2)
+async def test_idle_connections_are_not_kept_without_bound(mirror, server):
+    pool = Pool(asyncio.get_running_loop(), idle_max=2)
     connections = [await pool.acquire(mirror, DEADLINE_S) for _ in range(3)]
     for connection in connections:
         sink = Recorder()
@@ -221,6 +221,7 @@ async def test_idle_connections_are_not_kept_without_bound(pool, mirror, monkeyp
         await sink.end()
         connection.release()
     assert (pool.idle, pool.open) == (2, 2)
+    pool.close()
 
 
 async def test_closing_the_pool_closes_everything(mirror, server):
@@ -525,11 +526,18 @@ async def test_a_server_without_tls_is_no_fallback(tls_pool):
 
 
 async def test_a_handshake_that_never_ends_costs_the_time_limit(tls_pool):
-    silent = await asyncio.start_server(lambda *_: None, "127.0.0.1", 0)
+    left = asyncio.Event()
+
+    async def say_nothing(reader, writer):
+        await reader.read()
+        left.set()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     with pytest.raises(UpstreamConnectFailed):
         await tls_pool.acquire(Mirror("a", "b", "https", "127.0.0.1", port, "", None), 0.1)
     assert tls_pool.open == 0
+    await until(left.is_set)
     silent.close()
 
 
