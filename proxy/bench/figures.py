@@ -44,39 +44,39 @@ class Pace:
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """What happened between two marks."""
+    """What happened between two marks, and the time that processes took for it."""
 
     before: Mark
     after: Mark
-    own_ns: int  # CPU time of the subject
-    helpers_ns: dict[str, int]  # and of what works for it
-
-    @property
-    def seconds(self) -> float:
-        return (self.after.ns - self.before.ns) / 1e9
+    waited_ns: int  # the subject was ready to run and something else had its core
+    cpu_ns: dict[str, int]  # "cpu": the subject's own; "X_cpu": of what works for it
 
     def per_unit(self, unit: str, count: int) -> Figures:
         """Raises BenchError where answers failed: their CPU time would say nothing."""
         if count <= 0 or self.after.errors:
             raise BenchError(f"{count} units of {unit}, {self.after.complaint}")
-        figures = {f"{unit}_cpu_us": self.own_ns / 1000 / count, f"{unit}_per_s": count / self.seconds}
-        for helper, spent_ns in self.helpers_ns.items():
-            figures[f"{unit}_{helper}_cpu_us"] = spent_ns / 1000 / count
-        return figures
+        window_ns = self.after.ns - self.before.ns
+        figures = {
+            f"{unit}_per_s": count / window_ns * 1e9,
+            f"{unit}_waited_pct": 100 * self.waited_ns / window_ns,
+        }
+        return figures | {f"{unit}_{name}_us": ns / 1000 / count for name, ns in self.cpu_ns.items()}
 
 
 def measure(load: Load, subject: Subject, is_secure: bool, window_s: float) -> Window:
     """Watch a running load for `window_s`."""
-    pid, helpers = subject.pid(is_secure), subject.helpers()
+    pid = subject.pid(is_secure)
+    assert pid is not None, f"{subject.name} has no process to measure"
+    groups = {"cpu": [pid]} | {f"{name}_cpu": pids for name, pids in subject.helpers().items()}
 
-    def spent_ns() -> tuple[int, dict[str, int]]:
-        own = machine.cpu_ns(pid) if pid else 0
-        return own, {name: sum(map(machine.cpu_ns, pids)) for name, pids in helpers.items()}
+    def spent_ns() -> dict[str, int]:
+        return {name: sum(map(machine.cpu_ns, pids)) for name, pids in groups.items()}
 
-    before, (own, others) = load.mark(), spent_ns()
+    before, waited, spent = load.mark(), machine.waited_ns(pid), spent_ns()
     time.sleep(window_s)
-    after, (own_after, others_after) = load.mark(), spent_ns()
-    return Window(before, after, own_after - own, {k: others_after[k] - v for k, v in others.items()})
+    after, waited_after, spent_after = load.mark(), machine.waited_ns(pid), spent_ns()
+    spent = {name: spent_after[name] - spent[name] for name in groups}
+    return Window(before, after, waited_after - waited, spent)
 
 
 def requests(rig: Rig, subject: Subject, is_secure: bool, pace: Pace) -> Figures:

@@ -140,6 +140,11 @@ def cpu_ns(pid: int) -> int:
     return total
 
 
+def waited_ns(pid: int) -> int:
+    """How long the main thread was ready to run while something else had its core."""
+    return int(Path(f"/proc/{pid}/schedstat").read_text().split()[1])
+
+
 @dataclass(frozen=True, slots=True)
 class Memory:
     rss: int  # bytes

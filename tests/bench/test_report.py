@@ -48,3 +48,9 @@ def test_the_table_shows_spans_gaps_and_notes(results: Results) -> None:
     assert "- request_control_cpu_us: relay 3.0" in text
     assert "- first_byte_serial_p50_us: direct 20.0" in text
     assert "NOTE textbook is left out: tired" in text
+
+
+def test_a_busy_machine_is_told(results: Results) -> None:
+    assert report.notes(results) == results.notes
+    results.add("nginx", {"request_waited_pct": 40.0})
+    assert "up to 40 %" in report.notes(results)[-1]
