@@ -178,7 +178,7 @@ class Station:
         if not dsn:
             from proxy.embedded import dsn_for
 
-            dsn = dsn_for(self.data / "pg")
+            dsn = dsn_for(self.data)
         return await Database.connect(dsn)
 
     async def customer(self, name: str, credit_nanos: int = 10**12, **settings: Any) -> str:

@@ -1,4 +1,4 @@
-"""One station for all client tests, and a Python with the asked-for SDK in it."""
+"""One station for all client tests, with the names of the stations' documents."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.station import Station, given, serve
+from tests.clients.access import Access, demo, given
+from tests.station import Station
 
 ROUTES = Path(__file__).with_name("routes.yaml")
 
 
 @pytest.fixture(scope="session")
-def station(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Station]:
-    """The station of HEADRACE_BASE_URL and HEADRACE_KEY, else one of our own with the demo upstream."""
+def access(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
+    """To the station of HEADRACE_BASE_URL and HEADRACE_KEY, else to a demo of our own."""
     if there := given():
         yield there
         return
-    data = tmp_path_factory.mktemp("station") / "data"
-    with serve(data, "--demo", "--config", str(ROUTES)) as started:
+    with demo(Station(tmp_path_factory.mktemp("clients") / "data", ROUTES.read_text())) as started:
         yield started

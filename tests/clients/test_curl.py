@@ -9,7 +9,7 @@ import subprocess
 
 import pytest
 
-from tests.clients.station import Station
+from tests.clients.access import Access
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -89,8 +89,8 @@ DOCUMENTED = {
 }
 
 
-def shell(station: Station, command: str, body: str = "") -> subprocess.CompletedProcess[str]:
-    environment = {"BASE": station.base_url, "KEY": station.key, "PATH": os.environ["PATH"]}
+def shell(access: Access, command: str, body: str = "") -> subprocess.CompletedProcess[str]:
+    environment = {"BASE": access.base_url, "KEY": access.key, "PATH": os.environ["PATH"]}
     return subprocess.run(
         ["/bin/sh", "-c", command],
         env=environment,
@@ -103,17 +103,17 @@ def shell(station: Station, command: str, body: str = "") -> subprocess.Complete
 
 
 @pytest.mark.parametrize("name", DOCUMENTED)
-def test_the_documented_command_works_when_pasted(station: Station, name: str):
+def test_the_documented_command_works_when_pasted(access: Access, name: str):
     command, kind = DOCUMENTED[name]
-    ran = shell(station, command.replace("curl ", "curl -sS --fail-with-body ", 1))
+    ran = shell(access, command.replace("curl ", "curl -sS --fail-with-body ", 1))
     assert ran.returncode == 0, ran.stdout + ran.stderr
     assert json.loads(ran.stdout)["object"] == kind
 
 
 @pytest.mark.parametrize("version", ["--http1.0", "--http1.1"])
-def test_a_stream_ends_with_done(station: Station, version: str):
+def test_a_stream_ends_with_done(access: Access, version: str):
     ran = shell(
-        station,
+        access,
         f"""curl -sSN {version} $BASE/v1/chat/completions -H "Authorization: Bearer $KEY" \
         -H "Content-Type: application/json" \
         -d '{{"model": "gpt-4o-mini", "stream": true, "messages": [{{"role": "user", "content": "hi"}}]}}'""",
@@ -125,13 +125,13 @@ def test_a_stream_ends_with_done(station: Station, version: str):
     assert all(json.loads(line[6:])["object"] == "chat.completion.chunk" for line in events)
 
 
-def test_a_large_body_with_expect_100_continue_is_taken(station: Station):
+def test_a_large_body_with_expect_100_continue_is_taken(access: Access):
     text = "word " * 40_000  # past curl's threshold for Expect: 100-continue
     body = json.dumps(
         {"model": "gpt-4o-mini", "max_tokens": 5, "messages": [{"role": "user", "content": text}]}
     )
     ran = shell(
-        station,
+        access,
         """curl -sS --fail-with-body $BASE/v1/chat/completions -H "Authorization: Bearer $KEY" \
         -H "Content-Type: application/json" -H "Expect: 100-continue" -d@-""",
         body,

@@ -11,15 +11,17 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.station import serve
+from proxy import resources
+from tests.clients.access import demo
+from tests.station import Station
 
 
 @pytest.fixture(scope="module")
 def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    """Data folder and output of `headrace serve --demo` with nothing else said."""
-    data = tmp_path_factory.mktemp("printed") / "data"
-    with serve(data, "--demo"):
-        yield data, data.with_suffix(".log").read_text()
+    """Data folder and output of `headrace serve --demo` with the routes.yaml of this repository."""
+    station = Station(tmp_path_factory.mktemp("printed") / "data", resources.routes().read_text())
+    with demo(station):
+        yield station.data, station.log()
 
 
 def pasted(*command: str) -> str:

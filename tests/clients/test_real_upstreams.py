@@ -6,6 +6,7 @@ them cannot be installed.
 
 from __future__ import annotations
 
+import asyncio
 import re
 import subprocess
 import time
@@ -18,8 +19,9 @@ from typing import Any
 import pytest
 import requests
 
-from tests.clients.station import Station, free_port, serve
+from tests.clients.access import Access
 from tests.clients.venvs import node_program, python_with
+from tests.station import Station, free_port
 
 UPSTREAMS = Path(__file__).parent / "upstreams"
 START_S = 30.0
@@ -34,7 +36,7 @@ MADE_ANEW = re.compile(rb'"(?:id|created)":\s*(?:"[^"]*"|\d+)|,?"timings":\{[^}]
 class Relayed:
     """The same question can be put to a server directly and through the relay."""
 
-    station: Station
+    access: Access
     direct: dict[str, str]  # environment name -> base URL
 
 
@@ -94,12 +96,9 @@ def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed]:
             "BUSY": stack.enter_context(aimock("--chaos-ratelimit", "1")),
             "BROKEN": stack.enter_context(aimock("--chaos-disconnect", "1")),
         }
-        config = str(UPSTREAMS / "routes.yaml")
-        with pytest.MonkeyPatch.context() as patch:
-            for name, url in direct.items():
-                patch.setenv(name, url)
-            station = stack.enter_context(serve(folder / "data", "--config", config))
-        yield Relayed(station, direct)
+        station = Station(folder / "data", (UPSTREAMS / "routes.yaml").read_text(), environ=direct)
+        stack.callback(station.start().stop)
+        yield Relayed(Access(station.url, asyncio.run(station.customer("tester"))), direct)
 
 
 def ask(base_url: str, path: str, body: dict[str, Any], key: str = "") -> requests.Response:
@@ -112,12 +111,12 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
     return {"model": model, "messages": messages, "max_tokens": 12, "temperature": 0, **more}
 
 
-def receipt(station: Station, answer: requests.Response) -> dict[str, Any]:
+def receipt(access: Access, answer: requests.Response) -> dict[str, Any]:
     """The receipt of a call, once it is settled."""
-    url = f"{station.base_url}/v1/receipts/{answer.headers['x-request-id']}"
+    url = f"{access.base_url}/v1/receipts/{answer.headers['x-request-id']}"
     deadline = time.monotonic() + SETTLED_S
     while True:
-        found = requests.get(url, headers={"Authorization": f"Bearer {station.key}"}, timeout=10)
+        found = requests.get(url, headers={"Authorization": f"Bearer {access.key}"}, timeout=10)
         if found.status_code == 200:
             return dict(found.json())
         assert time.monotonic() < deadline, found.text
@@ -141,7 +140,7 @@ SERVERS = [
 @pytest.mark.parametrize(("server", "path", "model", "model_there"), SERVERS)
 def test_what_the_server_sends_is_what_arrives(relayed, server, path, model, model_there, stream):
     there = ask(relayed.direct[server], path, chat(model_there, stream=stream))
-    here = ask(relayed.station.base_url, path, chat(model, stream=stream), relayed.station.key)
+    here = ask(relayed.access.base_url, path, chat(model, stream=stream), relayed.access.key)
     assert here.status_code == there.status_code == 200, here.text
     assert here.headers["content-type"] == there.headers["content-type"]
     assert MADE_ANEW.sub(b"", here.content) == MADE_ANEW.sub(b"", there.content)
@@ -149,9 +148,9 @@ def test_what_the_server_sends_is_what_arrives(relayed, server, path, model, mod
 
 @pytest.mark.parametrize(("server", "path", "model", "_there"), SERVERS)
 def test_what_the_server_reports_is_what_is_billed(relayed, server, path, model, _there):
-    answer = ask(relayed.station.base_url, path, chat(model), relayed.station.key)
+    answer = ask(relayed.access.base_url, path, chat(model), relayed.access.key)
     reported = answer.json()["usage"]
-    billed = receipt(relayed.station, answer)
+    billed = receipt(relayed.access, answer)
     assert billed["provenance"] == "final"
     if "prompt_tokens" in reported:
         assert tokens_in(billed["usage"]) == reported["prompt_tokens"]
@@ -165,9 +164,9 @@ def test_what_the_server_reports_is_what_is_billed(relayed, server, path, model,
 @pytest.mark.parametrize(("server", "path", "model", "_there"), SERVERS)
 def test_a_stream_costs_what_the_whole_answer_costs(relayed, server, path, model, _there):
     """Although the client did not ask for usage and is shown none."""
-    whole = ask(relayed.station.base_url, path, chat(model), relayed.station.key)
-    stream = ask(relayed.station.base_url, path, chat(model, stream=True), relayed.station.key)
-    billed = [receipt(relayed.station, answer) for answer in (whole, stream)]
+    whole = ask(relayed.access.base_url, path, chat(model), relayed.access.key)
+    stream = ask(relayed.access.base_url, path, chat(model, stream=True), relayed.access.key)
+    billed = [receipt(relayed.access, answer) for answer in (whole, stream)]
     assert [b["provenance"] for b in billed] == ["final", "final"]
     assert tokens_in(billed[0]["usage"]) == tokens_in(billed[1]["usage"])
     assert billed[0]["usage"]["output"] == billed[1]["usage"]["output"]
@@ -175,14 +174,14 @@ def test_a_stream_costs_what_the_whole_answer_costs(relayed, server, path, model
 
 def test_azure_style_goes_out_in_azure_style(relayed):
     path = "/openai/deployments/mock-azure/chat/completions?api-version=2024-10-21"
-    here = ask(relayed.station.base_url, path, chat("ignored"), relayed.station.key)
+    here = ask(relayed.access.base_url, path, chat("ignored"), relayed.access.key)
     there = ask(relayed.direct["MOCK"], path.replace("mock-azure", "a-deployment"), chat("ignored"))
     assert here.status_code == 200, here.text
     assert here.json()["choices"] == there.json()["choices"]
 
 
 def test_a_busy_server_is_told_without_its_name(relayed):
-    answer = ask(relayed.station.base_url, "/v1/chat/completions", chat("busy"), relayed.station.key)
+    answer = ask(relayed.access.base_url, "/v1/chat/completions", chat("busy"), relayed.access.key)
     assert answer.status_code == 429
     assert answer.json()["error"]["code"] == "upstream_rate_limited"
     assert int(answer.headers["retry-after"]) >= 1
@@ -191,7 +190,7 @@ def test_a_busy_server_is_told_without_its_name(relayed):
 
 
 def test_a_server_that_hangs_up_is_a_bad_gateway(relayed):
-    answer = ask(relayed.station.base_url, "/v1/chat/completions", chat("broken"), relayed.station.key)
+    answer = ask(relayed.access.base_url, "/v1/chat/completions", chat("broken"), relayed.access.key)
     assert answer.status_code == 502
     assert answer.json()["error"]["code"].startswith("upstream_")
     assert answer.headers["x-request-id"]
@@ -200,17 +199,17 @@ def test_a_server_that_hangs_up_is_a_bad_gateway(relayed):
 @pytest.mark.parametrize("stream", [False, True], ids=["whole", "stream"])
 def test_failover_passes_the_busy_and_the_broken(relayed, stream):
     body = chat("failover", stream=stream)
-    answer = ask(relayed.station.base_url, "/v1/chat/completions", body, relayed.station.key)
+    answer = ask(relayed.access.base_url, "/v1/chat/completions", body, relayed.access.key)
     assert answer.status_code == 200, answer.text
-    assert receipt(relayed.station, answer)["provenance"] == "final"
+    assert receipt(relayed.access, answer)["provenance"] == "final"
 
 
 def test_many_at_once_are_all_billed(relayed):
     """llama.cpp closes its connection after a stream: each of these needs a fresh one."""
     answers = [
-        ask(relayed.station.base_url, "/v1/chat/completions", chat("tiny", stream=True), relayed.station.key)
+        ask(relayed.access.base_url, "/v1/chat/completions", chat("tiny", stream=True), relayed.access.key)
         for _ in range(10)
     ]
     assert {answer.status_code for answer in answers} == {200}
     assert {answer.content.rstrip().rsplit(b"\n", 1)[-1] for answer in answers} == {b"data: [DONE]"}
-    assert {receipt(relayed.station, answer)["usage"]["output"] for answer in answers} == {12}
+    assert {receipt(relayed.access, answer)["usage"]["output"] for answer in answers} == {12}

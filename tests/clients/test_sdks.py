@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.clients.station import Station
+from tests.clients.access import Access
 from tests.clients.venvs import python_with
 
 RUNNERS = Path(__file__).parent / "runners"
@@ -33,21 +33,21 @@ OTHER_YEARS = [
 
 
 @pytest.mark.parametrize("runner", LOCKED)
-def test_every_way_of_a_client_works(station: Station, runner: str):
-    assert failures(station, sys.executable, runner) == []
+def test_every_way_of_a_client_works(access: Access, runner: str):
+    assert failures(access, sys.executable, runner) == []
 
 
 @pytest.mark.skipif(os.environ.get("HEADRACE_CLIENTS") != "all", reason="only with `make clients`")
 @pytest.mark.parametrize(("venv", "runner"), OTHER_YEARS)
-def test_every_way_of_other_years_works(station: Station, venv: str, runner: str):
-    assert failures(station, python_with(venv), runner) == []
+def test_every_way_of_other_years_works(access: Access, venv: str, runner: str):
+    assert failures(access, python_with(venv), runner) == []
 
 
-def failures(station: Station, python: str, runner: str) -> list[str]:
+def failures(access: Access, python: str, runner: str) -> list[str]:
     """Run one runner; what went wrong, a text for each way that failed."""
     environment = {
-        "HEADRACE_BASE_URL": station.base_url,
-        "HEADRACE_KEY": station.key,
+        "HEADRACE_BASE_URL": access.base_url,
+        "HEADRACE_KEY": access.key,
         "PATH": os.environ["PATH"],
     }
     ran = subprocess.run(
