@@ -140,10 +140,10 @@ class Adopter:
             "SELECT lease, used_nanos FROM lease_use WHERE incarnation = $1", name
         )
         return Adopted(
-            name,
-            len(calls.begins),
-            {row["lease"].hex: row["used_nanos"] for row in used},
-            report.damage + report.alarms,
+            incarnation=name,
+            interrupted=len(calls.begins),
+            used={row["lease"].hex: row["used_nanos"] for row in used},
+            alarms=[told for told in report.damage if told not in report.alarms] + report.alarms,
         )
 
     async def _closing(self, incarnation: str, calls: OpenCalls) -> list[Batch]:

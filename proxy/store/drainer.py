@@ -57,8 +57,8 @@ class Station(Protocol):
 
 @dataclass(slots=True)
 class DrainReport:
-    """What one run did. `damage` (of journals) and `alarms` (quarantined entries) are lines for the
-    operator; empty when all is well."""
+    """What one run did. `alarms` are new lines for the operator: damaged journals and quarantined
+    entries. `damage` are those of all journals that are damaged, told before or not."""
 
     entries: int = 0
     inserted: int = 0
@@ -117,8 +117,9 @@ class Drainer:
             except JournalDamageError as e:
                 report.damage.append(str(e))
                 if path not in self._damaged:
+                    self._damaged.add(path)
+                    report.alarms.append(str(e))
                     log.exception("journal damaged")
-                self._damaged.add(path)
             except FileNotFoundError:
                 continue  # drained long ago and deleted just now
 
