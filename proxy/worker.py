@@ -34,8 +34,8 @@ from proxy.relay.handler import Relay
 from proxy.relay.ingress import Ingress
 from proxy.relay.metering_task import MeterQueue
 from proxy.relay.pages import Pages
+from proxy.relay.plan import Tools
 from proxy.relay.pool import Pool, tls_context
-from proxy.relay.pump import Tools
 from proxy.relay.settling import Settler
 from proxy.relay.sweep import Sweeper
 from proxy.settings import Settings
@@ -230,9 +230,7 @@ class Worker:
         assembly, self._assembly = self._assembly, None
         snapshot = assembly.snapshot()
         self.relay.install(snapshot)
-        redactor.conceal(
-            c.secret for u in snapshot.table.upstreams.values() for c in u.credentials
-        )
+        redactor.conceal(c.secret for u in snapshot.table.upstreams.values() for c in u.credentials)
         self._has_table.set()
         self.channel.notify("ack", {"generation": args["generation"]})
 

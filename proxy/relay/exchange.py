@@ -108,6 +108,7 @@ class Exchange:
     response_bytes: int = 0
     sent: float = 0.0  # the request left for the upstream
     settled: bool = False
+    is_drained: bool = False  # read on without the client
     keep_alive: bool = True
     outcome: str = ""
 

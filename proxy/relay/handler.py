@@ -32,8 +32,9 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
 from proxy.relay.identity import client_address
 from proxy.relay.pages import Pages
+from proxy.relay.plan import Plan, Tools
 from proxy.relay.pool import Pool
-from proxy.relay.pump import Plan, Pump, Tools
+from proxy.relay.pump import Pump
 from proxy.relay.settling import Settler
 from proxy.routing.selection import Choice, Wish, order
 

@@ -22,7 +22,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 
-from proxy.errors import BodyTimeout, ExpectationFailed, InternalError, MalformedRequest, ProxyError
+from proxy.errors import BodyTimeout, ExpectationFailed, InternalError, MalformedRequest, ProxyError, Source
 from proxy.relay.answers import refusal, unparsed_refusal
 from proxy.relay.exchange import Exchange
 from proxy.relay.ids import IdSource
@@ -352,6 +352,8 @@ class Ingress(Server):
         return x.keep_alive and not x.http10
 
     def _refuse(self, x: Exchange, error: ProxyError) -> None:
+        if error.source is not Source.CLIENT:
+            log.info("refused", extra={"call": x.id, "code": error.code, "detail": error.detail})
         if x.has_begun_answer:
             x.client.cut()
             return

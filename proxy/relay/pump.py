@@ -12,13 +12,10 @@ that completes a call is held back until its End is written (design.md, "Settle"
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from enum import Enum, auto
 from time import monotonic
-from typing import Protocol
 
-from proxy.dialects.base import Dialect
 from proxy.errors import JournalUnavailable, ProxyError, TimeLimit, UpstreamTimeout
 from proxy.http1.head import Head
 from proxy.journal.crashpoint import crash_point
@@ -27,10 +24,9 @@ from proxy.metering.events import UsageEventFilter
 from proxy.relay import answers
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
-from proxy.relay.metering_task import MeterQueue, Tap, tap_for
-from proxy.relay.sweep import Sweeper
+from proxy.relay.metering_task import Tap, tap_for
+from proxy.relay.plan import Plan, Tools
 from proxy.relay.upstream import UpstreamConnection
-from proxy.routing.selection import Choice
 
 TAIL_BYTES = 64  # where a terminal event is looked for before the meter confirms it
 READ_ON_S = 5.0  # after finish_reason the usage is still to come, also when the client has left
@@ -43,46 +39,6 @@ class State(Enum):
     RELAYING = auto()
     ENDED = auto()  # End is written or being written
     CLOSED = auto()
-
-
-class Settling(Protocol):
-    """How a pump ends its call; see settling.py."""
-
-    def complete(
-        self, x: Exchange, tap: Tap | None, is_framed: bool, then: Callable[[BaseException | None], None]
-    ) -> None: ...
-    def interrupt(
-        self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
-    ) -> None: ...
-    def drop_request(self, x: Exchange) -> None: ...
-
-
-@dataclass(slots=True)
-class Tools:
-    """What all pumps of a worker share."""
-
-    loop: asyncio.AbstractEventLoop
-    wall_ms: Callable[[], int]
-    meters: MeterQueue
-    sweeper: Sweeper
-    settling: Settling
-    cool: Callable[[Choice, int, float | None], None]
-    """(choice, status, retry-after in seconds): this credential did not do."""
-
-
-@dataclass(slots=True)
-class Plan:
-    """What one attempt sends and how its answer is treated."""
-
-    choice: Choice
-    dialect: Dialect  # the upstream's
-    head: bytes
-    body: bytes
-    hides_usage: bool  # include_usage was injected: its event is left out again
-    first_byte_s: float
-    idle_s: float
-    deadline: float  # of the whole call, on the monotonic clock; inf: none
-    drain_s: float  # how long to read on when the client has left; 0: cancel
 
 
 class Pump:
@@ -331,11 +287,15 @@ class Pump:
         if self._tap is not None:
             self._tap.read()
         if self._tap is not None and self._tap.meter.finished:
-            self._drained_until = now + READ_ON_S
+            self._read_on_until(now + READ_ON_S)
         elif self._plan.drain_s:
-            self._drained_until = now + self._plan.drain_s
+            self._read_on_until(now + self._plan.drain_s)
         else:
             self._cut(entry.INTERRUPTED_CLIENT, "client_left")
+
+    def _read_on_until(self, until: float) -> None:
+        self._drained_until = until
+        self._x.is_drained = True
 
     # -- ends --
 
@@ -369,6 +329,8 @@ class Pump:
 
     def _finish_broken(self) -> None:
         """All events came, the framing did not end: the client must not see a clean end either."""
+        if self._conn is not None:
+            self._conn.abort()
         self._x.client.cut()
         self._close(None)
 
@@ -415,7 +377,7 @@ class Pump:
             return
         if self._drained_until and now > self._drained_until:
             if self._state is State.ENDED:
-                self._close_quietly()
+                self._finish_broken()
             else:
                 self._cut(entry.INTERRUPTED_CLIENT, "client_left")
         elif now > self._plan.deadline and self._state is not State.ENDED:
@@ -436,8 +398,3 @@ class Pump:
                 self._cut(entry.CUT, error.code)
         else:
             self._fail(error)
-
-    def _close_quietly(self) -> None:
-        if self._conn is not None:
-            self._conn.abort()
-        self._close(None)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from logging import getLogger
 from time import monotonic
 from typing import Any
@@ -33,11 +34,25 @@ FREE = price_from_content({"free": True})  # of operations that are not billed
 KEPT_PROMPTS_BYTES_MAX = 64 << 20  # request bodies kept for counting while their streams run, per worker
 COUNT_AT_ONCE_CHARS = 200_000  # more would take over 5 ms: counted in a thread, the End is pending
 CLIENT_CHARS_MAX = 120  # of a user agent
+CHECKPOINT_CALLS_MAX = 2000  # per frame: about 200 KB
+
+# Ways to end that are billed by the vendor's own word or not at all.
+_NOT_COUNTED = frozenset({entry.FAILED, entry.UPSTREAM_ERROR})
 
 _NO_WAIVERS: frozenset[Waiver] = frozenset()
 _FREE_IF_BROKEN = frozenset({Waiver.ON_BREAK})
 
 Then = Callable[[BaseException | None], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Ending:
+    """How a call ends; `status` is what the client is answered where no upstream's answer is relayed."""
+
+    outcome: str
+    why: str = ""
+    status: int = 0
+    is_whole: bool = False  # the answer came to its end
 
 
 class Settler:
@@ -110,11 +125,10 @@ class Settler:
 
     def complete(self, x: Exchange, tap: Tap | None, is_framed: bool, then: Then) -> None:
         """The answer is whole. `then` runs when End is written and releases its last bytes."""
-        status = x.attempts[-1].status
-        has_error = status >= 400 or (tap is not None and tap.meter.error)
         if tap is not None and is_framed:
             tap.finish()
-        self._close(x, tap, entry.UPSTREAM_ERROR if has_error else entry.COMPLETE, "", then, is_final=True)
+        failed = x.attempts[-1].status >= 400 or (tap is not None and tap.meter.error)
+        self._close(x, tap, Ending(entry.UPSTREAM_ERROR if failed else entry.COMPLETE, is_whole=True), then)
 
     def interrupt(
         self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
@@ -122,83 +136,80 @@ class Settler:
         """The call ends early; `is_sent`: the upstream had the request, so that its input is consumed."""
         if tap is not None:
             tap.read()
+            if tap.meter.error:
+                outcome = entry.UPSTREAM_ERROR
         elif not is_sent:
             outcome = entry.FAILED
-        if tap is not None and tap.meter.error:
-            outcome = entry.UPSTREAM_ERROR
-        self._close(x, tap, outcome, why, None)
+        self._close(x, tap, Ending(outcome, why), None)
 
     def refuse(self, x: Exchange, error: ProxyError) -> None:
         """The call ends with an error of ours before anything reached the client."""
         outcome = entry.UPSTREAM_ERROR if error.source is Source.UPSTREAM else entry.FAILED
-        x.status = 0
-        if x.begin is not None and not x.settled:
-            self._close(x, None, outcome, error.code, None, status=error.status)
-        else:
-            self._release(x, 0)
+        self._undo(x, Ending(outcome, error.code, status=error.status))
 
     def abandon(self, x: Exchange) -> None:
         """The client left before the call was sent anywhere."""
+        self._undo(x, Ending(entry.FAILED, "client_left"))
+
+    def _undo(self, x: Exchange, ending: Ending) -> None:
         if x.begin is not None and not x.settled:
-            self._close(x, None, entry.FAILED, "client_left", None)
+            self._close(x, None, ending, None)
         else:
             self._release(x, 0)
 
-    def _close(
-        self,
-        x: Exchange,
-        tap: Tap | None,
-        outcome: str,
-        why: str,
-        then: Then | None,
-        *,
-        is_final: bool = False,
-        status: int = 0,
-    ) -> None:
+    def _close(self, x: Exchange, tap: Tap | None, ending: Ending, then: Then | None) -> None:
         """The only way out of `live`."""
         if x.settled or x.begin is None:
             return
         x.settled = True
-        x.outcome = outcome
+        x.outcome = ending.outcome
         begin, price = x.begin, x.price or FREE
-        facts = self._facts(x, tap, outcome, why, status)
+        facts = self._facts(x, tap, ending)
         reported = tap.meter.usage() if tap is not None else None
         if reported is not None:
             price = self._narrowed(x, price, tap)
-        is_final = (is_final and reported is not None) or (tap is not None and tap.meter.usage_is_final())
-        terms = self._terms(x, outcome)
-        text = ""
-        counted: Usage | None = None
-        if price.free or outcome == entry.FAILED or (outcome == entry.UPSTREAM_ERROR) or is_final:
+        is_last_word = ending.is_whole or (tap is not None and tap.meter.usage_is_final())
+        is_final = reported is not None and is_last_word
+        terms = self._terms(x)
+        uncounted = ""
+        if is_final or price.free or ending.outcome in _NOT_COUNTED:
             figures = Figures(reported, is_final)
         else:
-            output = tap.counted_output() if tap is not None else 0
-            text = prompts.text_of(x.content) if x.prompt_tokens < 0 and _lacks_input(reported) else ""
-            if len(text) <= COUNT_AT_ONCE_CHARS:
-                counted = Usage(input=self._prompt_tokens(x, text), output=output, calls=1)
-                text = ""
-            else:
-                counted = Usage(input=begin.input_bound, output=output, calls=1)
-            figures = Figures(reported, False, counted)
-        if text:
+            figures, uncounted = self._counted(x, tap, reported)
+        if uncounted:
             end = settlement.pending(begin, facts, figures, price)
-            telemetry.spawn("settle late", self._settle_late(end, figures, price, terms, text))
+            telemetry.spawn("settle late", self._settle_late(end, figures, price, terms, uncounted))
         else:
             end = settlement.settled(begin, facts, figures, price, terms)
         self._journal.append(entry.encode(end), then, settle=True)
         self._release(x, end.cost_nanos)
         self._tell(x, end)
 
-    def _facts(self, x: Exchange, tap: Tap | None, outcome: str, why: str, status: int) -> Facts:
+    def _counted(self, x: Exchange, tap: Tap | None, reported: Usage | None) -> tuple[Figures, str]:
+        """Our own count of what the vendor did not tell, and the text that is too long to count at once."""
+        assert x.begin is not None
+        counted = Usage(calls=1, output=tap.counted_output() if tap is not None else 0)
+        text = ""
+        if x.prompt_tokens < 0 and (reported is None or not reported.input_tokens_all()):
+            text = prompts.text_of(x.content)
+        if len(text) > COUNT_AT_ONCE_CHARS:
+            counted.input = x.begin.input_bound
+            return Figures(reported, False, counted), text
+        if text:
+            x.prompt_tokens = prompts.count(text, x.model)
+        counted.input = max(x.prompt_tokens, 0)
+        return Figures(reported, False, counted), ""
+
+    def _facts(self, x: Exchange, tap: Tap | None, ending: Ending) -> Facts:
         last = x.attempts[-1] if x.attempts else entry.Attempt("", "", "", "")
         now = monotonic()
         meter = tap.meter if tap is not None else None
         answered = x.answered or (now if tap is not None and tap.total else 0.0)
         return Facts(
-            outcome=outcome,
+            outcome=ending.outcome,
             at_ms=self._wall_ms(),
-            status=status or x.status or (last.status if tap is not None else 0),
-            cut=why,
+            status=ending.status or x.status or (last.status if tap is not None else 0),
+            cut=ending.why,
             attempts=x.attempts,
             upstream=last.upstream,
             mirror=last.mirror,
@@ -214,7 +225,7 @@ class Settler:
             flags=["metering_degraded"] if meter is not None and meter.degraded else [],
         )
 
-    def _terms(self, x: Exchange, outcome: str) -> Terms:
+    def _terms(self, x: Exchange) -> Terms:
         assert x.snapshot is not None and x.route is not None
         last = x.attempts[-1].upstream if x.attempts else ""
         upstream = x.snapshot.table.upstreams.get(last)
@@ -224,7 +235,7 @@ class Settler:
             input_max=model.context if model else None,
             output_max=x.output_bound,
             waivers=_FREE_IF_BROKEN if x.route.on_break == "free" else _NO_WAIVERS,
-            within_hold=outcome == entry.INTERRUPTED_CLIENT,
+            within_hold=x.is_drained,
         )
 
     def _narrowed(self, x: Exchange, price: Price, tap: Tap | None) -> Price:
@@ -260,11 +271,6 @@ class Settler:
             self._change.set_result(None)
 
     # -- counting --
-
-    def _prompt_tokens(self, x: Exchange, text: str) -> int:
-        if x.prompt_tokens < 0 and text:
-            x.prompt_tokens = prompts.count(text, x.model)
-        return max(x.prompt_tokens, 0)
 
     async def _count_prompt(self, x: Exchange, content: bytes) -> None:
         x.prompt_tokens = await asyncio.to_thread(prompts.count_content, content, x.model)
@@ -325,10 +331,3 @@ class Settler:
             stats.inc("usage_provenance_total", end.provenance)
         if end.outcome != entry.COMPLETE:
             log.info("call ended early", extra={"call": x.id, "outcome": end.outcome, "why": end.cut})
-
-
-CHECKPOINT_CALLS_MAX = 2000  # per frame: about 200 KB
-
-
-def _lacks_input(reported: Usage | None) -> bool:
-    return reported is None or reported.input_tokens_all() == 0

@@ -24,7 +24,7 @@ async def test_a_call_is_answered_with_the_same_bytes_and_settled_once(
         async with session.post(
             station.url + "/v1/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}
         ) as answer:
-            assert answer.status == 200
+            assert answer.status == 200, await answer.text()
             assert await answer.read() == ANSWER
             call = answer.headers["x-request-id"]
     sql = f"SELECT * FROM usage WHERE id = '{call}'"
