@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from orjson import dumps, loads
 
-from proxy.dialects.base import OperationSpec
+from proxy.dialects.base import OperationSpec, UsagePointers
 from proxy.metering.events import SseSplitter
 from proxy.metering.scanner import ANY, Pointer, PointerScanner
 from proxy.metering.usage import Usage
@@ -20,8 +20,11 @@ from proxy.metering.usage import Usage
 WHOLE_BYTES_MAX = 32 << 10  # a longer answer that is one JSON text goes through the scanner
 TEXT_CHARS_MAX = 12 << 10  # generated text between two takes
 USAGE_BYTES_MAX = 16 << 10
+PIECE_OVERHEAD = 48  # bytes that a piece costs besides its own
 NAME_CHARS_MAX = 256
 COUNT_MAX = 10**12  # of anything in one call; costs stay within 64 bits
+
+NO_USAGE = UsagePointers((), lambda _: None)  # of operations whose answers have none
 
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 _WHOLE_FIRST = b'{["-0123456789tfn<'  # JSON, or a page of something in between
@@ -48,12 +51,16 @@ class AnswerMeter:
         self.vendor_id = ""
         self.service_tier = ""
         self.unread_bytes = 0
-        self._pointers = operation.meter
-        self._places = operation.meter.places if operation.meter else ()
-        self._reported = b""  # the vendor's usage object, as JSON: what it is in memory has no bound
+        pointers = operation.meter or NO_USAGE
+        self._places = pointers.places
+        self._read = pointers.read
+        self._is_overlay = pointers.overlay
+        self._reported = b""  # overlaid so far, as JSON: what an object is in memory has no bound
+        self._usage: Usage | None = None
         self._hint_events = is_event_stream
         self._splitter: SseSplitter | None = None  # of an event stream
-        self._whole: bytearray | None = None  # of one JSON text
+        self._whole: list[bytes] | None = None  # of one JSON text
+        self._whole_bytes = 0
         self._scanner: PointerScanner | None = None  # of one that became long
         self._texts: list[str] = []
         self._chars = 0
@@ -87,13 +94,10 @@ class AnswerMeter:
             self.degraded = True
 
     def usage(self) -> Usage | None:
-        usage = self._read_usage(loads(self._reported)) if self._reported else None
-        if usage is not None:
-            usage.calls = 1
-        return usage
+        return self._usage
 
     def usage_is_final(self) -> bool:
-        return bool(self._reported) and (self.complete or self.finished)
+        return self._usage is not None and (self.complete or self.finished)
 
     def take_text(self) -> list[str]:
         texts = self._texts
@@ -114,29 +118,31 @@ class AnswerMeter:
 
     # -- what it says it with ----------------------------------------------------------------------
 
-    def _find_usage(self, doc: dict[str, Any]) -> Usage | None:
-        """Keep the usage object, if one of the places has one. Fixed paths, never a search."""
-        usage = None
+    def _find_usage(self, doc: dict[str, Any]) -> bool:
+        """Read the usage object, if one of the places has one. Fixed paths, never a search."""
+        told = False
         for place in self._places:
             value = look_up(doc, place)
             if type(value) is not dict:
                 continue
-            is_overlay = self._pointers is not None and self._pointers.overlay
-            if is_overlay and self._reported:
-                value = loads(self._reported) | {k: v for k, v in value.items() if v is not None}
-            told = self._read_usage(value)
-            reported = dumps(value)
-            if (told is not None or is_overlay) and len(reported) <= USAGE_BYTES_MAX:
-                self._reported = reported
-                usage = told
-        return usage
+            if self._is_overlay:
+                value = self._overlaid(value)
+            usage = self._read(value)
+            if usage is not None:
+                usage.calls = 1
+                self._usage = usage
+                told = True
+        return told
 
-    def _read_usage(self, reported: dict[str, Any]) -> Usage | None:
-        try:
-            return self._pointers.read(reported) if self._pointers else None
-        except (TypeError, ValueError, AttributeError):  # a figure is something else
+    def _overlaid(self, value: dict[str, Any]) -> dict[str, Any]:
+        known = loads(self._reported) if self._reported else {}
+        known |= {name: new for name, new in value.items() if new is not None}
+        reported = dumps(known)
+        if len(reported) <= USAGE_BYTES_MAX:
+            self._reported = reported
+        else:
             self.degraded = True
-            return None
+        return known
 
     def _identify(self, doc: dict[str, Any]) -> None:
         self.model = _name(doc.get("model")) or self.model
@@ -196,14 +202,16 @@ class AnswerMeter:
     def _feed_whole(self, content: bytes) -> None:
         if self._scanner is not None:
             self._scanner.feed(content)
-        elif self._whole is None:
+            return
+        if self._whole is None:
             self._sniff(content)
-        elif len(self._whole) + len(content) <= WHOLE_BYTES_MAX:
-            self._whole += content
-        else:
+            return
+        self._whole.append(content)
+        self._whole_bytes += len(content) + PIECE_OVERHEAD
+        if self._whole_bytes > WHOLE_BYTES_MAX:
             self._scanner = self._new_scanner()
-            self._scanner.feed(bytes(self._whole))
-            self._scanner.feed(content)
+            for piece in self._whole:
+                self._scanner.feed(piece)
             self._whole.clear()
 
     def _sniff(self, content: bytes) -> None:
@@ -214,20 +222,21 @@ class AnswerMeter:
         if first in _EVENT_FIRST or (self._hint_events and first not in _WHOLE_FIRST):
             self._splitter = SseSplitter(self._new_scanner)
         else:
-            self._whole = bytearray()
+            self._whole = []
         self.feed(begin)
 
     def _finish_whole(self) -> None:
         if self._scanner is None:
             if not self._whole:
                 return
+            body = self._whole[0] if len(self._whole) == 1 else b"".join(self._whole)
             try:
-                self._on_document(parse_leniently(self._whole))
+                self._on_document(parse_leniently(body))
                 return
             except ValueError:  # cut short: what is there may still tell something
                 self.degraded = True
                 self._scanner = self._new_scanner()
-                self._scanner.feed(bytes(self._whole))
+                self._scanner.feed(body)
         self._scanner.finish()
         self._on_document(self._pruned(self._scanner))
 
@@ -239,7 +248,7 @@ class AnswerMeter:
             self.complete = not self.degraded
 
 
-def parse_leniently(data: bytes | bytearray) -> Any:
+def parse_leniently(data: bytes) -> Any:
     """JSON as lax vendors write it: NaN, or half of a surrogate pair. Raises ValueError."""
     try:
         return loads(data)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from itertools import islice
 from typing import Any, ClassVar
 
 import orjson
 
 from proxy.dialects.answer import AnswerMeter, known_int
-from proxy.dialects.base import ANY, Dialect, Meter, OperationSpec, Pointer, UsagePointers
+from proxy.dialects.base import ANY, Dialect, OperationSpec, Pointer, UsagePointers
 from proxy.metering.usage import Usage
 
 # -- usage -----------------------------------------------------------------------------------------
+
+TOOL_KINDS_MAX = 16  # of one call; there are three
 
 # An iteration of these types is not part of the top-level figures; it is billed on top of them.
 _ON_TOP = {"compaction": "compaction", "advisor_message": "advisor"}
@@ -32,7 +35,7 @@ def read_usage(raw: dict[str, Any]) -> Usage | None:
         usage.reasoning = known_int(details.get("thinking_tokens"))
     tools = raw.get("server_tool_use")
     if type(tools) is dict:
-        for name, count in tools.items():
+        for name, count in islice(tools.items(), TOOL_KINDS_MAX):
             if known_int(count):
                 usage.tools[name.removesuffix("_requests")] = known_int(count)
     for iteration in raw.get("iterations") or ():
@@ -90,7 +93,7 @@ class MessagesMeter(AnswerMeter):
             self._on_message(doc.get("message") or {})
         elif kind == "message_delta":
             # message_start told a provisional output; this is the word on it.
-            if self._find_usage(doc) is not None and (doc["usage"].get("output_tokens") is not None):
+            if self._find_usage(doc) and doc["usage"].get("output_tokens") is not None:
                 self._drop_text()
             if (doc.get("delta") or {}).get("stop_reason") is not None:
                 self.finished = True
@@ -103,7 +106,7 @@ class MessagesMeter(AnswerMeter):
         self._on_message(doc)
         self.error |= doc.get("type") == "error" or bool(doc.get("error"))
         self.finished = doc.get("stop_reason") is not None
-        if self._find_usage(doc) is not None:
+        if self._find_usage(doc):
             self._drop_text()
             return
         for block in doc.get("content") or ():
@@ -123,11 +126,6 @@ class MessagesMeter(AnswerMeter):
                 self._keep_text(block[name])
         if block.get("input"):  # a whole tool call, as an answer that is no stream has it
             self._keep_text(orjson.dumps(block["input"]).decode())
-
-
-def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
-    """A fresh meter for one answer."""
-    return MessagesMeter(operation, is_event_stream)
 
 
 # -- errors ----------------------------------------------------------------------------------------
@@ -197,5 +195,5 @@ ANTHROPIC = Dialect(
     stream_error=stream_error,
     id_header=b"request-id",
     own_id_headers=(b"x-request-id", b"request-id"),
-    make_meter=make_meter,
+    make_meter=MessagesMeter,
 )

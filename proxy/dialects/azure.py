@@ -28,13 +28,6 @@ def error_body(kind: str, code: str, message: str, param: str | None, status: in
     return orjson.dumps({"error": {**error, "innererror": {"code": code}}})
 
 
-def stream_error(
-    kind: str, code: str, message: str, param: str | None, status: int, request_id: str
-) -> bytes:
-    """A `data:` event that makes the SDKs raise."""
-    return b"data: %b\n\n" % error_body(kind, code, message, param, status, request_id)
-
-
 AZURE = Dialect(
     name="azure",
     # The path wins over a `model` member of the body, which may be missing or say something else.
@@ -53,7 +46,7 @@ AZURE = Dialect(
     },
     response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
     error_body=error_body,
-    stream_error=stream_error,
+    stream_error=fmt.in_stream(error_body),
     id_header=b"apim-request-id",
     make_meter=fmt.make_meter,
 )

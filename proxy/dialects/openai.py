@@ -14,6 +14,6 @@ OPENAI = Dialect(
     response_pass=fmt.RESPONSE_PASS,
     response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
     error_body=fmt.error_body,
-    stream_error=fmt.stream_error,
+    stream_error=fmt.in_stream(fmt.error_body),
     make_meter=fmt.make_meter,
 )

@@ -6,6 +6,7 @@ and headers. The usage rules were checked against recordings of some twenty vend
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any, ClassVar
 
@@ -38,16 +39,17 @@ def read_usage(raw: dict[str, Any]) -> Usage | None:
     tells: what it exceeds input + output by is what they do not include. An excess that no detail
     explains is thinking that is billed but not listed (Gemini behind its OpenAI paths).
     """
-    prompt = _first(raw, _INPUT)
-    completion = _first(raw, _OUTPUT)
+    prompt, completion = _first(raw, _INPUT), _first(raw, _OUTPUT)
     total = known_int(raw.get("total_tokens"))
     if prompt is None and completion is None and not total:
         return None
     output = known_int(completion)
     input_ = known_int(prompt) if prompt is not None else max(0, total - output)
-    in_details, out_details = _details(raw, _INPUT_DETAILS), _details(raw, _OUTPUT_DETAILS)
-    audio, image = known_int(in_details.get("audio_tokens")), known_int(in_details.get("image_tokens"))
-    reasoning = known_int(_first(out_details, ("reasoning_tokens",)) or raw.get("reasoning_tokens"))
+    ins, outs = _first(raw, _INPUT_DETAILS), _first(raw, _OUTPUT_DETAILS)
+    ins = ins if type(ins) is dict else _NOTHING
+    outs = outs if type(outs) is dict else _NOTHING
+    audio = known_int(ins.get("audio_tokens"))
+    reasoning = known_int(outs.get("reasoning_tokens")) or known_int(raw.get("reasoning_tokens"))
     excess = total - input_ - output
     if excess > 0:
         if audio and excess in (audio, audio + reasoning):
@@ -55,17 +57,27 @@ def read_usage(raw: dict[str, Any]) -> Usage | None:
             excess -= audio
         output += excess
 
-    usage = Usage(reasoning=reasoning)
     # Details are bounded by what they are details of: 314 cached of 198 was recorded.
-    usage.cache_read, rest = _take(known_int(_first(in_details, _CACHED) or _first(raw, _CACHED)), input_)
-    usage.cache_write_5m, rest = _take(
-        known_int(_first(in_details, _CACHE_WRITE) or _first(raw, _CACHE_WRITE)), rest
+    cached = min(known_int(_first(ins, _CACHED) or _first(raw, _CACHED)), input_)
+    written = min(known_int(_first(ins, _CACHE_WRITE) or _first(raw, _CACHE_WRITE)), input_ - cached)
+    audio = min(audio, input_ - cached - written)
+    image = min(known_int(ins.get("image_tokens")), input_ - cached - written - audio)
+    spoken = min(known_int(outs.get("audio_tokens")), output)
+    drawn = min(known_int(outs.get("image_tokens")), output - spoken)
+    return Usage(
+        input=input_ - cached - written - audio - image,
+        cache_read=cached,
+        cache_write_5m=written,
+        input_audio=audio,
+        input_image=image,
+        output=output - spoken - drawn,
+        output_audio=spoken,
+        output_image=drawn,
+        reasoning=reasoning,
     )
-    usage.input_audio, rest = _take(audio, rest)
-    usage.input_image, usage.input = _take(image, rest)
-    usage.output_audio, rest = _take(known_int(out_details.get("audio_tokens")), output)
-    usage.output_image, usage.output = _take(known_int(out_details.get("image_tokens")), rest)
-    return usage
+
+
+_NOTHING: dict[str, Any] = {}
 
 
 def _first(raw: dict[str, Any], names: tuple[str, ...]) -> Any:
@@ -74,16 +86,6 @@ def _first(raw: dict[str, Any], names: tuple[str, ...]) -> Any:
         if value is not None:
             return value
     return None
-
-
-def _details(raw: dict[str, Any], names: tuple[str, ...]) -> dict[str, Any]:
-    value = _first(raw, names)
-    return value if type(value) is dict else {}
-
-
-def _take(part: int, whole: int) -> tuple[int, int]:
-    part = min(part, whole)
-    return part, whole - part
 
 
 USAGE = UsagePointers(
@@ -111,7 +113,6 @@ _IMAGES = OperationSpec(
     streams=True,
     replayable=False,
     guarded=("model", "stream", "n", "size", "quality"),
-    terminal_hint=b".completed",
     meter=TOP_USAGE,
 )
 
@@ -130,7 +131,8 @@ OPERATIONS: dict[str, OperationSpec] = {
 # -- answers ---------------------------------------------------------------------------------------
 
 
-_TEXTS = ("content", "reasoning_content", "reasoning", "refusal", "text")
+_TEXTS = ("content", "refusal", "text")
+_REASONING = ("reasoning_content", "reasoning")  # some send both, with the same text
 _CALLS = ("tool_calls", "function_call", "audio")
 _IN_CALL = ("name", "arguments", "transcript")
 
@@ -139,12 +141,16 @@ class CompletionMeter(AnswerMeter):
     """chat and completions, streamed or not; also every answer with a top-level usage."""
 
     KEEP: ClassVar[tuple[Pointer, ...]] = (
-        ("id",), ("model",), ("object",), ("service_tier",), ("error",), ("choices", ANY, "finish_reason"),
+        ("id",), ("model",), ("object",), ("service_tier",), ("error",), ("code",), ("error_code",),
+        ("choices", ANY, "finish_reason"),
     )  # fmt: skip
     TEXT: ClassVar[tuple[Pointer, ...]] = (
         ("choices", ANY, "text"),
-        *(("choices", ANY, holder, name) for holder in ("delta", "message") for name in _TEXTS),
-        *(("choices", ANY, holder, "tool_calls") for holder in ("delta", "message")),
+        *(
+            ("choices", ANY, holder, name)
+            for holder in ("delta", "message")
+            for name in (*_TEXTS, "reasoning_content", "tool_calls")
+        ),
     )
 
     def _on_event(self, doc: dict[str, Any]) -> None:
@@ -155,10 +161,11 @@ class CompletionMeter(AnswerMeter):
         tier = get("service_tier")
         if tier is not None and tier != self.service_tier:
             self._take_tier(tier)
-        if get("error"):
-            self.error = True
+        if get("error") or get("code"):
+            # Spark and DashScope say it with a code beside HTTP 200.
+            self.error |= bool(get("error")) or "choices" not in doc
         if get("usage") or get("x_groq"):
-            self._on_usage(self._find_usage(doc))
+            self._on_usage(doc)
         for choice in get("choices") or ():
             get = choice.get
             delta = get("delta")
@@ -171,25 +178,25 @@ class CompletionMeter(AnswerMeter):
             if get("finish_reason") is not None:
                 self.finished = True
             if get("usage"):
-                self._on_usage(self._find_usage(doc))
+                self._on_usage(doc)
             if get("error"):
                 self.error = True
 
-    def _on_usage(self, usage: Usage | None) -> None:
+    def _on_usage(self, doc: dict[str, Any]) -> None:
         # Some send zeros until they know: text is kept as long as the output is not told.
-        if usage is not None and usage.output_tokens_all():
+        if self._find_usage(doc) and self._usage is not None and self._usage.output_tokens_all():
             self._drop_text()
 
     def _on_whole(self, doc: dict[str, Any]) -> None:
         self._on_event(doc)
-        # Mistral says it with `object`, Baidu and Spark with a code beside HTTP 200.
-        if doc.get("object") == "error" or doc.get("error_code") or (doc.get("code") and "sid" in doc):
+        if doc.get("object") == "error" or doc.get("error_code"):  # Mistral, Baidu
             self.error = True
 
     def _keep_message(self, message: dict[str, Any]) -> None:
         for name in _TEXTS:
             if name in message:
                 self._keep_parts(message[name])
+        self._keep_parts(_first(message, _REASONING))
         for name in _CALLS:
             if message.get(name):
                 self._keep_calls(message[name])
@@ -222,9 +229,9 @@ class ImagesMeter(AnswerMeter):
         self._find_usage(doc)
         kind = str(doc.get("type"))
         self.error |= bool(doc.get("error")) or kind == "error"
-        if kind.endswith(".completed"):
+        if kind.endswith(".completed"):  # of one image: another may follow
             self._images += 1
-            self.finished = self.complete = True
+            self.finished = True
 
     def _on_whole(self, doc: dict[str, Any]) -> None:
         self._find_usage(doc)
@@ -233,14 +240,12 @@ class ImagesMeter(AnswerMeter):
         self._images = len(data) if type(data) is list else 0
 
     def usage(self) -> Usage | None:
-        usage = super().usage()
-        if self._images:
-            usage = usage or Usage(calls=1)
-            usage.images = self._images
-        return usage
+        if self._images == 0:
+            return self._usage
+        return replace(self._usage or Usage(calls=1), images=self._images)
 
     def usage_is_final(self) -> bool:
-        return self.complete and bool(self._images or self._reported)
+        return self.usage() is not None and (self.complete or self.finished)
 
 
 def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
@@ -275,11 +280,13 @@ def error_body(kind: str, code: str, message: str, param: str | None, status: in
     return orjson.dumps({"error": error_object(kind, code, message, param)})
 
 
-def stream_error(
-    kind: str, code: str, message: str, param: str | None, status: int, request_id: str
-) -> bytes:
-    """A `data:` event that makes the SDKs raise."""
-    return b"data: %b\n\n" % error_body(kind, code, message, param, status, request_id)
+def in_stream(error_body: Callable[..., bytes]) -> Callable[..., bytes]:
+    """The same refusal as a `data:` event of a running stream, which makes the SDKs raise."""
+
+    def stream_error(*refusal: Any) -> bytes:
+        return b"data: %b\n\n" % error_body(*refusal)
+
+    return stream_error
 
 
 # -- headers ---------------------------------------------------------------------------------------

@@ -72,24 +72,27 @@ def _bound_output(usage: Usage, doc: Mapping[str, Any], n: int, max_output: int 
 
 def _bound_input(usage: Usage, doc: Mapping[str, Any], body_len: int) -> None:
     found = _Parts()
-    for name in ("messages", "system", "tools", "input"):
+    for name in ("messages", "system", "input"):
         found.add(doc.get(name))
-    ids = _token_ids(doc.get("input")) or _token_ids(doc.get("prompt"))
-    text = max(0, body_len - found.binary_chars) // BYTES_PER_TOKEN
-    tokens = max(ids, text) + found.tokens
-    if doc.get("tools"):
-        tokens += TOOLS_TOKENS
-    for kind, calls in _tool_calls(doc).items():
-        usage.tools[kind] = calls
-        tokens += calls * TOOL_CALL_TOKENS
-    if found.cache_ttl == "1h" or _ttl(doc) == "1h":
-        usage.cache_write_1h = tokens
-    elif found.cache_ttl or _ttl(doc):
-        usage.cache_write_5m = tokens
-    else:
-        usage.input = tokens
+    tokens = max(0, body_len - found.binary_chars) // BYTES_PER_TOKEN
+    if type(doc.get("input")) is list or type(doc.get("prompt")) is list:
+        tokens = max(tokens, _token_ids(doc.get("input")), _token_ids(doc.get("prompt")))
+    tokens += found.tokens
+    ttl = found.cache_ttl or _ttl(doc)
+    if "tools" in doc or "web_search_options" in doc:
+        tools = _Parts()
+        tools.add(doc.get("tools"))
+        ttl = max(ttl, tools.cache_ttl, key=_TTLS.index)
+        usage.tools = _tool_calls(doc)
+        tokens += TOOLS_TOKENS + sum(usage.tools.values()) * TOOL_CALL_TOKENS
+    setattr(usage, _BUCKETS[ttl], tokens)
     usage.input_audio = found.audio_tokens
     usage.input_image = found.images * IMAGE_TOKENS
+
+
+# How long a part asks to be cached -> the bucket that its tokens are held in; the dearer the later.
+_BUCKETS = {"": "input", "5m": "cache_write_5m", "1h": "cache_write_1h"}
+_TTLS = tuple(_BUCKETS)
 
 
 def _within(usage: Usage, context: int) -> None:
@@ -129,21 +132,23 @@ class _Parts:
         for part in value:
             if type(part) is not dict:
                 continue
+            kind = part.get("type")
+            if type(kind) is str and kind in _MEDIA:
+                self._add_media(kind, part)
             if "cache_control" in part:
-                ttl = _ttl(part)
-                self.cache_ttl = ttl if ttl == "1h" else self.cache_ttl or ttl
-            kind = str(part.get("type"))
-            if kind in _IMAGES:
-                self.images += 1
-                self._skip(part)
-            elif kind == "input_audio":
-                self.audio_tokens += AUDIO_TOKENS_LEAST + self._skip(part) * 3 // 4 // AUDIO_BYTES_PER_TOKEN
-            elif kind in _DOCUMENTS:
-                size = self._skip(part)
-                self.tokens += size * 3 // 4 // DOCUMENT_BYTES_PER_TOKEN if size else DOCUMENT_TOKENS
+                self.cache_ttl = max(self.cache_ttl, _ttl(part), key=_TTLS.index)
             content = part.get("content")
-            if content is not None:
+            if type(content) is list:
                 self.add(content, depth - 1)
+
+    def _add_media(self, kind: str, part: Mapping[str, Any]) -> None:
+        size = self._skip(part)
+        if kind in _IMAGES:
+            self.images += 1
+        elif kind in _DOCUMENTS:
+            self.tokens += size * 3 // 4 // DOCUMENT_BYTES_PER_TOKEN if size else DOCUMENT_TOKENS
+        else:
+            self.audio_tokens += AUDIO_TOKENS_LEAST + size * 3 // 4 // AUDIO_BYTES_PER_TOKEN
 
     def _skip(self, part: Mapping[str, Any]) -> int:
         """Characters of base64 in a part: they are in the body, but are no text."""
@@ -160,6 +165,7 @@ class _Parts:
 
 _IMAGES = frozenset({"image_url", "image", "input_image", "video_url"})
 _DOCUMENTS = frozenset({"document", "file", "input_file"})
+_MEDIA = _IMAGES | _DOCUMENTS | {"input_audio"}
 _DATA = ("data", "url", "file_data")
 
 
@@ -171,7 +177,9 @@ def _base64_chars(value: object, field: str) -> int:
 
 def _ttl(part: Mapping[str, Any]) -> str:
     control = part.get("cache_control")
-    return str(control.get("ttl") or "5m") if type(control) is dict else ""
+    if type(control) is not dict:
+        return ""
+    return "1h" if control.get("ttl") == "1h" else "5m"
 
 
 def _token_ids(value: Any) -> int:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import orjson
@@ -25,6 +26,8 @@ _SPACE = re.compile(rb"[ \t\r\n]*")
 _STRING = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
 _STRING_OR_BRACKET = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"|[\[\]{}]', re.DOTALL)
 _SCALAR = re.compile(rb"[^,\]} \t\r\n]+")
+# What follows a key whose value is a string without escapes, a number or a word.
+_SCALAR_MEMBER = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("[^"\\]*"|[^][{}" ,\t\r\n]+)')
 
 
 # -- request bodies --------------------------------------------------------------------------------
@@ -76,22 +79,28 @@ def _locate_unique(body: bytes, guarded: tuple[str, ...], found: Members) -> boo
     """
     if b"\\u" in body:
         return False
-    spans: dict[str, Span] = {}
-    members: dict[str, Span] = {}
-    for name in guarded:
+    for name, quoted in _quoted(guarded):
         if name not in found.doc:
             continue
-        quoted = b'"%b"' % name.encode()
         at = body.find(quoted)
         if at < 0 or body.find(quoted, at + 1) >= 0:
+            found.spans.clear()
+            found.members.clear()
             return False
-        start = _after_colon(body, at + len(quoted))
-        end = _value_end(body, start)
-        spans[name] = (start, end)
-        members[name] = (at, end)
-    found.spans.update(spans)
-    found.members.update(members)
+        scalar = _SCALAR_MEMBER.match(body, at + len(quoted))
+        if scalar is not None:
+            span = scalar.span(1)
+        else:
+            start = _after_colon(body, at + len(quoted))
+            span = start, _value_end(body, start)
+        found.spans[name] = span
+        found.members[name] = at, span[1]
     return True
+
+
+@lru_cache(maxsize=256)
+def _quoted(names: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:
+    return tuple((name, orjson.dumps(name)) for name in names)
 
 
 def top_level(body: bytes) -> Iterator[tuple[str, int, int, int]]:

@@ -36,8 +36,6 @@ def test_each_operation_has_a_path_and_a_meter(dialect: Dialect):
         assert dialect.make_meter(operation, True).usage() is None
         if operation.billed:
             assert operation.meter is not None
-        if operation.streams:
-            assert operation.terminal_hint
 
 
 def test_paths_are_the_vendors():

@@ -243,7 +243,7 @@ def test_the_usage_in_one_event_of_20_mb_is_found():
     usage = meter.usage()
     assert usage is not None
     assert usage.as_dict() == {"input": 5, "output": 7, "images": 1, "calls": 1}
-    assert meter.complete and not meter.degraded
+    assert meter.usage_is_final() and not meter.degraded
 
 
 @pytest.mark.parametrize("size", [100, 4096, 65536])
