@@ -44,11 +44,10 @@ def run_bill(args: argparse.Namespace) -> int:
 
 
 def _run_month(args: argparse.Namespace) -> int:
-    first = args.month or datetime.now(UTC).date().replace(day=1)
-
     async def work(database: Database) -> tuple[Month, str]:
         catalog = Catalog(database)
         account = await catalog.account(args.account)
+        first = args.month or (await catalog.today()).replace(day=1)
         return await Reports(database).month(account.id, first), await catalog.currency()
 
     month, currency = station.ask(args, work)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import date, datetime
 from decimal import Decimal
 from typing import Any
 
@@ -114,6 +114,13 @@ class Catalog:
     async def currency(self) -> str:
         """The station's currency; "" before its first start."""
         return await self._database.fetchval("SELECT currency FROM station_state") or ""
+
+    async def today(self) -> date:
+        """The station's day."""
+        day: date = await self._database.fetchval(
+            "SELECT (now() AT TIME ZONE timezone)::date FROM station_state"
+        )
+        return day
 
     # -- accounts --------------------------------------------------------------------------------------
 

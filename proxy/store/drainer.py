@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -21,7 +22,7 @@ import asyncpg
 
 from proxy.journal import reader
 from proxy.journal.crashpoint import crash_point
-from proxy.journal.directory import incarnations, segments
+from proxy.journal.directory import claim, incarnations, segments
 from proxy.journal.frame import START
 from proxy.journal.reader import JournalDamageError, UpTo
 from proxy.ledger import entry
@@ -69,7 +70,7 @@ class DrainReport:
 
 
 class Drainer:
-    """Drains all lives below `journal_dir`. One `run_once` at a time; two drainers are harmless.
+    """Drains what lives below `journal_dir`. One `run_once` at a time; two drainers are harmless.
 
     `station` says the time zone whose days are posted to; assign a new one after a reload.
     """
@@ -95,13 +96,13 @@ class Drainer:
         self._partitions: set[int] = set()  # days, counted from 1970, that have theirs
 
     async def run_once(self) -> DrainReport:
-        """One batch from each segment that has something new.
+        """One batch from each segment of a living process that has something new.
 
         Raises DatabaseUnavailable; nothing is lost by it. Damage of a journal is an alarm of its own
         segment and never stops the others.
         """
         report = DrainReport()
-        for directory in await asyncio.to_thread(incarnations, self._journal_dir):
+        for directory in await asyncio.to_thread(living, self._journal_dir):
             await self.drain_life(directory, report)
         return report
 
@@ -236,6 +237,21 @@ class Found:
     has_more: bool = False
     is_finished: bool = False  # nothing will ever be added, and all of it is in the batch or before
     damage: JournalDamageError | None = None
+
+
+def living(journal_dir: Path) -> list[Path]:
+    """The lives whose owner holds the lock. Blocking."""
+    return [directory for directory in incarnations(journal_dir) if not _is_dead(directory)]
+
+
+def _is_dead(directory: Path) -> bool:
+    try:
+        lock = claim(directory)
+    except FileNotFoundError:
+        return True
+    if lock is not None:
+        os.close(lock)
+    return lock is not None
 
 
 def read_batch(path: Path, start: int, upto: UpTo) -> Found:

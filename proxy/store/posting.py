@@ -180,15 +180,13 @@ class _Work:
         late = {i.entry.id: i.entry for i in self._of(Settle) if not i.entry.corrects}
         if late:
             rows = await self._connection.fetch(
-                "WITH gone AS (DELETE FROM pending_usage WHERE id = ANY($1::uuid[]) RETURNING id, entry)"
-                " SELECT gone.id, gone.entry, price.content FROM gone"
-                " LEFT JOIN price ON price.id = gone.entry ->> 'price'",
+                "DELETE FROM pending_usage WHERE id = ANY($1::uuid[]) RETURNING entry",
                 list(late),
             )
             for row in rows:
                 end = entry.decode(End.TAG.encode() + orjson.dumps(row["entry"]))
                 assert isinstance(end, End)
-                self._ends.append(usage_rows.settled(end, late.pop(end.id), row["content"]))
+                self._ends.append(usage_rows.settled(end, late.pop(end.id)))
         self._corrections = [i for i in self._of(Settle) if i.entry.corrects or i.entry.id in late]
 
     async def corrections(self) -> None:

@@ -15,9 +15,7 @@ import orjson
 
 from proxy.ledger import entry
 from proxy.ledger.entry import Attempt, End, Settle
-from proxy.ledger.settlement import CAPPED, WAIVED
-from proxy.metering.pricing import cost_nanos, price_from_content
-from proxy.metering.usage import Provenance, Usage
+from proxy.metering.usage import Provenance
 from proxy.store.database import Connection
 
 Record = tuple[Any, ...]
@@ -58,14 +56,8 @@ def seal(values: Record) -> int:
     return int.from_bytes(hashlib.sha256(content).digest()[:8], "big", signed=True)
 
 
-def settled(end: End, settle: Settle, price: dict[str, Any] | None) -> End:
-    """A pending End with what was counted after it. Its cost says which bound was applied."""
-    flags = list(end.flags)
-    if price is not None:
-        usage = Usage.from_dict(settle.usage)
-        full = cost_nanos(price_from_content(price), usage, end.model_ppm, end.tier_ppm)
-        if settle.cost_nanos != full:
-            flags.append(WAIVED if settle.cost_nanos == 0 else CAPPED)
+def settled(end: End, settle: Settle) -> End:
+    """A pending End with what was counted after it."""
     is_void = settle.provenance == Provenance.NONE.value
     return replace(
         end,
@@ -73,7 +65,7 @@ def settled(end: End, settle: Settle, price: dict[str, Any] | None) -> End:
         cost_nanos=settle.cost_nanos,
         provenance=settle.provenance,
         usage=settle.usage,
-        flags=flags,
+        flags=[*end.flags, *settle.flags],
     )
 
 

@@ -66,15 +66,19 @@ class Life:
 
     async def write(self, entries: Iterable[Entry]) -> None:
         """Returns once they are below the watermark."""
+        await self.write_unsynced(entries)
+        async with asyncio.timeout(10):
+            while self._unsynced():
+                await asyncio.sleep(0.001)
+
+    async def write_unsynced(self, entries: Iterable[Entry]) -> None:
+        """Returns once they are in the file."""
         written = asyncio.get_running_loop().create_future()
         entries = list(entries)
         for found in entries[:-1]:
             self._journal.append(entry.encode(found))
         self._journal.append(entry.encode(entries[-1]), lambda error: written.set_result(error))
         assert await written is None
-        async with asyncio.timeout(10):
-            while self._unsynced():
-                await asyncio.sleep(0.001)
 
     def _unsynced(self) -> bool:
         """Whether a frame stands above a watermark."""

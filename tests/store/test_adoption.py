@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 import subprocess
 import sys
 
@@ -11,7 +12,9 @@ import pytest
 
 from proxy.ledger import entry
 from proxy.ledger.entry import Checkpoint, Progress, Settle
-from proxy.store.drainer import Drainer
+from proxy.store.adoption import Adopter
+from proxy.store.drainer import Drainer, DrainReport
+from proxy.store.journal_audit import audit_journals
 from proxy.store.retention import Retention
 from tests.store.conftest import NODE
 from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, Life, Station, begin, end, new_id
@@ -126,6 +129,51 @@ async def test_a_price_that_another_journal_told_is_found(database, journal_dir,
     assert list(await rows(database)) == [call.id]
 
 
+@pytest.fixture
+async def killed(journal_dir, tmp_path, accounts):
+    """A life that was killed: its last frames are above the watermark, its lock is free."""
+    elsewhere = tmp_path / "elsewhere"
+    life = Life(elsewhere, "w0-killed", fsync_interval_s=3600)
+    calls = [begin(accounts[0]), begin(accounts[1])]
+    await life.write_unsynced([PRICE_ENTRY, *calls, end(accounts[0], id=calls[0].id)])
+    shutil.copytree(life.directory, journal_dir / life.name)
+    await life.die()
+    return [call.id for call in calls]
+
+
+async def test_frames_above_the_watermark_of_a_killed_life_count(
+    database, journal_dir, drainer, adopter, killed
+):
+    assert (await drainer.run_once()).entries == 0
+    (adopted,) = await adopter.run_once()
+    assert (adopted.interrupted, adopted.alarms) == (1, [])
+    assert {i: r[0] for i, r in (await rows(database)).items()} == {
+        killed[0]: "complete",
+        killed[1]: "interrupted_relay",
+    }
+    assert [str(v) for v in await audit_journals(database, journal_dir)] == []
+
+
+async def test_a_control_that_comes_after_finds_nothing_wrong_with_an_adopted_life(
+    database, journal_dir, adopter, killed
+):
+    await adopter.run_once()
+    fresh = Drainer(database, journal_dir, NODE, Station())
+    report = await fresh.run_once()
+    assert (report.entries, report.damage, report.alarms) == (0, [], [])
+    assert await Adopter(database, journal_dir, fresh).run_once() == []
+
+
+async def test_an_adoption_that_was_cut_short_is_finished_by_the_next_control(
+    database, journal_dir, drainer, killed
+):
+    await drainer.drain_life(journal_dir / "w0-killed", DrainReport(), upto="end")
+    fresh = Drainer(database, journal_dir, NODE, Station())
+    assert (await fresh.run_once()).damage == []
+    (adopted,) = await Adopter(database, journal_dir, fresh).run_once()
+    assert (adopted.interrupted, adopted.alarms) == (1, [])
+
+
 async def test_a_damaged_journal_gives_what_is_readable_and_is_kept(
     database, journal_dir, accounts, drainer, adopter
 ):
@@ -181,7 +229,9 @@ import asyncio, sys
 from pathlib import Path
 from proxy.store.adoption import Adopter
 from proxy.store.database import Database
-from proxy.store.drainer import Drainer
+from proxy.store.adoption import Adopter
+from proxy.store.drainer import Drainer, DrainReport
+from proxy.store.journal_audit import audit_journals
 from tests.store.journals import NOW_MS, Station
 
 async def main():
