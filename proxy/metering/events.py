@@ -201,7 +201,7 @@ class UsageEventFilter:
             at = end.end()
         if self._passing or len(piece) - at > HELD_BYTES_MAX:
             self._passing = True
-            at = len(piece)
+            at = max(at, len(piece.rstrip(b"\r\n")))  # a line end may be the first half of an event's
         if kept_from < at:
             out.append(piece if at - kept_from == len(piece) else piece[kept_from:at])
         self._held = piece[at:]
@@ -217,6 +217,11 @@ def is_usage_event(event: bytes) -> bool:
             doc: Any = orjson.loads(data) if type(data) is bytes else None
         except ValueError:
             return False
-        if type(doc) is dict and doc.get("choices") == [] and doc.get("usage") and not doc.get("error"):
+        if (
+            type(doc) is dict
+            and doc.get("choices") == []
+            and doc.get("usage") is not None
+            and not doc.get("error")
+        ):
             return True
     return False

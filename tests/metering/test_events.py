@@ -160,6 +160,16 @@ def test_an_event_longer_than_what_waits_passes_as_it_comes():
     assert usage_filter.feed([b'"}}]}\n\n' + INJECTED + DONE]) == [b'"}}]}\n\n', DONE]
 
 
+@pytest.mark.parametrize("end", [b"\n", b"\r\n"])
+def test_the_end_of_a_long_event_is_seen_however_it_is_cut(end: bytes):
+    begin = b'data: {"choices":[{"delta":{"content":"' + b"x" * HELD_BYTES_MAX
+    rest = (b'yy"}}]}\n\n' + INJECTED + DONE).replace(b"\n", end)
+    for at in range(1, len(rest)):
+        assert filtered([begin, rest[:at], rest[at:]]) == begin + rest.replace(
+            INJECTED.replace(b"\n", end), b""
+        )
+
+
 def test_a_last_event_without_its_blank_line_is_judged_too():
     assert filtered([CHUNK + INJECTED.rstrip()]) == CHUNK
     assert filtered([CHUNK + b'data: {"half']) == CHUNK + b'data: {"half'
