@@ -14,9 +14,7 @@ from proxy.embedded import EmbeddedPostgres
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database
 from proxy.store.drainer import Drainer
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, Station, begin, end
-
-NODE = "0199a000-0000-7000-8000-000000000001"
+from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, Life, Station, begin, end
 
 
 @pytest.fixture

@@ -9,10 +9,7 @@ import pytest
 from proxy.store.adoption import Adopter
 from proxy.store.catalog import Catalog
 from proxy.store.drainer import Drainer
-from tests.store.journals import NOW_MS, Station
-
-NODE = "0199a000-0000-7000-8000-000000000001"
-YUAN = 1_000_000_000
+from tests.store.journals import NODE, NOW_MS, YUAN, Station
 
 
 @pytest.fixture

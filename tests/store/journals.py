@@ -19,6 +19,8 @@ from proxy.metering.pricing import cost_nanos, price_from_content
 from proxy.metering.usage import Usage
 from proxy.relay.ids import IdSource
 
+NODE = "0199a000-0000-7000-8000-000000000001"
+YUAN = 1_000_000_000
 NOW_MS = time.time_ns() // 1_000_000  # of the whole run; Postgres' own clock is close to it
 PRICE = price_from_content({"input": 1_000_000_000, "output": 4_000_000_000})
 PRICE_ENTRY = PriceEntry(PRICE.id, dict(PRICE.content))

@@ -16,8 +16,7 @@ from proxy.store.adoption import Adopter
 from proxy.store.drainer import Drainer, DrainReport
 from proxy.store.journal_audit import audit_journals
 from proxy.store.retention import Retention
-from tests.store.conftest import NODE
-from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, Life, Station, begin, end, new_id
+from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, Station, begin, end, new_id
 
 COST = 45_000
 
@@ -174,20 +173,25 @@ async def test_an_adoption_that_was_cut_short_is_finished_by_the_next_control(
     assert (adopted.interrupted, adopted.alarms) == (1, [])
 
 
-async def test_a_damaged_journal_gives_what_is_readable_and_is_kept(
+async def test_a_damaged_journal_gives_all_that_is_readable_and_is_kept(
     database, journal_dir, accounts, drainer, adopter
 ):
     life = Life(journal_dir)
     calls = [end(accounts[0]) for _ in range(10)]
-    await life.write([PRICE_ENTRY, *calls])
+    await life.write([PRICE_ENTRY, *(begin(accounts[0], id=c.id) for c in calls), *calls])
     await life.die()
     path = life.directory / "000001.seg"
     data = bytearray(path.read_bytes())
-    data[data.index(calls[5].id.encode()) + 3] ^= 1
+    data[data.rindex(calls[5].id.encode()) + 3] ^= 1
     path.write_bytes(data)
     (adopted,) = await adopter.run_once()
-    assert len(await rows(database)) == 5
+    found = await rows(database)
+    assert {c.id for c in calls} == set(found)
+    assert found[calls[5].id][:2] == ("interrupted_relay", "none")  # its End is what cannot be read
     assert len(adopted.alarms) == 1 and "000001.seg" in adopted.alarms[0]
+    (payload,) = [r["payload"] for r in await database.fetch("SELECT payload FROM quarantine")]
+    assert payload in bytes(data) and len(payload) > 100
+    assert await audit_journals(database, journal_dir) == []  # it is in quarantine, which is told
     assert await Retention(database, journal_dir, drainer, keep_s=0).run_once() == []
     await database.execute("UPDATE quarantine SET resolved_at = now()")
     assert await Retention(database, journal_dir, drainer, keep_s=0).run_once() == [life.directory]

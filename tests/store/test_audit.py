@@ -12,10 +12,7 @@ from proxy.store.audit import audit
 from proxy.store.catalog import Catalog
 from proxy.store.journal_audit import audit_journals
 from proxy.store.leases import Leases
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, begin, end, new_id
-
-NODE = "0199a000-0000-7000-8000-000000000001"
-YUAN = 1_000_000_000
+from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, begin, end, new_id
 
 
 @pytest.fixture

@@ -12,8 +12,7 @@ from proxy.access.keyformat import digest_of
 from proxy.access.keyring import KeyRecord
 from proxy.errors import StateError
 from proxy.store.catalog import Catalog, KeySettings
-
-YUAN = 1_000_000_000
+from tests.store.journals import YUAN
 
 
 @pytest.fixture

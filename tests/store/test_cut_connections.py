@@ -12,8 +12,7 @@ from proxy.ledger import entry
 from proxy.ledger.entry import Settle
 from proxy.store.database import Database, DatabaseUnavailable
 from proxy.store.drainer import Drainer
-from tests.store.conftest import NODE
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, Station, begin, end
+from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, Life, Station, begin, end
 
 COST = 45_000
 SPREAD = 48  # cut points over the whole exchange of one drain, both directions

@@ -10,9 +10,8 @@ import pytest
 from proxy.ledger import entry
 from proxy.ledger.entry import Allowance, Bind, Observed, Settle
 from proxy.store.drainer import Drainer
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, Station, begin, day_in_shanghai, end, new_id
+from tests.store.journals import NOW_MS, PRICE_ENTRY, YUAN, Life, Station, begin, day_in_shanghai, end, new_id
 
-YUAN = 1_000_000_000
 COST = 45_000
 
 

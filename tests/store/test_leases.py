@@ -11,8 +11,7 @@ from proxy.store import leases
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database
 from proxy.store.leases import Leases
-from tests.store.conftest import NODE, YUAN
-from tests.store.journals import PRICE_ENTRY, Life, end, new_id
+from tests.store.journals import NODE, PRICE_ENTRY, YUAN, Life, end, new_id
 
 
 @pytest.fixture

@@ -19,9 +19,8 @@ from proxy.store.drainer import Drainer
 from proxy.store.journal_audit import audit_journals
 from proxy.store.leases import Leases
 from proxy.store.reports import Reports
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, Station, begin, end, new_id
+from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, Life, Station, begin, end, new_id
 
-NODE = "0199a000-0000-7000-8000-000000000001"
 INSTALLED = sorted(path.parent for path in Path("/usr/lib/postgresql").glob("1[5-8]/bin/postgres"))
 
 
