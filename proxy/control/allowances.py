@@ -11,8 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from proxy.journal import directory as folder
-from proxy.journal.reader import JournalDamageError
-from proxy.journal.segments import Journal, read
+from proxy.journal.frame import START
+from proxy.journal.reader import JournalDamageError, read_past_damage
+from proxy.journal.segments import Journal
 from proxy.ledger.entry import Allowance, decode, encode
 
 log = logging.getLogger("headrace.allowances")
@@ -69,10 +70,14 @@ def earlier(journal_dir: Path) -> Iterator[Allowance]:
     for directory in lives:  # named by UUIDv7: sorted by age
         for path in folder.segments(directory):
             try:
-                for payload, _ in read(path, upto="end"):
+                for payload, _ in read_past_damage(path, START, _told, upto="end"):
                     if payload[:1] == Allowance.TAG.encode():
                         found = decode(payload)
                         assert isinstance(found, Allowance)
                         yield found
-            except JournalDamageError:
-                log.exception("a part of an allowance journal is lost")
+            except JournalDamageError as e:
+                _told(e)
+
+
+def _told(damage: JournalDamageError) -> None:
+    log.error("a part of an allowance journal is lost: %s", damage)

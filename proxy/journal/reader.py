@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Literal
@@ -84,6 +84,23 @@ def read(path: Path, offset: int = START, *, upto: UpTo = "watermark") -> Iterat
             raise JournalDamageError(path, at, "no valid frame below the watermark", behind)
         if at < offset:
             raise JournalDamageError(path, offset, "the cursor is beyond the end")
+
+
+def read_past_damage(
+    path: Path, offset: int, on_damage: Callable[[JournalDamageError], None], *, upto: UpTo = "watermark"
+) -> Iterator[tuple[bytes, int]]:
+    """As `read`, but damage costs only what is damaged: `on_damage` is told, and reading goes on at its
+    `resume_at`. Raises JournalDamageError where there is nothing behind."""
+    at: int | None = offset
+    while at is not None:
+        try:
+            yield from read(path, at, upto=upto)
+            return
+        except JournalDamageError as e:
+            at = e.resume_at
+            if at is None:
+                raise
+            on_damage(e)
 
 
 def _frames(fd: int, at: int, limit: int) -> Iterator[Frame | Verdict]:

@@ -19,6 +19,7 @@ from pathlib import Path
 from proxy.journal import directory as folder
 from proxy.journal import reader
 from proxy.journal.crashpoint import crash_point
+from proxy.journal.frame import START
 from proxy.journal.reader import JournalDamageError
 from proxy.ledger import entry
 from proxy.ledger.entry import Begin, Checkpoint, End, PriceEntry, Progress, Settle
@@ -82,10 +83,11 @@ def open_calls(directory: Path) -> OpenCalls:
     for path in folder.segments(directory):
         calls.last_segment = int(path.stem)
         try:
-            for payload, _ in reader.read(path, upto="end"):
+            # Damage was told by the drain; what follows may close calls that are open here.
+            for payload, _ in reader.read_past_damage(path, START, lambda _: None, upto="end"):
                 calls.read(payload)
         except JournalDamageError:
-            continue  # the drain told it; what follows may close calls that are open here
+            continue
     return calls
 
 

@@ -35,6 +35,7 @@ log = logging.getLogger("headrace.store")
 ENTRIES_MAX = 2_000  # per transaction: 20 to 50 ms, and accounts are locked meanwhile
 FRAMES_MAX = 20_000  # of the kinds that are only counted
 BYTES_MAX = 8 << 20  # of a batch in memory
+DAMAGE_BYTES_MAX = 64 << 10  # of an unreadable part of a journal, for quarantine
 RETRY_S = 5.0  # within one run; the next run tries again anyway
 CLOSED_AFTER = timedelta(days=3)  # a day takes no more postings 72 hours after its end
 
@@ -259,9 +260,14 @@ def read_batch(path: Path, start: int, upto: UpTo) -> Found:
     batch = Batch(path.parent.name, int(path.stem), start, start)
     found = Found(batch)
     frames = size = 0
+
+    def skip(damage: JournalDamageError) -> None:
+        batch.refused.append(_damaged(damage))
+        batch.end = batch.refused[-1].position
+
     try:
         head = reader.head(path)
-        for payload, position in reader.read(path, start, upto=upto):
+        for payload, position in reader.read_past_damage(path, start, skip, upto=upto):
             if len(batch.items) >= ENTRIES_MAX or frames >= FRAMES_MAX or size >= BYTES_MAX:
                 found.has_more = True
                 return found
@@ -281,6 +287,16 @@ def read_batch(path: Path, start: int, upto: UpTo) -> Found:
     except JournalDamageError as e:
         found.damage = e
     return found
+
+
+def _damaged(damage: JournalDamageError) -> Refused:
+    """The bytes that are no frame, as far as they fit into a row; all of them stay in the file, which is
+    kept for as long as they are in quarantine."""
+    assert damage.resume_at is not None
+    with damage.path.open("rb") as file:
+        file.seek(damage.position)
+        data = file.read(min(damage.resume_at - damage.position, DAMAGE_BYTES_MAX))
+    return Refused(damage.resume_at, data, str(damage))
 
 
 def _check_id(decoded: entry.Entry) -> None:

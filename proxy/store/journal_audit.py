@@ -39,6 +39,8 @@ class _Known:
 class _Life:
     """What one incarnation's files hold below their cursors."""
 
+    is_whole: bool  # nothing of it was deleted or cannot be read
+    begun: set[str] = field(default_factory=set)
     drained: dict[str, End] = field(default_factory=dict)
     violations: list[Violation] = field(default_factory=list)
 
@@ -67,33 +69,47 @@ async def _known(database: Database) -> _Known:
 
 
 def _read(directory: Path, known: _Known) -> _Life:
-    life = _Life()
-    begun: set[str] = set()
     paths = folder.segments(directory)
-    is_whole = bool(paths) and int(paths[0].stem) == 1  # nothing was deleted yet
+    life = _Life(is_whole=bool(paths) and int(paths[0].stem) == 1)
     upto: UpTo = "end" if directory.name in known.closed else "watermark"
     for path in paths:
-        place = (directory.name, int(path.stem))
-        at, cursor = START, known.cursors.get(place, START)
         try:
-            for payload, at in reader.read(path, upto=upto):
-                if payload[:1] not in _CALLS or (*place, at) in known.quarantined:
-                    continue
-                found = entry.decode(payload)
-                if isinstance(found, Begin):
-                    begun.add(found.id)
-                elif isinstance(found, End):
-                    if is_whole and found.id not in begun:
-                        life.violations.append(Violation("I7 hold first", f"call {found.id}", "never began"))
-                    if at <= cursor and found.state != entry.PENDING:
-                        life.drained[found.id] = found
-            if at < cursor:
-                raise JournalDamageError(path, at, f"the cursor {cursor} is beyond the end")
+            _read_segment(path, upto, known, life)
         except FileNotFoundError:
             continue  # deleted just now
         except (JournalDamageError, ValueError) as e:
-            life.violations.append(Violation("journal", f"{directory.name}/{path.name}", str(e)))
+            life.violations.append(_broken(path, e))
     return life
+
+
+def _read_segment(path: Path, upto: UpTo, known: _Known, life: _Life) -> None:
+    place = (path.parent.name, int(path.stem))
+    at, cursor = START, known.cursors.get(place, START)
+
+    def skip(damage: JournalDamageError) -> None:
+        nonlocal at
+        at = damage.resume_at or at
+        life.is_whole = False
+        if (*place, at) not in known.quarantined:  # else it is told there, until it is resolved
+            life.violations.append(_broken(path, damage))
+
+    for payload, at in reader.read_past_damage(path, START, skip, upto=upto):
+        if payload[:1] not in _CALLS or (*place, at) in known.quarantined:
+            continue
+        found = entry.decode(payload)
+        if isinstance(found, Begin):
+            life.begun.add(found.id)
+        elif isinstance(found, End):
+            if life.is_whole and found.id not in life.begun:
+                life.violations.append(Violation("I7 hold first", f"call {found.id}", "never began"))
+            if at <= cursor and found.state != entry.PENDING:
+                life.drained[found.id] = found
+    if at < cursor:
+        raise JournalDamageError(path, at, f"the cursor {cursor} is beyond the end")
+
+
+def _broken(path: Path, why: Exception) -> Violation:
+    return Violation("journal", f"{path.parent.name}/{path.name}", str(why))
 
 
 async def _compare(database: Database, drained: dict[str, End]) -> list[Violation]:
