@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from typing import Any
 
 from proxy.access.keyring import KeyRecord
 from proxy.dialects.base import OperationSpec
 from proxy.errors import ModelNotPermitted, ModelNotPriced, ProxyError, UnknownModel
+from proxy.ledger import amounts
 from proxy.metering.bounds import Bound, hold_bound
 from proxy.metering.pricing import Price, cost_nanos
 from proxy.relay.admission import ESTIMATE_FLOOR_TOKENS
@@ -193,8 +193,7 @@ def _texts(names: Iterable[bytes]) -> list[str]:
 
 def money(nanos: int, currency: str) -> str:
     """Exact, without needless digits: 150000000 -> 0.15 USD."""
-    text = f"{Decimal(nanos).scaleb(-9):f}"
-    return f"{text.rstrip('0').rstrip('.') if '.' in text else text} {currency}"
+    return f"{amounts.as_text(nanos)} {currency}"
 
 
 def _price(snapshot: Snapshot, price: Price | None, name: str, tier: Tier) -> dict[str, Any] | None:
