@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 
 ON_TRUST = ""  # stands for a lease where money was granted while Postgres was away
+LOW_CALLS = 2  # a worker with less than this at hand asks ahead
 CALLS_AHEAD = 4  # a worker asks for the money of this many calls beyond the one it has
 SLICES_AHEAD = 4  # the node asks Postgres for this many slices beyond the one it needs
 
@@ -85,7 +86,14 @@ class Slices:
         """(need, want): what is missing for this hold, and what makes the next few calls not ask."""
         purse = self._purses.get(account)
         need = max(hold_nanos - (purse.best()[1] if purse else 0), 0)
-        return need, need + CALLS_AHEAD * hold_nanos
+        # What runs now is the best guess at what comes next: as much again.
+        held = sum(part.held for part in purse.slices.values()) if purse else 0
+        return need, need + max(CALLS_AHEAD * hold_nanos, held)
+
+    def is_low(self, account: int, hold_nanos: int) -> bool:
+        """Would the next calls like this one have to wait for more?"""
+        purse = self._purses.get(account)
+        return purse is None or purse.best()[1] < LOW_CALLS * hold_nanos
 
     def add(self, account: int, lease: str, granted_nanos: int) -> None:
         """A grant arrived from control."""

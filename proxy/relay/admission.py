@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from proxy.access.admission import Gate, Shortage
+from proxy.access.admission import Gate
 from proxy.access.keyring import KeyCache, KeyRecord
-from proxy.access.limits import Limit, Want
+from proxy.access.limits import Limit
 from proxy.channel import Channel, ChannelError
 from proxy.errors import (
     InvalidKey,
@@ -20,23 +20,18 @@ from proxy.errors import (
     LimitExceeded,
     ModelNotPermitted,
     ModelNotPriced,
-    NoCredit,
     OptionNotPriced,
-    Overloaded,
     ProxyError,
-    StationFault,
     UnknownModel,
 )
 from proxy.metering.bounds import hold_bound
 from proxy.metering.pricing import cost_nanos, unpriced_options
 from proxy.relay.exchange import Exchange
+from proxy.relay.lines import Lines
 from proxy.routing.table import Tier
 from proxy.telemetry import spawn
 
 KEY_LOOKUP_S = 2.0
-SLICE_S = 0.3  # money.md 6: before a refusal for balance, at most this long
-LIMIT_S = 1.0
-ROUNDS_MAX = 8  # others may take what was fetched; then the station is overloaded
 LIMITS_MEMO_MAX = 10_000
 ESTIMATE_FLOOR_TOKENS = 1024  # output expected of a model before 100 calls were seen
 
@@ -59,7 +54,7 @@ class Admission:
         self._desk = desk
         self._limits: dict[str, tuple[KeyRecord, Tier, tuple[Limit, ...]]] = {}
         self._looking_up: dict[bytes, asyncio.Task[KeyRecord | ProxyError]] = {}
-        self._fetching: dict[int, asyncio.Task[ProxyError | None]] = {}
+        self._lines = Lines(desk.channel, desk.gate, desk.wall_ms)
 
     # -- identify --
 
@@ -143,18 +138,10 @@ class Admission:
         Raises LimitExceeded, NoCredit, StationFault, Overloaded.
         """
         assert x.key is not None and x.snapshot is not None
-        desk = self._desk
-        key = x.key
         hold = self.hold(x, tier)
-        limits = self._limits_of(key, tier)
-        for _ in range(ROUNDS_MAX):
-            got = desk.gate.admit(key.account_id, hold.nanos, limits, desk.wall_ms())
-            if not isinstance(got, Shortage):
-                x.ticket = got
-                x.input_bound, x.output_bound = hold.input_tokens, hold.output_tokens
-                return
-            await self._fetch(x, got, tier)
-        raise Overloaded(retry_after_s=1.0)
+        limits = self._limits_of(x.key, tier)
+        await self._lines.admit(x, hold.nanos, limits)
+        x.input_bound, x.output_bound = hold.input_tokens, hold.output_tokens
 
     def _limits_of(self, key: KeyRecord, tier: Tier) -> tuple[Limit, ...]:
         """The limits of a key under a tier, worked out once for this record and table."""
@@ -187,48 +174,6 @@ class Admission:
         model_ppm = x.snapshot.multiplier_ppm(x.model)
         cost = cost_nanos(x.price, usage, model_ppm, tier.multiplier_ppm)
         return Hold(cost, usage.input_tokens_all(), output_max)
-
-    async def _fetch(self, x: Exchange, shortage: Shortage, tier: Tier) -> None:
-        for want in shortage.wants:
-            await self._fetch_limit(want)
-        if shortage.money is not None:
-            assert x.key is not None
-            account = x.key.account_id
-            task = self._fetching.get(account)
-            if task is None:
-                # One at a time per account: calls that come together share what arrives.
-                task = self._fetching[account] = spawn("slice", self._fetch_slice(x, shortage.money))
-                task.add_done_callback(lambda _: self._fetching.pop(account, None))
-            refused = await asyncio.shield(task)
-            if refused is not None:
-                raise refused
-
-    async def _fetch_limit(self, want: Want) -> None:
-        limit = want.limit
-        args = {"bucket": limit.bucket, "kind": limit.kind, "limit": limit.amount, "want": want.count}
-        try:
-            reply = await self._desk.channel.call("limit", args, LIMIT_S)
-        except ChannelError as e:
-            raise StationFault(retry_after_s=1.0, detail=str(e)) from e
-        if not reply.get("granted"):
-            raise LimitExceeded(retry_after_s=reply.get("retry_after_s") or 1.0)
-        self._desk.gate.limits.add(limit, reply["granted"], reply.get("until_ms") or 0)
-
-    async def _fetch_slice(self, x: Exchange, money: tuple[int, int]) -> ProxyError | None:
-        """A refusal is a result, as in _ask_for_key."""
-        assert x.key is not None and x.snapshot is not None
-        account = x.key.account_id
-        args = {"account": account, "need": money[0], "want": money[1], "tier": x.tier}
-        try:
-            reply = await self._desk.channel.call("slice", args, SLICE_S + LIMIT_S)
-        except ChannelError as e:
-            return StationFault(retry_after_s=1.0, detail=str(e))
-        if reply.get("refused") == "no_credit":
-            return NoCredit(status=x.snapshot.table.station.no_credit_status)
-        if "granted" not in reply:
-            return StationFault(retry_after_s=5.0, detail=f"slice refused: {reply.get('refused')}")
-        self._desk.gate.slices.add(account, reply["lease"], reply["granted"])
-        return None
 
 
 @dataclass(frozen=True, slots=True)

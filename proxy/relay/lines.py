@@ -1,0 +1,147 @@
+"""Calls that wait for a slice: one line per account, served in the order of arrival.
+
+Owns the conversation with control about slices of money and limits. Calls that come together share
+what one message brings; a newcomer does not take what was fetched for those before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from proxy.access.admission import Gate, Shortage, Ticket
+from proxy.access.limits import Limit, Want
+from proxy.channel import Channel, ChannelError
+from proxy.errors import LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
+from proxy.relay.exchange import Exchange
+from proxy.telemetry import spawn
+
+SLICE_S = 1.3  # control has 0.3 s for a direct hold (money.md 6), and may be busy
+LIMIT_S = 1.0
+ROUNDS_MAX = 4  # grants that do not suffice for one call: limits and money are fetched one after the other
+LINE_MAX = 10_000  # calls of one account that wait; beyond, the station is overloaded
+
+
+@dataclass(slots=True, eq=False)
+class _Waiting:
+    x: Exchange
+    hold_nanos: int
+    limits: tuple[Limit, ...]
+    admitted: asyncio.Future[ProxyError | None]
+
+
+class Lines:
+    """Admits calls: at once where this worker holds enough, else in line."""
+
+    def __init__(self, channel: Channel, gate: Gate, wall_ms: Callable[[], int]) -> None:
+        self._channel = channel
+        self._wall_ms = wall_ms
+        self._gate = gate
+        self._lines: dict[int, deque[_Waiting]] = {}
+        self._topping_up: set[int] = set()
+
+    async def admit(self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...]) -> None:
+        """Fill in `x.ticket`. Raises LimitExceeded, NoCredit, StationFault, Overloaded."""
+        assert x.key is not None
+        account = x.key.account_id
+        line = self._lines.get(account)
+        if line is None:
+            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms())
+            if isinstance(got, Ticket):
+                x.ticket = got
+                if hold_nanos and self._gate.slices.is_low(account, hold_nanos):
+                    self._top_up(x, hold_nanos)
+                return
+            line = self._lines[account] = deque()
+            spawn("admission line", self._serve(account, line))
+        elif len(line) >= LINE_MAX:
+            raise Overloaded(retry_after_s=1.0)
+        waiting = _Waiting(x, hold_nanos, limits, asyncio.get_running_loop().create_future())
+        line.append(waiting)
+        refused = await waiting.admitted
+        if refused is not None:
+            raise refused
+
+    async def _serve(self, account: int, line: deque[_Waiting]) -> None:
+        try:
+            while line:
+                first = line[0]
+                refused = None if first.admitted.done() else await self._admit_first(account, line)
+                line.popleft()
+                if not first.admitted.done():
+                    first.admitted.set_result(refused)
+                elif first.x.ticket is not None and not first.x.settled:
+                    # It left while it was being admitted, and nobody else knows of its ticket.
+                    self._gate.close(first.x.ticket, 0)
+                    first.x.ticket = None
+        finally:
+            del self._lines[account]
+
+    async def _admit_first(self, account: int, line: deque[_Waiting]) -> ProxyError | None:
+        """Admit the first of the line, fetching what is missing. Returns its refusal."""
+        first = line[0]
+        for _ in range(ROUNDS_MAX):
+            got = self._gate.admit(account, first.hold_nanos, first.limits, self._wall_ms())
+            if isinstance(got, Ticket):
+                first.x.ticket = got
+                return None
+            refused = await self._fetch(first.x, got, line)
+            if refused is not None:
+                return refused
+        return Overloaded(retry_after_s=1.0)
+
+    async def _fetch(self, x: Exchange, shortage: Shortage, line: deque[_Waiting]) -> ProxyError | None:
+        for want in shortage.wants:
+            refused = await self._fetch_limit(want, len(line))
+            if refused is not None:
+                return refused
+        if shortage.money is None:
+            return None
+        need, want_nanos = shortage.money
+        behind = sum(waiting.hold_nanos for waiting in line)
+        return await self._fetch_slice(x, need, max(want_nanos, behind))
+
+    async def _fetch_limit(self, want: Want, waiting: int) -> ProxyError | None:
+        limit = want.limit
+        count = want.count if want.count == 1 else max(want.count, waiting)
+        args = {"bucket": limit.bucket, "kind": limit.kind, "limit": limit.amount, "want": count}
+        try:
+            reply = await self._channel.call("limit", args, LIMIT_S)
+        except ChannelError as e:
+            return StationFault(retry_after_s=1.0, detail=str(e))
+        if not reply.get("granted"):
+            return LimitExceeded(retry_after_s=reply.get("retry_after_s") or 1.0)
+        self._gate.limits.add(limit, reply["granted"], reply.get("until_ms") or 0)
+        return None
+
+    async def _fetch_slice(self, x: Exchange, need: int, want: int) -> ProxyError | None:
+        assert x.key is not None and x.snapshot is not None
+        account = x.key.account_id
+        args = {"account": account, "need": need, "want": want, "tier": x.tier}
+        try:
+            reply = await self._channel.call("slice", args, SLICE_S)
+        except ChannelError as e:
+            return StationFault(retry_after_s=1.0, detail=str(e))
+        if reply.get("refused") == "no_credit":
+            return NoCredit(status=x.snapshot.table.station.no_credit_status)
+        if "granted" not in reply:
+            return StationFault(retry_after_s=5.0, detail=f"slice refused: {reply.get('refused')}")
+        self._gate.slices.add(account, reply["lease"], reply["granted"])
+        return None
+
+    def _top_up(self, x: Exchange, hold_nanos: int) -> None:
+        """Ask ahead, so that the next call need not wait. What is refused here shows when it is needed."""
+        assert x.key is not None
+        account = x.key.account_id
+        if account not in self._topping_up:
+            self._topping_up.add(account)
+            spawn("top up", self._fetch_ahead(account, x, hold_nanos))
+
+    async def _fetch_ahead(self, account: int, x: Exchange, hold_nanos: int) -> None:
+        try:
+            _, want = self._gate.slices.wants(account, hold_nanos)
+            await self._fetch_slice(x, 1, want)
+        finally:
+            self._topping_up.discard(account)
