@@ -7,10 +7,10 @@ multiplies it, the journal and the usage row store `as_dict()`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
-from enum import Enum
+from enum import StrEnum
 
 
-class Provenance(str, Enum):
+class Provenance(StrEnum):
     """Where the figures of a call came from."""
 
     FINAL = "final"  # the vendor's last word
