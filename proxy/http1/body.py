@@ -121,7 +121,7 @@ class ChunkedWalker:
                 else:
                     position = self._take_line(data, position)
         except UpstreamGarbage as error:
-            self.broken = error
+            self.broken = error.with_traceback(None)  # its frames would hold us, and we hold it
         return pieces
 
     def _take_line(self, data: bytes, position: int) -> int:
@@ -174,7 +174,7 @@ class ChunkedWalker:
             raise UpstreamGarbage(detail="not a trailer field")
 
 
-def walker_for(framing: Framing) -> LengthWalker | ChunkedWalker | EofWalker:
+def walker_for(framing: Framing) -> Walker:
     """Return a fresh walker for a body framed like this."""
     if framing.kind == "chunked":
         return ChunkedWalker()

@@ -14,7 +14,7 @@ from enum import Enum
 from typing import NamedTuple, Protocol, cast
 
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
-from proxy.http1.body import ChunkedWalker, EofWalker, LengthWalker, walker_for
+from proxy.http1.body import EofWalker, Walker, walker_for
 from proxy.http1.head import Framing, Head, framing, parse
 
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
@@ -103,7 +103,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._transport: asyncio.Transport | None = None
         self._descriptor = -1
         self._sink: Sink | None = None
-        self._walker: LengthWalker | ChunkedWalker | EofWalker | None = None
+        self._walker: Walker | None = None
         self._method = ""
         self._head_bytes = b""
         self._interim = 0

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 
 from proxy.errors import Retry, UpstreamClosed, UpstreamGarbage, UpstreamStale
+from proxy.http1.body import ChunkedWalker
 from proxy.relay.pool import Pool
-from proxy.relay.upstream import INTERIM_ANSWERS_MAX, State
+from proxy.relay.upstream import INTERIM_ANSWERS_MAX, State, UpstreamConnection
 from proxy.routing.table import Mirror
 from tests.fakes.recorder import DEADLINE_S, Recorder, ask, send, until
 from tests.fakes.upstream_server import (
@@ -398,6 +400,28 @@ async def test_an_answer_before_its_request_has_ended_closes_the_connection(serv
     assert await sink.end() == b"too large"
     connection.release()
     assert (pool.open, pool.idle) == (0, 0)
+
+
+async def test_a_lost_connection_is_freed_at_once_and_not_by_the_garbage_collector(server, pool, mirror):
+    """A worker collects rarely, and a cycle would hold a read of up to 256 KiB."""
+    server.script("/frame", [chunked_head() + chunk(b"hello") + b"zz\r\n", Pause()])
+    server.script("/head", [b"no HTTP\r\n", Pause()])
+    server.script("/reset", [chunked_head() + b"5\r\nhe", Pause(0.01), Reset()])
+
+    def alive() -> int:
+        return sum(type(thing) in (UpstreamConnection, ChunkedWalker) for thing in gc.get_objects())
+
+    gc.collect()
+    before = alive()
+    gc.disable()
+    try:
+        for path in ("/frame", "/head", "/reset"):
+            sink = await ask(pool, mirror, path)
+            assert sink.ended.exception() is not None  # not raised: a traceback holds what it went through
+            del sink
+        await until(lambda: alive() == before)
+    finally:
+        gc.enable()
 
 
 async def test_silence_can_be_told_from_activity(server, mirror):
