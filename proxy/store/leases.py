@@ -30,7 +30,7 @@ class Node:
 
     id: str
     first_seen_at: str
-    last_seen_at: str
+    last_seen_at: str  # when it started or last brought something into Postgres
     retired_at: str | None
     open_leases: int
     set_aside_nanos: int  # granted to it and not yet known to be used
@@ -198,16 +198,22 @@ async def _close(connection: Connection, lease: str) -> None:
 # -- nodes -----------------------------------------------------------------------------------------
 
 
+_NODES = """
+SELECT n.id::text, n.first_seen_at::text, n.retired_at::text, l.open_leases, l.set_aside_nanos, i.open_lives,
+       greatest(n.last_seen_at, i.drained_at)::text AS last_seen_at
+FROM node n
+CROSS JOIN LATERAL (
+    SELECT count(*) AS open_leases, coalesce(sum(granted_nanos - used_nanos), 0)::bigint AS set_aside_nanos
+    FROM lease WHERE node = n.id AND closed_at IS NULL) l
+CROSS JOIN LATERAL (
+    SELECT count(DISTINCT id) FILTER (WHERE closed_at IS NULL) AS open_lives, max(moved_at) AS drained_at
+    FROM incarnation LEFT JOIN segment_cursor ON incarnation = id WHERE node = n.id) i
+ORDER BY n.first_seen_at
+"""
+
+
 async def nodes(database: Database) -> list[Node]:
-    rows = await database.fetch(
-        "SELECT n.id::text, n.first_seen_at::text, n.last_seen_at::text, n.retired_at::text,"
-        " count(l.id) AS open_leases,"
-        " coalesce(sum(l.granted_nanos - l.used_nanos), 0)::bigint AS set_aside_nanos,"
-        " (SELECT count(*) FROM incarnation i WHERE i.node = n.id AND i.closed_at IS NULL) AS open_lives"
-        " FROM node n LEFT JOIN lease l ON l.node = n.id AND l.closed_at IS NULL"
-        " GROUP BY n.id ORDER BY n.first_seen_at"
-    )
-    return [Node(**row) for row in rows]
+    return [Node(**row) for row in await database.fetch(_NODES)]
 
 
 async def retire(database: Database, node: str) -> int:
