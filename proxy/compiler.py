@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from datetime import date
+from functools import partial
 from pathlib import Path
 
 from proxy.dialects import DIALECTS
@@ -24,7 +26,9 @@ SECRET_BYTES_MAX = 64 << 10  # what a ${file:...} may hold
 
 def load(text: str, filename: str, environ: Mapping[str, str], read_file: ReadFile) -> Compiled:
     """routing.loader.load with what this build knows. Raises ConfigError with every mistake."""
-    return loader.load(text, filename, environ, read_file, Vendors(DIALECTS, official_prices))
+    # Today's prices: announced changes count from their day on, with the next reload.
+    prices = partial(official_prices, on=date.today())  # noqa: DTZ011 - a vendor's day, to the day
+    return loader.load(text, filename, environ, read_file, Vendors(DIALECTS, prices))
 
 
 def compile_file(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Compiled:

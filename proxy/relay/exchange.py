@@ -63,6 +63,7 @@ class Exchange:
     raw_headers: tuple[tuple[bytes, bytes], ...]
     body: Body
     address: str
+    version: tuple[int, int]
     http10: bool
     arrived: float  # first byte of the request
     at_ms: int  # the same moment on the wall clock

@@ -8,12 +8,13 @@ reload (key records, cooldowns, the caller's address) is never in it.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
 from proxy.dialects.base import Dialect, OperationSpec
-from proxy.errors import InvalidKey, MissingKey
+from proxy.errors import ExpectationFailed, InvalidKey, MalformedRequest, MissingKey
 from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
 from proxy.routing.canonical import canonical
@@ -24,6 +25,10 @@ from proxy.routing.table import Endpoint, Route
 if TYPE_CHECKING:
     from proxy.snapshot import Snapshot
 
+METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+# RFC 9110 7.2: uri-host [":" port]; anything else has been used to confuse routing.
+_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
+
 MEMO_MAX = 4096  # heads of one table generation; about 4 KB each
 BLOCKS_MAX = 64  # header blocks for one head: a head meets few upstreams
 KEY_CHARS_MAX = 512
@@ -31,7 +36,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 # The only header that differs between calls of one client, in the spellings that clients use.
 _LENGTHS = frozenset({b"Content-Length", b"content-length", b"CONTENT-LENGTH"})
 
-HeadKey = tuple[str, str, tuple[tuple[bytes, bytes], ...]]
+HeadKey = tuple[str, str, tuple[int, int], tuple[tuple[bytes, bytes], ...]]
 
 
 @dataclass(slots=True, eq=False)
@@ -62,10 +67,11 @@ class Heads:
         self._choices: dict[tuple[str, str], Choice | None] = {}
 
     def accept(self, x: Exchange) -> HeadFacts:
-        """Canonical path and endpoint. Raises MalformedRequest."""
-        key = (x.method, x.raw_target, tuple([h for h in x.raw_headers if h[0] not in _LENGTHS]))
+        """Canonical path and endpoint. Raises MalformedRequest, ExpectationFailed."""
+        key = (x.method, x.raw_target, x.version, tuple([h for h in x.raw_headers if h[0] not in _LENGTHS]))
         facts = self._memo.get(key)
         if facts is None:
+            check_head(x)
             headers = x.headers
             path, query = canonical(x.raw_target)
             facts = HeadFacts(
@@ -145,7 +151,9 @@ class Heads:
         dialect = self.snapshot.dialects[upstream.dialect]
         offered = upstream.operations[facts.operation.name]
         target = upstream_target(offered, mirror, choice.model, facts.captures, facts.query, dialect)
-        host = mirror.host if mirror.port == DEFAULT_PORTS[mirror.scheme] else f"{mirror.host}:{mirror.port}"
+        host = f"[{mirror.host}]" if ":" in mirror.host else mirror.host
+        if mirror.port != DEFAULT_PORTS[mirror.scheme]:
+            host += f":{mirror.port}"
         fields = request_headers(x.raw_headers, dialect, upstream, facts.route, choice.credential)
         lines = [
             f"{x.method} {target} HTTP/1.1\r\nhost: {host}".encode(),
@@ -164,3 +172,22 @@ def codings(accepted: str | None) -> bytes:
             offered.add(name.strip().lower())
     both = [coding for coding in ("gzip", "deflate") if coding in offered or "*" in offered]
     return ", ".join(both).encode() or b"identity"
+
+
+def check_head(x: Exchange) -> None:
+    """Refuse what aiohttp's parser lets pass (faults: version, TE on 1.0, Host, CONNECT, absolute-form)."""
+    if x.version not in ((1, 0), (1, 1)):
+        raise MalformedRequest(status=505)
+    if x.method not in METHODS:
+        raise MalformedRequest(status=405)
+    headers = x.headers
+    if x.version == (1, 0) and "Transfer-Encoding" in headers:
+        raise MalformedRequest
+    if not x.raw_target.startswith("/"):
+        raise MalformedRequest
+    host = headers.get("Host")
+    if host is not None and not _HOST.fullmatch(host):
+        raise MalformedRequest
+    expect = headers.get("Expect")
+    if expect is not None and expect.lower() != "100-continue":
+        raise ExpectationFailed

@@ -8,7 +8,6 @@ Relies on aiohttp internals (`RequestHandler`, its C parser) that tests/relay/te
 from __future__ import annotations
 
 import asyncio
-import re
 import select
 import socket
 import struct
@@ -22,7 +21,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import RequestHandler
 from aiohttp.web_server import Server
 
-from proxy.errors import BodyTimeout, ExpectationFailed, InternalError, MalformedRequest, ProxyError, Source
+from proxy.errors import BodyTimeout, InternalError, MalformedRequest, ProxyError, Source
 from proxy.relay.answers import refusal, unparsed_refusal
 from proxy.relay.exchange import Exchange
 from proxy.relay.ids import IdSource
@@ -31,6 +30,7 @@ from proxy.telemetry import Stats
 
 log = getLogger("headrace.ingress")
 
+HTTP_11 = (1, 1)
 HEAD_S = 10.0  # accept, or first byte of a head, to its end
 BODY_IDLE_S = 30.0
 KEEPALIVE_S = 75.0
@@ -40,14 +40,10 @@ FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long o
 QUEUED_MAX = 2  # the request that is about to be served and one pipelined behind it
 LINGER_S = 5.0  # after an early answer the client still sends; closing at once would reset it
 LINGER_BYTES = 1 << 20
-METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 # What a connection is doing; each has its own time limit (seconds), BUSY has none.
 HEAD, KEEPALIVE, BODY, BUSY = range(4)
 LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S}
-
-# RFC 9110 7.2: uri-host [":" port]; anything else has been used to confuse routing.
-_HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 Handle = Callable[[Exchange], Awaitable[None]]
 
@@ -332,14 +328,14 @@ class Ingress(Server):
             raw_headers=message.raw_headers,
             body=body,
             address=connection.address,
-            http10=message.version < (1, 1),
+            version=message.version,
+            http10=message.version < HTTP_11,
             arrived=connection.first_byte or monotonic(),
             at_ms=at_ms,
             keep_alive=not message.should_close,
         )
         connection.exchange = x
         try:
-            check_head(message)
             await self._handle(x)
         except ProxyError as e:
             self._refuse(x, e)
@@ -374,22 +370,3 @@ class Ingress(Server):
                     left -= len(piece)
         except (TimeoutError, ProxyError):
             return
-
-
-def check_head(message: RawRequestMessage) -> None:
-    """Refuse what aiohttp's parser lets pass (faults: version, TE on 1.0, Host, CONNECT, absolute-form)."""
-    if message.version not in ((1, 0), (1, 1)):
-        raise MalformedRequest(status=505)
-    if message.method not in METHODS:
-        raise MalformedRequest(status=405)
-    headers = message.headers
-    if message.version == (1, 0) and "Transfer-Encoding" in headers:
-        raise MalformedRequest
-    if not message.path.startswith("/"):
-        raise MalformedRequest
-    host = headers.get("Host")
-    if host is not None and not _HOST.fullmatch(host):
-        raise MalformedRequest
-    expect = headers.get("Expect")
-    if expect is not None and expect.lower() != "100-continue":
-        raise ExpectationFailed

@@ -19,6 +19,7 @@ from proxy.relay.exchange import Exchange
 
 UNREAD_BYTES_MAX = 64 << 10  # of one answer; more is parsed at once
 COUNT_CHARS = 4096  # generated text is counted in slices of this size and dropped
+BYTES_PER_TOKEN = 4  # of text that nobody kept
 TURN_S = 0.004  # the longest the side task holds the loop
 
 
@@ -82,9 +83,14 @@ class Tap:
         self._texts += self.meter.take_text()
 
     def counted_output(self) -> int:
-        """Tokens of the generated text so far, by our own tokenizer."""
+        """Tokens of the generated text so far, by our own tokenizer; of what was too long to keep, by
+        its bytes."""
         self._count()
-        return self._counted
+        return self._counted + self.meter.unread_bytes // BYTES_PER_TOKEN
+
+    @property
+    def is_estimate(self) -> bool:
+        return self.meter.unread_bytes > 0
 
     def estimated_output(self) -> int:
         """The same without the work of counting the rest: for checkpoints."""

@@ -189,16 +189,17 @@ class Settler:
         """Our own count of what the vendor did not tell, and the text that is too long to count at once."""
         assert x.begin is not None
         counted = Usage(calls=1, output=tap.counted_output() if tap is not None else 0)
+        is_estimate = tap is not None and tap.is_estimate
         text = ""
         if x.prompt_tokens < 0 and (reported is None or not reported.input_tokens_all()):
             text = prompts.text_of(x.content)
         if len(text) > COUNT_AT_ONCE_CHARS:
             counted.input = x.begin.input_bound
-            return Figures(reported, False, counted), text
+            return Figures(reported, False, counted, is_estimate), text
         if text:
             x.prompt_tokens = prompts.count(text, x.model)
         counted.input = max(x.prompt_tokens, 0)
-        return Figures(reported, False, counted), ""
+        return Figures(reported, False, counted, is_estimate), ""
 
     def _facts(self, x: Exchange, tap: Tap | None, ending: Ending) -> Facts:
         last = x.attempts[-1] if x.attempts else entry.Attempt("", "", "", "")
