@@ -65,7 +65,8 @@ END $$;
 PRINT = """
 SELECT md5(string_agg(thing, ' ' ORDER BY thing)) FROM (
     SELECT relname::text AS thing FROM pg_class WHERE relnamespace = 'public'::regnamespace
-    UNION ALL SELECT tgrelid::regclass || ' ' || tgname || tgenabled::text FROM pg_trigger WHERE NOT tgisinternal
+    UNION ALL SELECT tgrelid::regclass || ' ' || tgname || tgenabled::text FROM pg_trigger
+    WHERE NOT tgisinternal
     UNION ALL SELECT encode(sha256, 'hex') FROM schema_version
 ) things
 """
