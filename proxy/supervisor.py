@@ -36,7 +36,7 @@ log = logging.getLogger("headrace.supervisor")
 LIVED_S = 1.0  # a child that lived this long did not die of its start
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.25, 10.0
 FREE_RESTARTS = 5  # quick deaths in a row that are restarted at once
-LINGER_S = 5.0  # for a child to exit after what it was given has passed
+LINGER_S = 3.0  # for a child to exit after what it was given has passed
 CONTROL_DRAIN_S = 30.0  # to bring the journals into Postgres; what is left then waits for the next start
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 DEMO_KEY = "headrace-demo-upstream"  # guards canned answers on loopback: no secret
@@ -303,7 +303,8 @@ class Supervisor:
                 self._refusal = message["refused"]
             elif "refused" not in message and not self._is_announced:
                 self._is_announced = True
-                self._announce({**message, "listen": self._settings.listen, "admin": self._settings.admin})
+                where = {"listen": self._settings.listen, "admin": self._settings.admin}
+                self._announce({**message, **where, "tls": bool(self._settings.tls_cert)})
 
     # -- stop -----------------------------------------------------------------------------------
 
@@ -312,7 +313,8 @@ class Supervisor:
         log.info("stopping")
         for sock in self._sockets.workers:
             sock.close()  # with the workers' copies gone, new connections are refused at once
-        self._end(self._children, self._settings.drain_grace_s + LINGER_S)
+        grace_s = self._settings.drain_grace_s if self._is_announced else 0.0
+        self._end(self._children, grace_s + LINGER_S)
         self._end([self._control], CONTROL_DRAIN_S)
         self._end(self._extra, LINGER_S)
         if self._postgres is not None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 from typing import Any
 
@@ -40,7 +41,7 @@ def run(args: argparse.Namespace) -> int:
 
 def announce(said: dict[str, Any]) -> None:
     """Say on stdout where the node serves and, for a demo, what to paste."""
-    public = url(said["listen"], "https" if said.get("tls") else "http")
+    public = url(said["listen"], "https" if said["tls"] else "http")
     lines = [
         "",
         f"  public   {public}",
@@ -48,7 +49,8 @@ def announce(said: dict[str, Any]) -> None:
     ]
     if key := said.get("demo_key"):
         lines += ["", f"  key      {key}", "", *_samples(public, key)]
-    print("\n".join(lines), end="\n\n", flush=True)
+    with contextlib.suppress(OSError):  # nobody reads it
+        print("\n".join(lines), end="\n\n", flush=True)
 
 
 def url(address: Address, scheme: str) -> str:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hashlib
 import json
 import logging
 from collections.abc import Callable, Iterator
@@ -24,6 +23,7 @@ from proxy.telemetry import Stats
 log = logging.getLogger("headrace.routes")
 
 SETTLE_MS = 100  # an editor writes a file in several steps
+LOOK_MS = 1_000
 
 
 class Routes:
@@ -39,7 +39,7 @@ class Routes:
         self._lock = asyncio.Lock()
         self._watcher: asyncio.Task[None] | None = None
         self._files: tuple[Path, ...] = ()
-        self._seen = b""
+        self._seen: list[tuple[int, ...]] = []
         self.loaded = asyncio.Event()
         self.document: dict[str, Any] = {}
         self.generation = 0
@@ -49,7 +49,7 @@ class Routes:
     async def load(self) -> bool:
         """Compile and install; False: nothing changed. Raises ConfigError, and the old table stays."""
         async with self._lock:
-            self._seen = self._fingerprint()
+            self._seen = self._signature()
             try:
                 compiled = await compile_routes(self._path)
                 self._check_currency(compiled.document)
@@ -58,7 +58,7 @@ class Routes:
                 raise
             if compiled.files != self._files:
                 self._files = compiled.files
-                self._seen = self._fingerprint()
+                self._seen = self._signature()
             self.mistakes = []
             self.warnings = compiled.warnings
             self._stats.set("config_reload_failed", 0)
@@ -135,22 +135,37 @@ class Routes:
     async def _watch_folders(self, folders: set[Path]) -> None:
         from watchfiles import awatch
 
-        async for _ in awatch(*folders, recursive=False, step=50, debounce=SETTLE_MS, watch_filter=None):
-            telemetry.spawn("reload", self._reload_quietly())
+        changes = awatch(
+            *folders,
+            recursive=False,
+            step=50,
+            debounce=SETTLE_MS,
+            watch_filter=None,
+            # A look now and then as well: for what changed before the watch began, and for file systems
+            # that notify nobody.
+            rust_timeout=LOOK_MS,
+            yield_on_timeout=True,
+        )
+        async for _ in changes:
+            await self._reload_quietly()
 
     async def _reload_quietly(self, *, force: bool = False) -> None:
-        if not force and self._fingerprint() == self._seen:
+        if not force and self._signature() == self._seen:
             return  # something else in the folder
         with contextlib.suppress(ConfigError):  # said already; the old table stays
             await self.load()
 
-    def _fingerprint(self) -> bytes:
-        """Of the bytes of all files that make up the routes."""
-        digest = hashlib.sha256()
+    def _signature(self) -> list[tuple[int, ...]]:
+        """Changes whenever one of the files does. Follows symlinks: a ConfigMap is swapped by one."""
+        found: list[tuple[int, ...]] = []
         for path in (self._path, *self._files):
-            digest.update(path.read_bytes() if path.is_file() else b"")  # not a FIFO: it would wait
-            digest.update(b"\0")
-        return digest.digest()
+            try:
+                about = path.stat()
+            except OSError as e:
+                found.append((e.errno or 0,))
+            else:
+                found.append((about.st_mtime_ns, about.st_size, about.st_ino))
+        return found
 
 
 def _name(folders: set[Path]) -> str:
