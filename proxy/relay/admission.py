@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 
 from proxy.access.admission import Gate
 from proxy.access.keyring import KeyCache, KeyRecord
-from proxy.access.limits import Limit
 from proxy.channel import Channel, ChannelError
 from proxy.errors import (
     InvalidKey,
@@ -25,15 +24,19 @@ from proxy.errors import (
     UnknownModel,
 )
 from proxy.metering.bounds import hold_bound
-from proxy.metering.pricing import cost_nanos, unpriced_options
-from proxy.relay.exchange import Exchange
+from proxy.metering.pricing import cost_nanos, price_from_content, unpriced_options
+from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
-from proxy.routing.table import Tier
+from proxy.routing.table import Model
+from proxy.snapshot import Snapshot
 from proxy.telemetry import spawn
 
 KEY_LOOKUP_S = 2.0
-LIMITS_MEMO_MAX = 10_000
+STANDINGS_MAX = 10_000
 ESTIMATE_FLOOR_TOKENS = 1024  # output expected of a model before 100 calls were seen
+
+
+FREE = price_from_content({"free": True})  # of operations that are not billed
 
 
 @dataclass(slots=True)
@@ -52,7 +55,7 @@ class Admission:
 
     def __init__(self, desk: Desk) -> None:
         self._desk = desk
-        self._limits: dict[str, tuple[KeyRecord, Tier, tuple[Limit, ...]]] = {}
+        self._standings: dict[tuple[str, str, str], Standing] = {}
         self._looking_up: dict[bytes, asyncio.Task[KeyRecord | ProxyError]] = {}
         self._lines = Lines(desk.channel, desk.gate, desk.wall_ms)
 
@@ -61,13 +64,16 @@ class Admission:
     async def identify(self, x: Exchange, digest: bytes) -> None:
         """Fill in `x.key`.
 
-        Raises InvalidKey and the refusals of KeyRecord.check; KeyLookupUnavailable for a cold key while
-        control does not answer.
+        Raises InvalidKey and the refusals of KeyRecord.check and check_route; KeyLookupUnavailable for a
+        cold key while control does not answer.
         """
         record = self._desk.keys.get(digest, x.at_ms)
         if record is None:
             record = await self._look_up(digest, x.address)
         record.check(x.at_ms, x.address)
+        if x.route is not None:
+            assert x.snapshot is not None and x.endpoint is not None
+            record.check_route(x.route.path, x.endpoint.name, x.snapshot.permitted)
         x.key = record
 
     async def _look_up(self, digest: bytes, address: str) -> KeyRecord:
@@ -103,81 +109,76 @@ class Admission:
 
     # -- authorize --
 
-    def authorize(self, x: Exchange) -> Tier:
-        """May this key use this model, and what does it cost? Fills in model, tier and price.
+    def authorize(self, x: Exchange) -> None:
+        """May this key use this model, and at what price? Fills in `x.standing`.
 
         Raises UnknownModel, ModelNotPermitted, ModelNotPriced, OptionNotPriced.
         """
-        assert (
-            x.key is not None and x.snapshot is not None and x.route is not None and x.operation is not None
-        )
-        snapshot = x.snapshot
-        tier = snapshot.tier(x.key.tier_at(x.at_ms))
-        x.tier = tier.name
-        if x.model:
-            x.model_entry = snapshot.model_for(x.model)
-            if x.model_entry is None and not x.route.candidates:
-                raise UnknownModel(param="model")
-            if not snapshot.permitted(tier.models, x.model):
-                raise ModelNotPermitted(param="model")
-            x.key.check_model(x.model, snapshot.permitted)
-        if x.operation.billed:
-            x.price = snapshot.price_for(x.model or x.operation.name)
-            if x.price is None:
-                raise ModelNotPriced(param="model")
-            unpriced = unpriced_options(x.price, x.doc, x.operation.name)
+        assert x.key is not None and x.snapshot is not None and x.operation is not None
+        key, operation = x.key, x.operation
+        where = (key.digest, x.model, operation.name)
+        standing = self._standings.get(where)
+        if (
+            standing is None
+            or standing.key is not key
+            or standing.snapshot is not x.snapshot
+            or standing.tier_name != key.tier_at(x.at_ms)
+        ):
+            if len(self._standings) >= STANDINGS_MAX:
+                self._standings.clear()
+            standing = self._standings[where] = _stand(x, x.snapshot, key, operation.billed)
+        x.standing = standing
+        if operation.billed:
+            unpriced = unpriced_options(standing.price, x.doc, operation.name)
             if unpriced:
                 raise OptionNotPriced(param=unpriced[0])
-        return tier
 
     # -- admit --
 
-    async def admit(self, x: Exchange, tier: Tier) -> None:
+    async def admit(self, x: Exchange) -> None:
         """Take limits and the hold, fetching from control what this worker has not. Fills in `x.ticket`.
 
         Raises LimitExceeded, NoCredit, StationFault, Overloaded.
         """
-        assert x.key is not None and x.snapshot is not None
-        hold = self.hold(x, tier)
-        limits = self._limits_of(x.key, tier)
-        await self._lines.admit(x, hold.nanos, limits)
-        x.input_bound, x.output_bound = hold.input_tokens, hold.output_tokens
+        assert x.standing is not None
+        await self._lines.admit(x, self.hold(x, x.standing), x.standing.limits)
 
-    def _limits_of(self, key: KeyRecord, tier: Tier) -> tuple[Limit, ...]:
-        """The limits of a key under a tier, worked out once for this record and table."""
-        known = self._limits.get(key.digest)
-        if known is None or known[0] is not key or known[1] is not tier:
-            if len(self._limits) >= LIMITS_MEMO_MAX:
-                self._limits.clear()
-            limits = key.limits(tier.name, tier.limits.requests_per_minute, tier.limits.concurrency or None)
-            known = self._limits[key.digest] = (key, tier, limits)
-        return known[2]
-
-    def hold(self, x: Exchange, tier: Tier) -> Hold:
-        """What is set aside for a call, by the operation's written formula (money.md 5)."""
-        if x.price is None:
-            return Hold(0, 0, None)
-        assert x.operation is not None and x.snapshot is not None
-        entry = x.model_entry
+    def hold(self, x: Exchange, standing: Standing) -> int:
+        """What is set aside for a call in nanos, by the operation's written formula (money.md 5)."""
+        assert x.operation is not None
+        if not x.operation.billed:
+            return 0
+        model = standing.model
         bound = hold_bound(
             x.operation.name,
             x.doc,
             len(x.content),
-            entry.context if entry else None,
-            entry.max_output if entry else None,
+            model.context if model else None,
+            model.max_output if model else None,
         )
         usage = bound.usage
-        output_max = usage.output_tokens_all()
-        if tier.hold == "estimate":
+        x.input_bound, x.output_bound = usage.input_tokens_all(), usage.output_tokens_all()
+        if standing.tier.hold == "estimate":
             expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS) * bound.n
             usage.output = min(usage.output, expected)
-        model_ppm = x.snapshot.multiplier_ppm(x.model)
-        cost = cost_nanos(x.price, usage, model_ppm, tier.multiplier_ppm)
-        return Hold(cost, usage.input_tokens_all(), output_max)
+        return cost_nanos(standing.price, usage, standing.model_ppm, standing.tier.multiplier_ppm)
 
 
-@dataclass(frozen=True, slots=True)
-class Hold:
-    nanos: int
-    input_tokens: int
-    output_tokens: int | None
+def _stand(x: Exchange, snapshot: Snapshot, key: KeyRecord, is_billed: bool) -> Standing:
+    """Raises UnknownModel, ModelNotPermitted, ModelNotPriced."""
+    assert x.route is not None and x.operation is not None
+    tier_name = key.tier_at(x.at_ms)
+    tier = snapshot.tier(tier_name)
+    model: Model | None = None
+    if x.model:
+        model = snapshot.model_for(x.model)
+        if model is None and not x.route.candidates:
+            raise UnknownModel(param="model")
+        if not snapshot.permitted(tier.models, x.model):
+            raise ModelNotPermitted(param="model")
+        key.check_model(x.model, snapshot.permitted)
+    price = snapshot.price_for(x.model or x.operation.name) if is_billed else FREE
+    if price is None:
+        raise ModelNotPriced(param="model")
+    limits = key.limits(tier.name, tier.limits.requests_per_minute, tier.limits.concurrency or None)
+    return Standing(key, snapshot, tier_name, tier, model, price, snapshot.multiplier_ppm(x.model), limits)

@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.access.admission import Ticket
 from proxy.access.keyring import KeyRecord
+from proxy.access.limits import Limit
 from proxy.dialects.base import Dialect, OperationSpec
 from proxy.ledger.entry import Attempt, Begin
 from proxy.metering.pricing import Price
-from proxy.routing.table import Endpoint, Model, Route
+from proxy.routing.table import Endpoint, Model, Route, Tier
 from proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
@@ -51,6 +52,20 @@ class Client(Protocol):
         """End the connection so that the client cannot take the answer for complete."""
 
 
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """What a key may do with a model under a table, and at what price."""
+
+    key: KeyRecord
+    snapshot: Snapshot
+    tier_name: str  # the account's; the table may know it no more
+    tier: Tier
+    model: Model | None  # None: a route without models
+    price: Price
+    model_ppm: int
+    limits: tuple[Limit, ...]
+
+
 @dataclass(slots=True, eq=False)
 class Exchange:
     """The life of one call; its repr is the access-log line."""
@@ -76,7 +91,6 @@ class Exchange:
     query: str = ""
     endpoint: Endpoint | None = None
     key: KeyRecord | None = None
-    tier: str = ""
     route: Route | None = None
     captures: Mapping[str, str] = field(default_factory=dict)
     dialect: Dialect | None = None  # the caller's
@@ -88,11 +102,10 @@ class Exchange:
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     uploaded: float = 0.0  # last byte of the request
     model: str = ""
-    model_entry: Model | None = None
     is_stream: bool = False
-    price: Price | None = None
 
-    # admitted
+    # authorized and admitted
+    standing: Standing | None = None
     ticket: Ticket | None = None
     input_bound: int = 0  # tokens
     output_bound: int | None = None  # tokens

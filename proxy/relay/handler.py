@@ -73,9 +73,9 @@ class Relay:
             await self.bodies.read(x)
             x.uploaded = monotonic()
             await body.parse(x, facts)
-            tier = self.admission.authorize(x)
+            self.admission.authorize(x)
             choices = self.choose(x, heads)
-            await self.admission.admit(x, tier)
+            await self.admission.admit(x)
             await self.dispatch(x, choices)
         except ProxyError as e:
             self.settler.refuse(x, e)
@@ -107,12 +107,13 @@ class Relay:
     def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere."""
         assert x.snapshot is not None and x.route is not None and x.key is not None
+        assert x.standing is not None
         only = heads.only_choice(x.route, x)
         if only is not None:
             choices = [] if self.cooldowns.is_cooling(only) else [only]
         else:
             choices = order(
-                x.snapshot.candidates(x.route, x.model_entry),
+                x.snapshot.candidates(x.route, x.standing.model),
                 x.snapshot.table.upstreams,
                 Wish(x.model, x.is_stream, x.key.mirror),
                 self.cooldowns.is_cooling_at,
@@ -176,6 +177,7 @@ class Relay:
     def plan(self, x: Exchange, choice: Choice) -> Plan:
         """What goes to one upstream: path, headers, body; and how long it may take."""
         assert x.heads is not None and x.facts is not None and x.operation is not None
+        assert x.standing is not None
         snapshot, operation, upstream = x.heads.snapshot, x.operation, choice.upstream
         dialect = snapshot.dialects[upstream.dialect]
         injects = (
@@ -190,7 +192,7 @@ class Relay:
             content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
             length = b"content-length: %d\r\n" % len(content)
         times = upstream.timeouts
-        leave = snapshot.on_disconnect(x.model_entry, upstream)
+        leave = snapshot.on_disconnect(x.standing.model, upstream)
         return Plan(
             choice,
             dialect,

@@ -123,7 +123,8 @@ class Heads:
             return choice
 
     def _work_out(self, route: Route, x: Exchange) -> Choice | None:
-        candidates = self.snapshot.candidates(route, x.model_entry)
+        assert x.standing is not None
+        candidates = self.snapshot.candidates(route, x.standing.model)
         if len(candidates) != 1:
             return None
         upstream = self.snapshot.upstream(candidates[0].upstream)

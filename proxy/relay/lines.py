@@ -117,15 +117,15 @@ class Lines:
         return None
 
     async def _fetch_slice(self, x: Exchange, need: int, want: int) -> ProxyError | None:
-        assert x.key is not None and x.snapshot is not None
+        assert x.key is not None and x.standing is not None
         account = x.key.account_id
-        args = {"account": account, "need": need, "want": want, "tier": x.tier}
+        args = {"account": account, "need": need, "want": want, "tier": x.standing.tier.name}
         try:
             reply = await self._channel.call("slice", args, SLICE_S)
         except ChannelError as e:
             return StationFault(retry_after_s=1.0, detail=str(e))
         if reply.get("refused") == "no_credit":
-            return NoCredit(status=x.snapshot.table.station.no_credit_status)
+            return NoCredit(status=x.standing.snapshot.table.station.no_credit_status)
         if "granted" not in reply:
             return StationFault(retry_after_s=5.0, detail=f"slice refused: {reply.get('refused')}")
         self._gate.slices.add(account, reply["lease"], reply["granted"])

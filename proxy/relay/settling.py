@@ -21,7 +21,7 @@ from proxy.errors import ProxyError, Source
 from proxy.journal.segments import Journal
 from proxy.ledger import entry, settlement
 from proxy.ledger.settlement import Facts, Figures, Terms, Waiver
-from proxy.metering.pricing import Price, price_from_content
+from proxy.metering.pricing import Price
 from proxy.metering.usage import Provenance, Usage
 from proxy.relay import prompts
 from proxy.relay.exchange import Exchange
@@ -30,7 +30,6 @@ from proxy.telemetry import Stats
 
 log = getLogger("headrace.calls")
 
-FREE = price_from_content({"free": True})  # of operations that are not billed
 KEPT_PROMPTS_BYTES_MAX = 64 << 20  # request bodies kept for counting while their streams run, per worker
 COUNT_AT_ONCE_CHARS = 200_000  # more would take over 5 ms: counted in a thread, the End is pending
 CLIENT_CHARS_MAX = 120  # of a user agent
@@ -83,8 +82,10 @@ class Settler:
     def begin(self, x: Exchange) -> entry.Begin:
         """Fix the price and open the call. Its price is journaled before the first Begin that names it."""
         assert x.ticket is not None and x.key is not None and x.snapshot is not None
+        assert x.standing is not None
         assert x.operation is not None and x.dialect is not None and x.endpoint is not None
-        price = x.price or FREE
+        standing = x.standing
+        price = standing.price
         self._know(price)
         x.begin = entry.Begin(
             id=x.id,
@@ -97,9 +98,9 @@ class Settler:
             operation=x.operation.name,
             dialect=x.dialect.name,
             price=price.id,
-            model_ppm=x.snapshot.multiplier_ppm(x.model),
-            tier_ppm=x.snapshot.tier(x.tier).multiplier_ppm,
-            tier=x.tier,
+            model_ppm=standing.model_ppm,
+            tier_ppm=standing.tier.multiplier_ppm,
+            tier=standing.tier.name,
             endpoint=x.endpoint.name,
             generation=x.snapshot.generation,
             stream=x.is_stream,
@@ -159,11 +160,11 @@ class Settler:
 
     def _close(self, x: Exchange, tap: Tap | None, ending: Ending, then: Then | None) -> None:
         """The only way out of `live`."""
-        if x.settled or x.begin is None:
+        if x.settled or x.begin is None or x.standing is None:
             return
         x.settled = True
         x.outcome = ending.outcome
-        begin, price = x.begin, x.price or FREE
+        begin, price = x.begin, x.standing.price
         facts = self._facts(x, tap, ending)
         reported = tap.meter.usage() if tap is not None else None
         if reported is not None:
@@ -230,7 +231,7 @@ class Settler:
         assert x.snapshot is not None and x.route is not None
         last = x.attempts[-1].upstream if x.attempts else ""
         upstream = x.snapshot.table.upstreams.get(last)
-        model = x.model_entry
+        model = x.standing.model if x.standing is not None else None
         return Terms(
             trusted=upstream is None or upstream.trust == "full",
             input_max=model.context if model else None,
