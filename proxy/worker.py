@@ -83,6 +83,7 @@ class Worker:
                 "uncool": self._uncool,
                 "estimates": self._estimates,
             },
+            self._welcome,
         )
         self.desk = Desk(self.channel, self.keys, self.gate, wall_ms)
         self.meters = MeterQueue(loop)
@@ -112,12 +113,13 @@ class Worker:
         self._server: asyncio.Server | None = None
         self._stopping: asyncio.Future[None] = loop.create_future()
         self._has_table = asyncio.Event()
+        self._knows_keys = False
 
     def is_ready(self) -> bool:
-        """A table is installed, control has been seen, and calls can be recorded."""
+        """A table is installed, keys can be looked up, and calls can be recorded."""
         return (
             self.relay.heads is not None
-            and self.channel.ever_connected
+            and self._knows_keys
             and self.journal.available
             and not self.relay.is_draining
         )
@@ -219,6 +221,10 @@ class Worker:
             "slices": self.gate.slices.hello(),
             "limits_held": self.gate.limits.held(),
         }
+
+    def _welcome(self, reply: dict[str, Any]) -> None:
+        """An outage of Postgres that comes later does not take readiness away: warm keys go on."""
+        self._knows_keys = self._knows_keys or reply["has_postgres"]
 
     def _table(self, args: dict[str, Any]) -> None:
         """One piece of a compiled table; each takes about a millisecond, streams move in between."""

@@ -222,7 +222,7 @@ class Control:
         self.broker.hello(peer, args)
         # After the reply: a worker answers nobody before it was welcomed.
         asyncio.get_running_loop().call_soon(self._bring_up_to_date, peer, args["generation"])
-        return {"generation": self.routes.generation}
+        return {"generation": self.routes.generation, "has_postgres": self._has_postgres.is_set()}
 
     def _bring_up_to_date(self, peer: Peer, generation: int) -> None:
         if self.routes.generation and generation != self.routes.generation:
