@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from proxy.errors import (
     CredentialsCooling,
+    InternalError,
     JournalUnavailable,
     ProxyError,
     Retry,
@@ -82,6 +83,9 @@ class Relay:
             raise
         except asyncio.CancelledError:
             self.client_left(x)
+            raise
+        except Exception:  # a bug of ours must not keep a hold
+            self.settler.refuse(x, InternalError())
             raise
 
     def install(self, snapshot: Snapshot) -> None:
