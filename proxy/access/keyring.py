@@ -12,7 +12,14 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from proxy.access.limits import Limit
-from proxy.errors import AccountFrozen, AddressNotAllowed, InvalidKey, KeyExpired, ModelNotPermitted
+from proxy.errors import (
+    AccountFrozen,
+    AddressNotAllowed,
+    InvalidKey,
+    KeyExpired,
+    ModelNotPermitted,
+    RouteNotPermitted,
+)
 
 STALE_MS = 15 * 60 * 1000  # Postgres may be away this long before warm keys turn cold
 NEGATIVE_MS = 10_000  # an unknown key stays unknown this long; a key made meanwhile is pushed
@@ -20,6 +27,7 @@ CACHE_MAX = 100_000  # records; about 1 KB each
 NEGATIVE_MAX = 20_000
 
 Preference = str | tuple[str, ...]
+Permitted = Callable[[tuple[str, ...], str], bool]  # (globs, name)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,6 +43,8 @@ class KeyRecord:
     tier_until_ms: int | None
     tier_fallback: str
     models: tuple[str, ...] | None  # globs; None: all that the tier allows
+    routes: tuple[str, ...] | None  # globs of their paths as routes.yaml has them; None: all
+    endpoints: tuple[str, ...] | None  # globs of their names; None: all
     mirror: Preference
     expires_ms: int | None
     ip_allow: tuple[str, ...] | None
@@ -47,7 +57,6 @@ class KeyRecord:
         """From control's plain form (channel op `key`)."""
         limits = data.get("limits") or {}
         mirror = data.get("mirror") or "auto"
-        models, allow = data.get("models"), data.get("ip_allow")
         return cls(
             digest=data["digest"],
             key_id=data["key_id"],
@@ -57,10 +66,12 @@ class KeyRecord:
             tier=data["tier"],
             tier_until_ms=data.get("tier_until_ms"),
             tier_fallback=data.get("tier_fallback") or data["tier"],
-            models=None if models is None else tuple(models),
+            models=_names(data, "models"),
+            routes=_names(data, "routes"),
+            endpoints=_names(data, "endpoints"),
             mirror=mirror if isinstance(mirror, str) else tuple(mirror),
             expires_ms=data.get("expires_ms"),
-            ip_allow=None if allow is None else tuple(allow),
+            ip_allow=_names(data, "ip_allow"),
             requests_per_minute=limits.get("requests_per_minute"),
             concurrency=limits.get("concurrency"),
             masked=data.get("masked", ""),
@@ -83,7 +94,14 @@ class KeyRecord:
         if self.ip_allow is not None and not _is_allowed(address, self.ip_allow):
             raise AddressNotAllowed
 
-    def check_model(self, model: str, permitted: Callable[[tuple[str, ...], str], bool]) -> None:
+    def check_route(self, path: str, endpoint: str, permitted: Permitted) -> None:
+        """Raises RouteNotPermitted where the key's own globs leave the route or the endpoint out."""
+        if self.routes is not None and not permitted(self.routes, path):
+            raise RouteNotPermitted
+        if self.endpoints is not None and not permitted(self.endpoints, endpoint):
+            raise RouteNotPermitted
+
+    def check_model(self, model: str, permitted: Permitted) -> None:
         """Raises ModelNotPermitted where the key's own globs leave the model out."""
         if self.models is not None and not permitted(self.models, model):
             raise ModelNotPermitted(param="model")
@@ -100,6 +118,11 @@ class KeyRecord:
         if tier_concurrency is not None:
             limits.append(Limit(f"a{self.account_id}:{tier}:con", "concurrency", tier_concurrency))
         return tuple(limits)
+
+
+def _names(data: dict[str, Any], name: str) -> tuple[str, ...] | None:
+    values = data.get(name)
+    return None if values is None else tuple(values)
 
 
 def _is_allowed(address: str, allowed: tuple[str, ...]) -> bool:

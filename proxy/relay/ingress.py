@@ -35,6 +35,7 @@ HEAD_S = 10.0  # accept, or first byte of a head, to its end
 BODY_IDLE_S = 30.0
 KEEPALIVE_S = 75.0
 WRITE_STALL_S = 60.0
+LATE_HEAD_S = 1.0  # while draining, for the request of a connection that was accepted before
 HEAD_BYTES_MAX = 64 * 1024
 FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long ones
 QUEUED_MAX = 2  # the request that is about to be served and one pipelined behind it
@@ -308,11 +309,17 @@ class Ingress(Server):
             max_headers=100,
         )
 
-    def close_idle(self) -> None:
-        """Close the connections that wait for a next request."""
+    def close_idle(self) -> bool:
+        """While draining: close the connections that wait for a request; whether any are left.
+
+        One that was made just now, or has begun to send, is given a moment: closing it would reset it.
+        """
+        began = monotonic() - LATE_HEAD_S
         for connection in self.connections:
-            if connection.phase in (HEAD, KEEPALIVE):  # type: ignore[attr-defined]
+            assert isinstance(connection, Connection)
+            if connection.phase == KEEPALIVE or (connection.phase == HEAD and connection.since < began):
                 connection.force_close()
+        return bool(self.connections)
 
     async def _never(self, request: object) -> Any:
         raise AssertionError("Connection.start serves requests itself")
@@ -353,7 +360,9 @@ class Ingress(Server):
         if x.has_begun_answer:
             x.client.cut()
             return
-        x.keep_alive = x.keep_alive and not x.http10 and x.body.is_complete
+        # What is no proper request may hide another one: nothing behind it is believed.
+        is_sound = not isinstance(error, MalformedRequest)
+        x.keep_alive = x.keep_alive and not x.http10 and x.body.is_complete and is_sound
         x.status = error.status
         x.outcome = x.outcome or error.code
         self.stats.inc("refusals_total", error.code)

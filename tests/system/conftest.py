@@ -9,6 +9,8 @@ import pytest
 from tests.conftest import Databases
 from tests.fakes.upstream_server import UpstreamServer
 from tests.station import Station, routes
+from tests.system.operated import Operated
+from tests.system.troubled import Troubled
 
 
 @pytest.fixture(scope="session")
@@ -26,3 +28,23 @@ def station(
     running.start()
     yield running
     running.stop()
+
+
+@pytest.fixture(scope="session")
+def troubled(
+    tmp_path_factory: pytest.TempPathFactory, databases: Databases, upstream: UpstreamServer
+) -> Iterator[Troubled]:
+    """A running station with many small upstreams, each for one test to make trouble with."""
+    with Troubled(tmp_path_factory.mktemp("troubled"), upstream, databases.take()).running() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def operated(
+    tmp_path_factory: pytest.TempPathFactory, databases: Databases, upstream: UpstreamServer
+) -> Iterator[Operated]:
+    """A running station of two workers with mirrors, credentials and tiers; no test may stop it."""
+    running = Operated.at(tmp_path_factory.mktemp("operated"), upstream, databases.take())
+    running.station.start()
+    yield running
+    assert running.station.stop() == 0
