@@ -18,6 +18,7 @@ from typing import Any, cast
 import orjson
 
 from proxy import telemetry
+from proxy.errors import ProxyError
 
 MESSAGE_BYTES_MAX = 256 << 10  # also the longest stall one message can cause
 BACKLOG_BYTES_MAX = 64 << 20  # unsent to one peer: it is stuck, and a fresh connection says hello again
@@ -308,9 +309,8 @@ class ChannelServer:
                 raise KeyError("no hello")
             else:
                 result = self._handlers[op](peer, args)
-        except Exception:
-            log.exception("message handler failed", extra={"op": op})
-            _reply_error(link, message)
+        except Exception as e:  # noqa: BLE001 (_failed logs it)
+            _failed(link, message, e)
             return
         if isinstance(result, Awaitable):
             telemetry.spawn(f"channel:{op}", self._answer(link, message, result))
@@ -320,9 +320,8 @@ class ChannelServer:
     async def _answer(self, link: _Link, message: Args, result: Awaitable[Args]) -> None:
         try:
             reply = await result
-        except Exception:
-            log.exception("message handler failed", extra={"op": message["op"]})
-            _reply_error(link, message)
+        except Exception as e:  # noqa: BLE001 (_failed logs it)
+            _failed(link, message, e)
             return
         if "id" in message:
             link.send({"re": message["id"], "args": reply})
@@ -333,6 +332,11 @@ class ChannelServer:
             self._on_gone(peer)
 
 
-def _reply_error(link: _Link, message: Args) -> None:
+def _failed(link: _Link, message: Args, error: Exception) -> None:
+    """Tell the caller that it failed, and the log why; Postgres away is no bug."""
+    if isinstance(error, ProxyError):
+        log.warning("%s: %s", message["op"], error.detail or error.message)
+    else:
+        log.error("message handler failed", extra={"op": message["op"]}, exc_info=error)
     if "id" in message:
         link.send({"re": message["id"], "error": f"{message['op']} failed"})

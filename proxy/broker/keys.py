@@ -11,8 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable
 from ipaddress import IPv6Address, ip_address
 from typing import Any
 
-from proxy import telemetry
-
 Record = dict[str, Any]
 Lookup = Callable[[bytes], Awaitable[Record | None]]
 
@@ -65,7 +63,7 @@ class KeyDesk:
         self._stale_ms = stale_ms
         self._records: dict[str, Record] = {}
         self._unknown: dict[str, int] = {}  # digest -> when to ask again
-        self._asking: dict[str, asyncio.Task[Record | None]] = {}
+        self._asking: dict[str, asyncio.Future[Record | None]] = {}
         self._budget = Budget()
         self._confirmed_ms = 0
 
@@ -81,25 +79,38 @@ class KeyDesk:
             return {"missing": True}
         if wait_s := self._budget.wait_s(address, now_ms):
             return {"throttled": wait_s}
-        task = self._asking.get(digest)
-        if task is None:
-            task = self._asking[digest] = telemetry.spawn("key look-up", self._ask(digest, now_ms))
-            task.add_done_callback(lambda _: self._asking.pop(digest, None))
-        record = await asyncio.shield(task)
+        record = await self._ask(digest, now_ms)
         if record is not None:
             return {"record": record}
         self._budget.spend(address, now_ms)
         return {"missing": True}
 
     async def _ask(self, digest: str, now_ms: int) -> Record | None:
-        record = await self._lookup(bytes.fromhex(digest))
+        """Once for all that ask at the same time; a failure is everybody's."""
+        waiting = self._asking.get(digest)
+        if waiting is not None:
+            return await asyncio.shield(waiting)
+        answer = self._asking[digest] = asyncio.get_running_loop().create_future()
+        answer.add_done_callback(_looked_at)
+        try:
+            record = await self._lookup(bytes.fromhex(digest))
+            answer.set_result(record)
+        except Exception as e:
+            answer.set_exception(e)
+            raise
+        finally:
+            answer.cancel()  # nothing, if it is set
+            del self._asking[digest]
+        self._remember(digest, record, now_ms)
+        return record
+
+    def _remember(self, digest: str, record: Record | None, now_ms: int) -> None:
         if record is not None:
             self._put(digest, record)
-        else:
-            self._unknown[digest] = now_ms + UNKNOWN_MS
-            if len(self._unknown) > UNKNOWN_MAX:
-                del self._unknown[next(iter(self._unknown))]
-        return record
+            return
+        self._unknown[digest] = now_ms + UNKNOWN_MS
+        if len(self._unknown) > UNKNOWN_MAX:
+            del self._unknown[next(iter(self._unknown))]
 
     def _put(self, digest: str, record: Record) -> None:
         known = self._records.get(digest)
@@ -130,3 +141,9 @@ class KeyDesk:
 
     def __len__(self) -> int:
         return len(self._records)
+
+
+def _looked_at(answer: asyncio.Future[Record | None]) -> None:
+    """Nobody may have waited for it: its failure was told to who asked first."""
+    if not answer.cancelled():
+        answer.exception()

@@ -6,6 +6,7 @@ Composition root. Workers are served before Postgres is there and while it is aw
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
 import os
@@ -13,6 +14,8 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
 import uvloop
@@ -31,12 +34,12 @@ from proxy.control.allowances import Allowances, earlier
 from proxy.control.journals import EstimatingDrainer, Journals
 from proxy.control.keyfeed import KeyFeed
 from proxy.control.metrics import Numbers
+from proxy.control.rests import Rests
 from proxy.control.routes import Routes
-from proxy.control.sites import Sites
 from proxy.errors import ConfigError, StateError
 from proxy.logs import redactor
 from proxy.relay.ids import IdSource
-from proxy.routing.table import OnOutage, Table
+from proxy.routing.table import OnOutage, Station, Table
 from proxy.settings import Orders
 from proxy.store.adoption import Adopted, Adopter
 from proxy.store.catalog import Catalog
@@ -54,8 +57,18 @@ TIDY_S = 5.0
 ESTIMATES_S = 10.0
 RETENTION_S = 3600.0
 CONNECT_RETRY_S = 0.5
-CONNECT_PATIENCE_S = 2.0  # how long workers wait for Postgres before they are served without it
+CONNECT_PATIENCE_S = 5.0  # how long workers wait for a Postgres that neither answers nor refuses
 NO_TRUST = OnOutage("refuse", 0)
+
+
+@dataclass(frozen=True, slots=True)
+class _NoStation:
+    """Until routes.yaml is loaded; nothing is drained before."""
+
+    timezone: str = "UTC"
+
+
+NO_STATION = _NoStation()
 
 
 def now_ms() -> int:
@@ -87,15 +100,17 @@ class Control:
         )
         self.keys = KeyFeed(self.desks.keys, self.server, settings.data / "keys.generation")
         self.routes = Routes(settings.config, settings.data / "routes.generation", self.stats, self._install)
-        self.sites = Sites(self)
+        self._sites: Any = None
         self.database: Database | None = None  # once it was reached
         self.journals: Journals | None = None  # once it was made ready
-        self._health_path = settings.data / "health.json"
+        self._rests = Rests(settings.data / "health.json")
         self._table: Table | None = None
         self._demo_key = ""
         self._is_announced = False
         self._knew_away = False
-        self._has_postgres = asyncio.Event()
+        self._has_postgres = asyncio.Event()  # keys and money can be asked for
+        self._tried_postgres = asyncio.Event()
+        self._is_open = False  # so can everything else
         self._stopping = asyncio.Event()
 
     # -- life -----------------------------------------------------------------------------------
@@ -123,67 +138,85 @@ class Control:
             self._refuse("\n".join(e.mistakes))
 
     async def _begin_channel(self) -> None:
-        """Workers say once what they hold: best when the leases are loaded."""
+        """Workers say once what they hold: best when the leases are loaded. Not if that has to wait."""
         self.trust.restore(await asyncio.to_thread(list, earlier(self.settings.journal_dir)))
-        self._recall_health()
-        try:
+        self._rests.recall(self.desks.health, now_ms())
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONNECT_PATIENCE_S):
-                await self._has_postgres.wait()
-        except TimeoutError:
+                await self._tried_postgres.wait()
+        if not self._has_postgres.is_set():
             log.warning("serving workers without Postgres")
         await self.server.start(socket.socket(fileno=self.orders.channel_fd))
 
     async def _begin_postgres(self) -> None:
         """Reach Postgres, however long it takes, and start what needs it."""
-        while not self._has_postgres.is_set():
+        while not self._is_open:
             try:
                 self.database = self.database or await Database.connect(self.settings.database_url)
                 await self._open(self.database)
             except DatabaseUnavailable as e:
                 log.warning("waiting for Postgres: %s", e.detail)
+                self._tried_postgres.set()
                 await asyncio.sleep(CONNECT_RETRY_S)
             except StateError as e:
                 self._refuse(str(e))
                 return
-        for peer in self.server.peers:
-            peer.abort()  # served without Postgres so far: it says again what it holds
-        await self.sites.open()
+        # Only now, and beside the loop: it takes a quarter of a second, and workers were waiting.
+        sites = await asyncio.to_thread(import_module, "proxy.control.sites")
+        self._sites = sites.Sites(self)
+        await self._sites.open()
         self._announce()
 
     async def _open(self, database: Database) -> None:
-        """Raises DatabaseUnavailable, StateError."""
+        """Raises DatabaseUnavailable, StateError; may be called again after that."""
         settings = self.settings
-        await database.migrate()
-        await self.routes.loaded.wait()
-        assert self._table is not None
+        if not self._has_postgres.is_set():
+            await database.migrate()
         catalog = Catalog(database)
-        await self._open_station(catalog)
-        leases = Leases(database, settings.node, settings.node_incarnation)
-        await leases.register()
-        await self.keys.open(catalog)
-        if settings.demo:
-            self._demo_key = await demo.prepare(catalog, settings.demo_key_path)
-        drainer = EstimatingDrainer(database, settings.journal_dir, settings.node, self._table.station)
+        leases = self._leases(database)
+        drainer = EstimatingDrainer(database, settings.journal_dir, settings.node, NO_STATION)
         adopter = Adopter(database, settings.journal_dir, drainer)
-        unadopted = [name for name in await adopter.unadopted() if not self._is_earlier(name)]
-        await self.desks.money.open(leases, unadopted)
-        self.desks.keys.confirm(now_ms())
-        self.outage.probed(True)
+        if not self._has_postgres.is_set():
+            await self._open_desks(catalog, leases, adopter)
+        drainer.station = await self._open_station(catalog)
         self.journals = Journals(drainer, adopter, self.stats, self._adopted)
-        self._has_postgres.set()
+        self._is_open = True
         telemetry.spawn("journals", self.journals.keep_draining())
         telemetry.spawn("earlier lives", self._close_earlier_lives(leases, adopter))
-        self._keep_going("probe", PROBE_S, self._probe)
-        self._keep_going("keys", KEYS_S, lambda: self.keys.poll(catalog, now_ms()))
-        self._keep_going("leases", TIDY_S, self.desks.money.tidy)
         self._keep_going("estimates", ESTIMATES_S, self._tell_estimates)
         self._keep_going(
             "retention", RETENTION_S, Retention(database, settings.journal_dir, drainer).run_once
         )
 
-    async def _open_station(self, catalog: Catalog) -> None:
+    async def _open_desks(self, catalog: Catalog, leases: Leases, adopter: Adopter) -> None:
+        """What workers wait for; nothing is drained yet. Raises DatabaseUnavailable, StateError."""
+        await leases.register()
+        if self.settings.demo:  # whoever sees the node ready may look for the key
+            await self._open_station(catalog)
+            self._demo_key = await demo.prepare(catalog, self.settings.demo_key_path)
+        await self.keys.open(catalog)
+        unadopted = [name for name in await adopter.unadopted() if not self._is_earlier(name)]
+        await self.desks.money.open(leases, unadopted)
+        self.desks.keys.confirm(now_ms())
+        self.outage.probed(True)
+        self._has_postgres.set()
+        self._tried_postgres.set()
+        for peer in self.server.peers:
+            peer.abort()  # served without Postgres so far: it says again what it holds
+        self._keep_going("probe", PROBE_S, self._probe)
+        self._keep_going("keys", KEYS_S, lambda: self.keys.poll(catalog, now_ms()))
+        self._keep_going("leases", TIDY_S, self.desks.money.tidy)
+
+    def _leases(self, database: Database) -> Leases:
+        return Leases(database, self.settings.node, self.settings.node_incarnation)
+
+    async def _open_station(self, catalog: Catalog) -> Station:
+        """Raises DatabaseUnavailable, StateError."""
+        await self.routes.loaded.wait()
         assert self._table is not None
-        await catalog.open_station(self._table.station.currency, self._table.station.timezone)
+        station = self._table.station
+        await catalog.open_station(station.currency, station.timezone)
+        return station
 
     def _refuse(self, why: str) -> None:
         """This node cannot start, and the operator is told. One that serves already goes on with what
@@ -205,14 +238,16 @@ class Control:
         """The workers have ended: bring everything into Postgres, give all leases back."""
         await telemetry.cancel_all()
         self.server.close()
-        if self.journals is not None and not self.outage.is_away:
+        if self.database is not None and self.journals is not None and not self.outage.is_away:
             try:
                 if await self.journals.finish(self.orders.incarnation):
                     await self.desks.money.close()
+                    await self._leases(self.database).close_earlier_lives()
             except DatabaseUnavailable as e:
                 log.warning("leases stay open until the next start: %s", e.detail)
         await self._allowances.close()
-        await self.sites.close()
+        if self._sites is not None:
+            await self._sites.close()
         if self.database is not None:
             await self.database.close()
 
@@ -248,15 +283,7 @@ class Control:
     def _tell(self, op: str, args: dict[str, Any]) -> None:
         self.server.broadcast(op, args)
         if op in ("cool", "uncool"):
-            resting = self.desks.health.current(now_ms())
-            self._health_path.write_text(json.dumps(resting))
-
-    def _recall_health(self) -> None:
-        """What an earlier control knew."""
-        try:
-            self.desks.health.restore(json.loads(self._health_path.read_text()), now_ms())
-        except (FileNotFoundError, ValueError, KeyError) as e:
-            log.debug("no health is remembered: %r", e)
+            self._rests.save(self.desks.health, now_ms())
 
     def enable(self, upstream: str, credential: str) -> int:
         """An operator says that a credential is good again; how many cooldowns end."""
@@ -357,7 +384,7 @@ class Control:
         """One line; "" when the node can serve."""
         if not self.routes.generation:
             return "routes.yaml is not loaded" if not self.routes.mistakes else self.routes.mistakes[0]
-        if not self._has_postgres.is_set():
+        if not self._is_open:
             return "Postgres was not reached yet"
         if not self.broker.workers:
             return "no worker is connected"
