@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from proxy.relay.answers import BUSY_STATUS
 from proxy.routing.selection import Choice
 
 LOCAL_S = 1.0  # until control's own word arrives
@@ -39,9 +40,16 @@ class Cooldowns:
         return max(1.0, min(left, default=1000) / 1000)
 
     def report(self, choice: Choice, status: int, retry_after_s: float | None) -> None:
-        """An answer that speaks against a credential: cool it here and tell control."""
+        """An answer that speaks against a credential: cool it here and tell control.
+
+        A 5xx now and then is no reason to rest, and another mirror may serve the same credential well:
+        such an answer counts with control only, and only where there is no other mirror.
+        """
         where = (choice.upstream.name, choice.credential.name, choice.model)
-        self._until[where] = self._wall_ms() + int(1000 * (retry_after_s or LOCAL_S))
+        if status < 500 or status in BUSY_STATUS or retry_after_s is not None:
+            self._until[where] = self._wall_ms() + int(1000 * (retry_after_s or LOCAL_S))
+        elif len(choice.upstream.mirrors) > 1:
+            return
         self._tell(
             "health",
             {

@@ -1,0 +1,144 @@
+"""Where a call goes: mirrors in the key's order, weights, priorities, a pool of credentials."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+
+import orjson
+
+from tests.fakes.upstream_server import whole
+from tests.system.operated import OK, SECRETS, Operated, completion, until
+
+
+async def _places(operated: Operated, key: str, stream: bool = False) -> list[str]:
+    """Which mirrors were asked by one call, in order."""
+    places = ("direct", "cdn", "hk")
+    before = {place: len(operated.asked(place)) for place in places}
+    start = len(operated.upstream.requests)
+    assert (await operated.call(key, "m-mirrored", stream=stream)).status == 200
+    asked = [r.target.split("/")[1] for r in operated.upstream.requests[start:]]
+    assert all(len(operated.asked(p)) - before[p] == asked.count(p) for p in places)
+    return asked
+
+
+async def test_a_call_goes_to_the_mirror_that_its_key_prefers(operated: Operated) -> None:
+    for place in ("direct", "cdn", "hk"):
+        operated.script(place, OK)
+    assert await _places(operated, await operated.customer(mirror="hk")) == ["hk"]
+    assert await _places(operated, await operated.customer(mirror=("cdn", "hk"))) == ["cdn"]
+    assert await _places(operated, await operated.customer(mirror="nowhere")) == ["direct"]
+    assert await _places(operated, await operated.customer()) == ["direct"]
+
+
+async def test_a_mirror_that_fails_is_followed_by_the_next_in_the_keys_order(operated: Operated) -> None:
+    operated.script("cdn", [whole(b"{}", 502)])
+    operated.script("hk", OK)
+    operated.script("direct", OK)
+    assert await _places(operated, await operated.customer(mirror=("cdn", "hk"))) == ["cdn", "hk"]
+
+
+async def test_a_preference_changes_with_the_next_calls(operated: Operated) -> None:
+    for place in ("direct", "hk"):
+        operated.script(place, OK)
+    key = await operated.customer()
+    assert await _places(operated, key) == ["direct"]
+    key_id = (await operated.station.rows("SELECT max(id) AS id FROM api_key"))[0]["id"]
+    await operated.run("key", "set", str(key_id), "--mirror", "hk")
+
+    async def is_followed() -> bool:
+        return {(await _places(operated, key))[0] for _ in range(4)} == {"hk"}
+
+    await until(is_followed, "every worker follows the new preference", 3.0)
+
+
+async def test_a_mirror_that_refuses_connections_costs_nobody_an_answer(operated: Operated) -> None:
+    operated.script("alive", OK)
+    key = await operated.customer(mirror="direct")
+    answers = await operated.calls(10, key, "m-halved")
+    assert [a.status for a in answers] == [200] * 10
+    row = await operated.row(answers[0].headers["x-request-id"])
+    tried = [(a["mirror"], a["outcome"]) for a in row["attempts"]]
+    assert tried[0] == ("direct", "upstream_connect_failed")
+    assert [mirror for mirror, _ in tried] == ["direct", "hk"]
+
+
+async def test_calls_are_spread_by_weight(operated: Operated) -> None:
+    operated.script("heavy", OK)
+    operated.script("light", OK)
+    key = await operated.customer()
+    for _ in range(4):
+        assert {a.status for a in await operated.calls(50, key, "m-weighted")} == {200}
+    heavy, light = len(operated.asked("heavy")), len(operated.asked("light"))
+    assert heavy + light == 200
+    assert 120 <= heavy <= 180  # 3 to 1: 150 +- 4.9 standard deviations
+
+
+async def test_the_next_priority_is_tried_only_when_the_first_is_down(operated: Operated) -> None:
+    operated.script("plain", OK)
+    key = await operated.customer()
+    for model in ("m-first", "m-second"):
+        assert {a.status for a in await operated.calls(5, key, model)} == {200}
+    models = Counter(orjson.loads(r.body)["model"] for r in operated.asked("plain"))
+    assert (models["m-first"], models["m-second"]) == (5, 5)
+
+
+async def test_one_bad_answer_of_an_upstream_rests_nothing(operated: Operated) -> None:
+    key = await operated.customer()
+    for _ in range(3):
+        operated.script("plain", [whole(b"{}", 500)], OK)
+        assert (await operated.call(key)).status == 502
+        assert {a.status for a in await operated.calls(8, key)} == {200}
+
+
+async def test_a_credential_that_must_rest_is_replaced_and_comes_back(operated: Operated) -> None:
+    """429 with retry-after for one, 401 for another: the third serves, on both workers."""
+    rests = {
+        "a": whole(b"{}", 429, "retry-after: 3"),
+        "b": whole(b'{"error":"no"}', 401),
+        "c": whole(completion()),
+    }
+    names = {secret: name[-1].lower() for name, secret in SECRETS.items()}
+
+    def name_of(request) -> str:
+        return names[request.header(b"authorization").decode().removeprefix("Bearer ")]
+
+    operated.script("pool", [lambda request: rests[name_of(request)]])
+    key = await operated.customer()
+    assert {a.status for a in await operated.calls(4, key, "m-pool")} == {200}
+
+    async def resting() -> bool:
+        status = (await operated.admin("/admin/status")).json()
+        return {r["credential"] for r in status["resting"]} == {"a", "b"}
+
+    await until(resting, "both are known to rest")
+    await asyncio.gather(*(operated.calls(5, key, "m-pool") for _ in range(2)))  # both workers were told
+    asked = len(operated.asked("pool"))
+    assert {a.status for a in await operated.calls(10, key, "m-pool")} == {200}
+    used = Counter(map(name_of, operated.asked("pool")[asked:]))
+    assert set(used) <= {"c", "a"}  # b rests for minutes
+    rests["a"] = whole(completion())
+
+    async def is_back() -> bool:
+        await operated.call(key, "m-pool")
+        return name_of(operated.asked("pool")[-1]) == "a"
+
+    await until(is_back, "the rate limited one is used again", 6.0)
+
+
+async def test_when_every_credential_rests_the_caller_is_told_when_to_come_back(operated: Operated) -> None:
+    operated.script("mirrored", [whole(b"{}", 404)])
+    operated.script("light", [whole(b"{}", 429, "retry-after: 7")])
+    operated.script("heavy", [whole(b"{}", 429, "retry-after: 9")])
+    key = await operated.customer()
+    first = await operated.call(key, "m-weighted")
+    assert (first.status, first.code) == (429, "upstream_rate_limited")
+    assert 1 <= int(first.headers["retry-after"]) <= 9
+
+    async def is_cooling() -> bool:
+        answers = await operated.calls(4, key, "m-weighted")
+        return {a.status for a in answers} == {503} and all(
+            1 <= int(a.headers["retry-after"]) <= 9 for a in answers
+        )
+
+    await until(is_cooling, "both workers know", 3.0)
