@@ -250,11 +250,6 @@ class Overloaded(StationFault):
     text = "The relay is at its limit. Try again shortly."
 
 
-class ShuttingDown(StationFault):
-    code = "shutting_down"
-    text = "This relay is restarting. Try again."
-
-
 class InternalError(ProxyError):
     """A bug. The traceback goes to the log without header bytes; the caller gets this line."""
 

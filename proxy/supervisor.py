@@ -313,8 +313,7 @@ class Supervisor:
         log.info("stopping")
         for sock in self._sockets.workers:
             sock.close()  # with the workers' copies gone, new connections are refused at once
-        grace_s = self._settings.drain_grace_s if self._is_announced else 0.0
-        self._end(self._children, grace_s + LINGER_S)
+        self._end(self._children, self._settings.drain_grace_s + LINGER_S)
         self._end([self._control], CONTROL_DRAIN_S)
         self._end(self._extra, LINGER_S)
         if self._postgres is not None:

@@ -46,6 +46,7 @@ log = getLogger("headrace.worker")
 
 CONNECTIONS_MAX = 50_000  # of clients; below the descriptor limit, which is raised at start
 SECOND_S = 1.0
+DRAIN_LOOK_S = 0.05  # connections come to their end without telling
 BACKLOG = 4096
 
 
@@ -135,6 +136,17 @@ class Worker:
         self.channel.start()
         self.sweeper.start()
         telemetry.spawn("second", self._each_second())
+        serving = self.loop.create_task(self._serve(listener))
+        await asyncio.wait({serving, self._stopping}, return_when=asyncio.FIRST_COMPLETED)
+        if serving.done():
+            await serving
+            await self._stopping
+        else:
+            serving.cancel()  # told to stop before there was a table
+        await self._drain()
+
+    async def _serve(self, listener: socket.socket) -> None:
+        """Accept connections once there is a table."""
         await self._has_table.wait()
         gc.collect()
         gc.freeze()  # what lives for ever needs no look at each collection
@@ -143,8 +155,6 @@ class Worker:
             self.ingress, sock=listener.dup(), backlog=BACKLOG, ssl=self._tls()
         )
         log.info("serving")
-        await self._stopping
-        await self._drain()
 
     def stop(self) -> None:
         if not self._stopping.done():
@@ -164,14 +174,15 @@ class Worker:
         return context
 
     async def _drain(self) -> None:
-        """Take no new call, let the running ones end, cut what does not within the grace."""
+        """Accept no new connection, serve those that there are, cut what does not end within the grace."""
         self.relay.is_draining = True
         if self._server is not None:
-            self._server.close()
-        self.ingress.close_idle()
+            self._server.close()  # who is not accepted yet waits for the next worker
         deadline = self.loop.time() + self.settings.drain_grace_s
-        while self.settler.live and self.loop.time() < deadline:
-            await self.settler.wait_for_change(deadline - self.loop.time())
+        is_busy = True
+        while is_busy and self.loop.time() < deadline:
+            await self.settler.wait_for_change(min(DRAIN_LOOK_S, deadline - self.loop.time()))
+            is_busy = self.ingress.close_idle() or bool(self.settler.live)
         for x in list(self.settler.live.values()):
             if x.pump is not None:
                 x.pump.cut("shutdown")

@@ -20,7 +20,6 @@ from proxy.errors import (
     JournalUnavailable,
     ProxyError,
     Retry,
-    ShuttingDown,
     StationFault,
 )
 from proxy.journal.crashpoint import crash_point
@@ -68,8 +67,6 @@ class Relay:
             if await self.pages.serve(x, heads, facts):
                 return
             heads.match(x, facts)
-            if self.is_draining:
-                raise ShuttingDown(retry_after_s=1.0)
             await self.admission.identify(x, heads.digest(x, facts))
             await self.bodies.read(x)
             x.uploaded = monotonic()
