@@ -8,11 +8,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
+from operator import attrgetter
+from typing import NamedTuple
 
 from proxy.ledger import entry, holds
 from proxy.ledger.entry import Attempt, Begin, End, Progress, Settle
 from proxy.metering.pricing import Price, cost_nanos
-from proxy.metering.usage import Provenance, Usage
+from proxy.metering.usage import FIELDS, Provenance, Usage
 
 # No call has more tokens, milliseconds or characters, nor more of what is priced one by one. With these
 # every cost fits into 64 bits, whatever an upstream claims.
@@ -63,8 +65,7 @@ BILLED: dict[str, tuple[Billed, Waiver]] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Figures:
+class Figures(NamedTuple):
     """What is known about the consumption of a call when it ends.
 
     `reported` is the vendor's word (`is_final`: its last one), `counted` our own figures for what it
@@ -78,8 +79,7 @@ class Figures:
     is_estimate: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Terms:
+class Terms(NamedTuple):
     """What the table, the model and the options say about this call. Bounds are tokens; None: unknown."""
 
     trusted: bool = True
@@ -112,8 +112,7 @@ class Facts:
     flags: list[str] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Bill:
+class Bill(NamedTuple):
     """What a call costs and why."""
 
     cost_nanos: int
@@ -223,7 +222,10 @@ def bounded(usage: Usage, terms: Terms) -> tuple[Usage, list[str]]:
     too_much_in = terms.input_max is not None and usage.input_tokens_all() > terms.input_max
     too_much_out = terms.output_max is not None and usage.output_tokens_all() > terms.output_max
     if terms.trusted:
-        flags += [OVER_INPUT] * too_much_in + [OVER_OUTPUT] * too_much_out
+        if too_much_in:
+            flags.append(OVER_INPUT)
+        if too_much_out:
+            flags.append(OVER_OUTPUT)
     elif too_much_in or too_much_out:
         usage = replace(usage)
         if terms.input_max is not None:
@@ -235,7 +237,14 @@ def bounded(usage: Usage, terms: Terms) -> tuple[Usage, list[str]]:
     return usage, flags
 
 
+_plain_counts = attrgetter(*(f.name for f in FIELDS if f.default == 0))
+
+
 def _is_sane(usage: Usage) -> bool:
+    # What is within the smaller maximum is within both: of most usages nothing more is looked at.
+    plain = _plain_counts(usage)
+    if min(plain) >= 0 and max(plain) <= SINGLE_MAX and not usage.tools and not usage.units:
+        return True
     for name, counts in usage.as_dict().items():
         most = _most(name)
         for count in counts.values() if isinstance(counts, dict) else (counts,):
@@ -268,46 +277,48 @@ def _cut(usage: Usage, buckets: tuple[str, ...], most: int) -> None:
 
 
 def _end(begin: Begin, facts: Facts, state: str, price: Price, found: Bill) -> End:
+    # By position, in the order of End's fields: 41 keywords cost as much as the rest of a settlement.
     return End(
-        id=begin.id,
-        at_ms=facts.at_ms,
-        began_ms=begin.at_ms,
-        state=state,
-        outcome=facts.outcome,
-        account=begin.account,
-        key=begin.key,
-        lease=begin.lease,
-        hold_nanos=begin.hold_nanos,
-        cost_nanos=found.cost_nanos,
-        model=begin.model,
-        operation=begin.operation,
-        dialect=begin.dialect,
-        price=price.id,
-        model_ppm=begin.model_ppm,
-        tier_ppm=begin.tier_ppm,
-        tier=begin.tier,
-        endpoint=begin.endpoint,
-        generation=begin.generation,
-        stream=begin.stream,
-        status=facts.status,
-        provenance=found.provenance.value,
-        usage=found.usage.as_dict(),
-        attempts=facts.attempts,
-        upstream=facts.upstream,
-        mirror=facts.mirror,
-        credential=facts.credential,
-        upstream_id=facts.upstream_id,
-        upstream_model=facts.upstream_model,
-        cut=facts.cut,
-        flags=facts.flags + found.flags,
-        request_bytes=begin.request_bytes,
-        response_bytes=facts.response_bytes,
-        events=facts.events,
-        rurt_ms=facts.rurt_ms,
-        ttft_ms=facts.ttft_ms,
-        took_ms=facts.took_ms,
-        override=begin.override,
-        parent=begin.parent,
-        multiplied=begin.multiplied,
-        client=facts.client,
+        begin.id,
+        facts.at_ms,
+        begin.at_ms,
+        state,
+        facts.outcome,
+        begin.account,
+        begin.key,
+        begin.lease,
+        begin.hold_nanos,
+        found.cost_nanos,
+        begin.model,
+        begin.operation,
+        begin.dialect,
+        price.id,
+        begin.model_ppm,
+        begin.tier_ppm,
+        begin.tier,
+        begin.endpoint,
+        begin.generation,
+        begin.stream,
+        facts.status,
+        found.provenance.value,
+        found.usage.as_dict(),
+        facts.attempts,
+        facts.upstream,
+        facts.mirror,
+        facts.credential,
+        facts.upstream_id,
+        facts.upstream_model,
+        facts.cut,
+        facts.flags + found.flags,
+        begin.request_bytes,
+        facts.response_bytes,
+        facts.events,
+        facts.rurt_ms,
+        facts.ttft_ms,
+        facts.took_ms,
+        0,  # free_nanos
+        begin.override,
+        begin.parent,
+        begin.multiplied,
+        facts.client,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 from hypothesis import given
@@ -228,6 +228,32 @@ def test_the_figures_of_the_meter_are_not_changed_by_billing():
     claim = Usage(input=50, output=70)
     close(entry.COMPLETE, Figures(claim, is_final=True), Terms(trusted=False, output_max=1))
     assert claim == Usage(input=50, output=70)
+
+
+# -- what a row says -----------------------------------------------------------------------------
+
+
+def told(record: Begin | Facts, **but: object) -> object:
+    """The record with another value in each field that has a plain one."""
+    plain = {
+        f.name: f.name if type(getattr(record, f.name)) is str else i
+        for i, f in enumerate(f for f in fields(record) if type(getattr(record, f.name)) in (str, int))
+    }
+    return replace(record, **(plain | but))
+
+
+def test_each_field_of_an_end_is_that_of_the_begin_the_facts_or_the_bill():
+    begin = told(BEGIN, hold_nanos=HOLD, stream=True, multiplied=False)
+    facts = told(Facts("", 0, attempts=[entry.Attempt("u", "m", "c", "ok")]), outcome=entry.COMPLETE)
+    end = settled(begin, facts, FINAL, PRICE, PLAIN)
+    bill = {
+        "state": entry.SETTLED, "cost_nanos": end.cost_nanos, "provenance": "final", "began_ms": begin.at_ms,
+        "usage": FINAL.reported.as_dict(), "price": PRICE.id, "free_nanos": 0, "flags": [],
+    }  # fmt: skip
+    for field in fields(End):
+        source = facts if hasattr(facts, field.name) else begin
+        expected = bill[field.name] if field.name in bill else getattr(source, field.name)
+        assert getattr(end, field.name) == expected, field.name
 
 
 # -- for all -------------------------------------------------------------------------------------
