@@ -70,15 +70,18 @@ class AnswerMeter:
 
     def feed(self, content: bytes) -> None:
         try:
-            if self._splitter is None:
+            if self._splitter is None and self._whole is None:
+                content = self._sniff(content)
+            splitter = self._splitter
+            if splitter is None:
                 if content:
                     self._feed_whole(content)
                 return
-            data = self._splitter.one(content)
+            data = splitter.one(content)
             if data is not None:
                 self._read_event(data)
             else:
-                for found in self._splitter.feed(content):
+                for found in splitter.feed(content):
                     self._read_event(found)
         except Exception:  # noqa: BLE001 - a spectator: no answer, however odd, may disturb its stream
             self.degraded = True
@@ -121,17 +124,18 @@ class AnswerMeter:
     def _find_usage(self, doc: dict[str, Any]) -> bool:
         """Read the usage object, if one of the places has one. Fixed paths, never a search."""
         told = False
-        for place in self._places:
+        # The last place that tells wins: the others are looked at only where it overlays what they tell.
+        for place in self._places if self._is_overlay else reversed(self._places):
             value = look_up(doc, place)
             if type(value) is not dict:
                 continue
-            if self._is_overlay:
-                value = self._overlaid(value)
-            usage = self._read(value)
+            usage = self._read(self._overlaid(value) if self._is_overlay else value)
             if usage is not None:
                 usage.calls = 1
                 self._usage = usage
                 told = True
+                if not self._is_overlay:
+                    break
         return told
 
     def _overlaid(self, value: dict[str, Any]) -> dict[str, Any]:
@@ -177,7 +181,10 @@ class AnswerMeter:
         self.events += 1
         try:
             if type(data) is bytes:
-                doc = self._parsed(data)
+                try:
+                    doc = loads(data)
+                except ValueError:
+                    doc = self._no_json(data)
             else:
                 assert isinstance(data, PointerScanner)
                 doc = self._pruned(data)
@@ -186,26 +193,32 @@ class AnswerMeter:
         except Exception:  # noqa: BLE001 - a spectator: one odd event must not hide the next
             self.degraded = True
 
-    def _parsed(self, data: bytes) -> Any:
-        try:
-            return loads(data)
-        except ValueError:
-            if data.startswith(b"[DONE]"):  # as the SDKs test it
-                self.complete = True
-            return None if self.complete or not data.strip() else parse_leniently(data)
+    def _no_json(self, data: bytes) -> Any:
+        if data.startswith(b"[DONE]"):  # as the SDKs test it
+            self.complete = True
+        return None if self.complete or not data.strip() else parse_leniently(data)
 
     def _pruned(self, scanner: PointerScanner) -> Any:
         self.degraded |= scanner.failed
         self.unread_bytes += scanner.measured
         return scanner.document
 
+    def _sniff(self, content: bytes) -> bytes:
+        """Decide by the first byte what the answer is; the content without what is blank in front."""
+        begin = content.lstrip(_BLANK)
+        if begin:
+            first = begin[:1]
+            if first in _EVENT_FIRST or (self._hint_events and first not in _WHOLE_FIRST):
+                self._splitter = SseSplitter(self._new_scanner)
+            else:
+                self._whole = []
+        return begin
+
     def _feed_whole(self, content: bytes) -> None:
         if self._scanner is not None:
             self._scanner.feed(content)
             return
-        if self._whole is None:
-            self._sniff(content)
-            return
+        assert self._whole is not None
         self._whole.append(content)
         self._whole_bytes += len(content) + PIECE_OVERHEAD
         if self._whole_bytes > WHOLE_BYTES_MAX:
@@ -213,17 +226,6 @@ class AnswerMeter:
             for piece in self._whole:
                 self._scanner.feed(piece)
             self._whole.clear()
-
-    def _sniff(self, content: bytes) -> None:
-        begin = content.lstrip(_BLANK)
-        if not begin:
-            return
-        first = begin[:1]
-        if first in _EVENT_FIRST or (self._hint_events and first not in _WHOLE_FIRST):
-            self._splitter = SseSplitter(self._new_scanner)
-        else:
-            self._whole = []
-        self.feed(begin)
 
     def _finish_whole(self) -> None:
         if self._scanner is None:

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 import orjson
 
-from proxy.dialects.answer import AnswerMeter, known_int
+from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int
 from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, UsagePointers
 from proxy.metering.usage import Usage
 
@@ -32,8 +32,48 @@ _CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens")
 _CACHE_WRITE = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
 
 
+# OpenAI's own names for a call of text, which most answers have and no others.
+_ORDINARY = frozenset({
+    "prompt_tokens", "completion_tokens", "total_tokens",
+    "prompt_tokens_details", "completion_tokens_details",
+})  # fmt: skip
+_ORDINARY_INPUT = frozenset({"cached_tokens", "audio_tokens", "text_tokens"})
+
+
 def read_usage(raw: dict[str, Any]) -> Usage | None:
-    """A `usage` object of chat, completions, embeddings or images -> disjoint buckets.
+    """A `usage` object of chat, completions, embeddings or images -> disjoint buckets."""
+    return _read_ordinary(raw) or _read_any(raw)
+
+
+def _read_ordinary(raw: dict[str, Any]) -> Usage | None:
+    """The shape that OpenAI sends for text, read as `_read_any` does in a third of its time (3 us).
+
+    None: it has other names, or figures that do not add up.
+    """
+    if not _ORDINARY.issuperset(raw):
+        return None
+    input_, output, total = raw.get("prompt_tokens"), raw.get("completion_tokens"), raw.get("total_tokens")
+    cached = reasoning = 0
+    ins, outs = raw.get("prompt_tokens_details"), raw.get("completion_tokens_details")
+    if ins is not None:
+        if type(ins) is not dict or not _ORDINARY_INPUT.issuperset(ins) or ins.get("audio_tokens"):
+            return None
+        cached = ins.get("cached_tokens") or 0
+    if outs is not None:
+        if type(outs) is not dict or outs.get("audio_tokens") or outs.get("image_tokens"):
+            return None
+        reasoning = outs.get("reasoning_tokens") or 0
+    if not (type(input_) is type(output) is type(total) is type(cached) is type(reasoning) is int):
+        return None
+    if not (0 <= cached <= input_ and output >= 0 and input_ + output == total <= COUNT_MAX):
+        return None
+    if not 0 <= reasoning <= COUNT_MAX:
+        return None
+    return Usage(input_ - cached, cached, output=output, reasoning=reasoning)
+
+
+def _read_any(raw: dict[str, Any]) -> Usage | None:
+    """Every vendor's names.
 
     Whether reasoning is part of the output, and audio of the input, differs by vendor; the total
     tells: what it exceeds input + output by is what they do not include. An excess that no detail

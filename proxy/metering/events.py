@@ -44,12 +44,14 @@ class SseSplitter:
 
     def one(self, content: bytes) -> bytes | None:
         """The data of a read that is exactly one event, as most are. None: ask `feed`."""
-        at = content.find(b"\n") + 1 if content.startswith(b"event:") else 0
-        if not content.startswith(b"data: ", at) or not self._between:
-            return None
-        if content.find(b"\n", at) != len(content) - 2 or content[-1] != _LF:
-            return None
-        return content[at + 6 :]
+        at = 0
+        if not content.startswith(b"data: "):
+            at = content.find(b"\n") + 1
+            if not (content.startswith(b"event:") and content.startswith(b"data: ", at)):
+                return None
+        if self._between and content.find(b"\n", at) == len(content) - 2 and content[-1] == _LF:
+            return content[at + 6 :]
+        return None
 
     def feed(self, content: bytes) -> list[bytes | PointerScanner]:
         """The next bytes, cut anywhere; what they completed."""
