@@ -278,10 +278,9 @@ class ChannelServer:
 
     async def start(self, listener: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        # A copy: closing the server must not shut the supervisor's listener.
-        self._server = await loop.create_unix_server(
-            lambda: _Link(self._message, self._lost), sock=listener.dup()
-        )
+        # A copy: closing the server must not shut the supervisor's listener. Not create_unix_server():
+        # from Python 3.13 on its server removes the socket's file when it closes.
+        self._server = await loop.create_server(lambda: _Link(self._message, self._lost), sock=listener.dup())
 
     def close(self) -> None:
         if self._server is not None:
