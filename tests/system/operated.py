@@ -68,7 +68,7 @@ def routes(url: str, dead: int) -> dict[str, Any]:
             "heavy": upstream("heavy"),
             "light": upstream("light"),
             "down": upstream("down", mirrors={"direct": {"url": f"http://127.0.0.1:{dead}"}}),
-            "pool": upstream("pool", credentials={n.lower(): "${env:SECRET_%s}" % n for n in "ABC"}),
+            "pool": upstream("pool", credentials={n.lower(): f"${{env:SECRET_{n}}}" for n in "ABC"}),
             "absent": upstream("absent", credentials={"a": "${env:NOT_SET?}"}),
         },
         "models": {
