@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -33,16 +32,15 @@ _SCALAR_MEMBER = re.compile(rb'[ \t\r\n]*:[ \t\r\n]*("[^"\\]*"|[^][{}" ,\t\r\n]+
 # -- request bodies --------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True)
-class Members:
+class Members(NamedTuple):
     """A request body as parsed, and where its guarded members are.
 
     `spans` are the byte ranges of the values, `members` of the whole `"name": value`.
     """
 
     doc: dict[str, Any]
-    spans: dict[str, Span] = field(default_factory=dict)
-    members: dict[str, Span] = field(default_factory=dict)
+    spans: dict[str, Span]
+    members: dict[str, Span]
 
 
 def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
@@ -58,9 +56,10 @@ def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
         raise BodyNotJson(detail=str(e)) from e
     if type(doc) is not dict:
         raise BodyNotJson(detail=f"top level is {type(doc).__name__}")
-    found = Members(doc)
-    if _locate_unique(body, guarded, found):
+    found = _locate_unique(body, guarded, doc)
+    if found is not None:
         return found
+    found = Members(doc, {}, {})
     for name, key_start, start, end in top_level(body):
         if name not in guarded:
             continue
@@ -71,31 +70,33 @@ def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
     return found
 
 
-def _locate_unique(body: bytes, guarded: tuple[str, ...], found: Members) -> bool:
-    """Fill in the spans without a scan if the text proves that no guarded name occurs twice.
+def _locate_unique(body: bytes, guarded: tuple[str, ...], doc: dict[str, Any]) -> Members | None:
+    """Find the members without a scan if the text proves that no guarded name occurs twice.
 
     A key is a quoted name. Without `\\u` no other spelling of these names exists, so a quoted name
-    that occurs once in the whole body is the key that the parser saw. False: scan.
+    that occurs once in the whole body is the key that the parser saw. None: scan.
     """
-    if b"\\u" in body:
-        return False
+    # One character is looked for six times as fast as two (0.15 us per KB), and most bodies have none.
+    if b"\\" in body and b"\\u" in body:
+        return None
+    spans: dict[str, Span] = {}
+    members: dict[str, Span] = {}
     for name, quoted in _quoted(guarded):
-        if name not in found.doc:
+        if name not in doc:
             continue
         at = body.find(quoted)
-        if at < 0 or body.find(quoted, at + 1) >= 0:
-            found.spans.clear()
-            found.members.clear()
-            return False
-        scalar = _SCALAR_MEMBER.match(body, at + len(quoted))
+        after = at + len(quoted)
+        if at < 0 or body.find(quoted, after) >= 0:
+            return None
+        scalar = _SCALAR_MEMBER.match(body, after)
         if scalar is not None:
             span = scalar.span(1)
         else:
-            start = _after_colon(body, at + len(quoted))
+            start = _after_colon(body, after)
             span = start, _value_end(body, start)
-        found.spans[name] = span
-        found.members[name] = at, span[1]
-    return True
+        spans[name] = span
+        members[name] = at, span[1]
+    return Members(doc, spans, members)
 
 
 @lru_cache(maxsize=256)
