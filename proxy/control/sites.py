@@ -64,6 +64,9 @@ class Sites:
         is_new = await routes.load()
         return {"generation": routes.generation, "changed": is_new, "warnings": routes.warnings}
 
+    def enable(self, upstream: str, credential: str) -> int:
+        return self._control.enable(upstream, credential)
+
     def status(self) -> dict[str, Any]:
         control = self._control
         routes, journals, settings = control.routes, control.journals, control.settings

@@ -34,6 +34,9 @@ class Node:
     def exposition(self) -> bytes:
         return b"headrace_calls_total 1\n"
 
+    def enable(self, upstream: str, credential: str) -> int:
+        return {("openai", "main"): 2}.get((upstream, credential), 0)
+
     async def reload(self) -> dict[str, Any]:
         if self.mistakes:
             raise ConfigError(self.mistakes)
@@ -125,6 +128,12 @@ async def test_a_reload_tells_every_mistake(admin, node):
     answer = await admin.post("/admin/reload")
     assert answer.status == 422
     assert (await answer.json())["error"]["mistakes"] == node.mistakes
+
+
+async def test_a_mended_credential_need_not_wait(admin):
+    for path, ended in (("openai/main", 2), ("openai/spare", 0)):
+        answer = await admin.post(f"/admin/credentials/{path}/enable")
+        assert await answer.json() == {"ended": ended}
 
 
 # -- accounts --------------------------------------------------------------------------------------
