@@ -43,8 +43,8 @@ LINGER_S = 5.0  # after an early answer the client still sends; closing at once 
 LINGER_BYTES = 1 << 20
 
 # What a connection is doing; each has its own time limit (seconds), BUSY has none.
-HEAD, KEEPALIVE, BODY, BUSY = range(4)
-LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S}
+HEAD, KEEPALIVE, BODY, LINGER, BUSY = range(5)
+LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S, LINGER: LINGER_S}
 
 Handle = Callable[[Exchange], Awaitable[None]]
 
@@ -69,11 +69,6 @@ class RequestBody:
         """aiohttp's way to tell a reader that the client is gone; ours that its body is late."""
         if self._payload is not EMPTY_PAYLOAD:
             self._payload.set_exception(exc)
-
-    @property
-    def is_unsent(self) -> bool:
-        """The client waits for our 100 Continue and will send nothing if it does not come."""
-        return self._expects_continue
 
     @property
     def is_complete(self) -> bool:
@@ -108,7 +103,9 @@ class RequestBody:
 class Connection(RequestHandler):
     """One client connection. Implements the relay's `Client`."""
 
-    __slots__ = ("address", "exchange", "first_byte", "front", "phase", "since", "stalled_at")
+    __slots__ = (
+        "_lingers_for", "_wire", "address", "exchange", "first_byte", "front", "phase", "since", "stalled_at",
+    )  # fmt: skip
 
     def __init__(self, front: Ingress, **kwargs: Any) -> None:
         super().__init__(front, loop=front.loop, **kwargs)
@@ -121,6 +118,8 @@ class Connection(RequestHandler):
         self.since = monotonic()
         self.first_byte = 0.0
         self.stalled_at = 0.0
+        self._wire: asyncio.Transport | None = None  # aiohttp forgets it when it begins to close
+        self._lingers_for = LINGER_BYTES
 
     def enter(self, phase: int) -> None:
         """Start the time limit of a phase."""
@@ -148,16 +147,27 @@ class Connection(RequestHandler):
     def cut(self) -> None:
         if self.transport is None:
             return
-        if self.exchange is not None and self.exchange.http10:
-            # A close would look like the end of a close-delimited body: reset instead.
-            sock = self.transport.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._forbid_clean_end()
         self.force_close()
+
+    def _forbid_clean_end(self) -> None:
+        """A close would look like the end of a close-delimited body: reset instead."""
+        if self.exchange is not None and self.exchange.http10 and self._wire is not None:
+            sock = self._wire.get_extra_info("socket")
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+
+    def _abort(self) -> None:
+        """End the connection without waiting for a client that does not read."""
+        self._forbid_clean_end()
+        self.force_close()
+        if self._wire is not None:
+            self._wire.abort()
 
     # -- what the transport tells --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         super().connection_made(transport)
+        self._wire = self.transport
         peer = transport.get_extra_info("peername")
         self.address = peer[0] if isinstance(peer, tuple) else ""
         self.front.sweeper.add(self)
@@ -167,9 +177,15 @@ class Connection(RequestHandler):
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.front.sweeper.discard(self)
+        self._wire = None
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
+        if self.phase == LINGER:
+            self._lingers_for -= len(data)
+            if self._lingers_for < 0:
+                self._abort()
+            return
         if self.phase != BUSY:
             now = monotonic()
             if self.first_byte == 0.0:
@@ -195,14 +211,14 @@ class Connection(RequestHandler):
         """The sweep: end what takes too long."""
         if self.stalled_at and now - self.stalled_at > WRITE_STALL_S:
             self.front.stats.inc("client_disconnects_total")
-            self.cut()
+            self._abort()
         elif self.phase == BUSY or now - self.since < LIMIT_S[self.phase]:
             if self.phase == BUSY and self._buffer_paused and _has_hung_up(self.transport):
                 self.force_close()
         elif self.phase == BODY and self._current_request is not None:
             self._current_request._cancel(BodyTimeout())
         else:
-            self.force_close()
+            self._abort()
 
     # -- requests --
 
@@ -211,6 +227,7 @@ class Connection(RequestHandler):
 
         Replaces aiohttp's loop, which makes a task, a writer and a request object for each of them.
         """
+        lingers = False
         while not self._force_close:
             if not self._messages:
                 self._waiter = self._loop.create_future()
@@ -227,14 +244,26 @@ class Connection(RequestHandler):
                 # The parser's own words hold the client's bytes, which may hold a key: never echoed.
                 self.front.stats.inc("refusals_total", MalformedRequest.code)
                 self.write(unparsed_refusal())
+                lingers = True
                 break
-            body = RequestBody(payload, self, "Expect" in message.headers)
+            # RFC 9110 10.1.1: a client of HTTP/1.0 cannot expect anything.
+            body = RequestBody(payload, self, "Expect" in message.headers and message.version >= HTTP_11)
             if not await self._serve(message, body) or self._close:
+                lingers = not body.is_complete
                 break
         if not self._force_close:
             self._task_handler = None
             if self.transport is not None:
-                self.transport.close()
+                self._linger() if lingers else self.transport.close()
+
+    def _linger(self) -> None:
+        """Say that this was all, and drop what the client still sends: closing at once would reset the last
+        answer away (RFC 9112 9.6). The client ends it, or the sweep."""
+        assert self.transport is not None
+        self.enter(LINGER)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+        self._resume_transport_reading()
 
     async def _serve(self, message: RawRequestMessage, body: RequestBody) -> bool:
         """One request. Returns whether the connection serves another one."""
@@ -254,8 +283,7 @@ class Connection(RequestHandler):
             self.enter(KEEPALIVE)
             if self._handler_waiter is not None:
                 self._handler_waiter.set_result(None)
-        # After an Upgrade that we did not take, aiohttp's parser no longer tells requests apart.
-        return keep_alive and not self._upgraded
+        return keep_alive
 
     def log_exception(self, *args: Any, **kw: Any) -> None:
         log.error("client connection failed", extra={"error": type(kw.get("exc_info")).__name__})
@@ -339,7 +367,8 @@ class Ingress(Server):
             http10=message.version < HTTP_11,
             arrived=connection.first_byte or monotonic(),
             at_ms=at_ms,
-            keep_alive=not message.should_close,
+            # After an Upgrade that we do not take, aiohttp's parser drops or misreads what follows.
+            keep_alive=not (message.should_close or message.upgrade),
         )
         connection.exchange = x
         try:
@@ -349,10 +378,7 @@ class Ingress(Server):
         except Exception as e:
             log.exception("call failed", extra={"call": x.id, "kind": type(e).__name__})
             self._refuse(x, InternalError())
-        if not body.is_complete:
-            await self._linger(body)
-            return False
-        return x.keep_alive and not x.http10
+        return x.keep_alive and not x.http10 and body.is_complete
 
     def _refuse(self, x: Exchange, error: ProxyError) -> None:
         if error.source is not Source.CLIENT:
@@ -367,15 +393,3 @@ class Ingress(Server):
         x.outcome = x.outcome or error.code
         self.stats.inc("refusals_total", error.code)
         x.client.write(refusal(x, error))
-
-    async def _linger(self, body: RequestBody) -> None:
-        """Read on for a moment after an early answer: closing at once would reset it away."""
-        if body.is_unsent:
-            return
-        left = LINGER_BYTES
-        try:
-            async with asyncio.timeout(LINGER_S):
-                while left > 0 and (piece := await body.more()):
-                    left -= len(piece)
-        except (TimeoutError, ProxyError):
-            return
