@@ -88,8 +88,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     """One connection and the exchange on it. `served` counts the answers that it has completed."""
 
     __slots__ = (
-        "_asked", "_buffer", "_clock", "_descriptor", "_head_bytes", "_interim", "_is_resting",
-        "_method", "_owner", "_paused", "_read_filled", "_received", "_reusable", "_sink",
+        "_asked", "_buffer", "_clock", "_head_bytes", "_interim", "_is_resting",
+        "_method", "_owner", "_paused", "_read_filled", "_readable", "_received", "_reusable", "_sink",
         "_transport", "_walker", "framing", "last_activity", "origin", "served", "state",
         "writable",
     )  # fmt: skip
@@ -101,7 +101,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._clock = clock
         self._reusable = reusable
         self._transport: asyncio.Transport | None = None
-        self._descriptor = -1
+        self._readable = select.poll()  # uvloop's socket object cannot peek
         self._sink: Sink | None = None
         self._walker: Walker | None = None
         self._method = ""
@@ -192,15 +192,13 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     def has_unread_bytes(self) -> bool:
         """Is anything, also an end of file, waiting on the descriptor?"""
-        readable = select.poll()  # uvloop's socket object cannot peek
-        readable.register(self._descriptor, select.POLLIN)
-        return bool(readable.poll(0))
+        return bool(self._readable.poll(0))
 
     # -- what the loop calls -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
-        self._descriptor = transport.get_extra_info("socket").fileno()
+        self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return self._buffer
