@@ -174,6 +174,9 @@ class UsageEventFilter:
 
     def feed(self, pieces: Sequence[bytes]) -> list[bytes]:
         """What may go out now, in order."""
+        if len(pieces) == 1 and not self._held and _is_whole_and_other(pieces[0]):
+            self._passing = False
+            return [pieces[0]]  # as nearly every read of a stream
         out: list[bytes] = []
         for piece in pieces:
             self._piece(piece, out)
@@ -188,8 +191,8 @@ class UsageEventFilter:
         if self._held:
             piece = self._held + piece
             self._held = b""
-        if piece.endswith(_EVENT_ENDS) and _NO_CHOICES.search(piece) is None:
-            self._passing = False  # whole events, none of which can be it
+        if _is_whole_and_other(piece):
+            self._passing = False
             out.append(piece)
             return
         at = kept_from = 0
@@ -207,6 +210,11 @@ class UsageEventFilter:
         if kept_from < at:
             out.append(piece if at - kept_from == len(piece) else piece[kept_from:at])
         self._held = piece[at:]
+
+
+def _is_whole_and_other(piece: bytes) -> bool:
+    """Does a piece end with an event, and is none of its events the usage event?"""
+    return piece.endswith(_EVENT_ENDS) and (b'"usage"' not in piece or _NO_CHOICES.search(piece) is None)
 
 
 def is_usage_event(event: bytes) -> bool:
