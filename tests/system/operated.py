@@ -259,14 +259,14 @@ async def until(ask: Callable[[], Any], what: str, within_s: float = 10.0) -> An
     return answer
 
 
-def headrace(*command: str, dsn: str = "", status: int = 0, environ: dict[str, str] | None = None) -> str:
+def headrace(*command: object, dsn: str = "", status: int = 0, environ: dict[str, str] | None = None) -> str:
     """Run a command as a user does; what it said: stdout, or on failure stderr."""
     env = {k: v for k, v in os.environ.items() if not k.startswith("HEADRACE_")} | (environ or {})
     env.pop("DATABASE_URL", None)
     if dsn:
         env["DATABASE_URL"] = dsn
     done = subprocess.run(
-        [sys.executable, "-m", "proxy", *command],
+        [sys.executable, "-m", "proxy", *map(str, command)],
         cwd=ROOT,
         env=env,
         capture_output=True,
