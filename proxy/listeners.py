@@ -17,7 +17,7 @@ from proxy.settings import Address
 
 BACKLOG = 4096  # the kernel cuts it down to net.core.somaxconn
 # Children of a supervisor that was killed just now need a moment to notice and to let go.
-PATIENCE_S = 2.0
+PATIENCE_S = 5.0
 RETRY_S = 0.02
 
 

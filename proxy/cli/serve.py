@@ -30,6 +30,8 @@ def run(args: argparse.Namespace) -> int:
     if given["config"] is None and "HEADRACE_CONFIG" not in os.environ and not os.path.exists("routes.yaml"):
         given["config"] = str(resources.routes())
     chosen = settings.load(os.environ, given)
+    if chosen.tls_cert:
+        check_certificate(chosen.tls_cert, chosen.tls_key)
     configure_logging("supervisor", chosen.log_level)
     postgres = None
     if not chosen.database_url:
@@ -37,6 +39,16 @@ def run(args: argparse.Namespace) -> int:
 
         postgres = EmbeddedPostgres(chosen.data)
     return Supervisor(chosen, postgres, announce).run()
+
+
+def check_certificate(cert: str, key: str) -> None:
+    """Raises OSError (an ssl.SSLError is one) here, not in every worker again and again."""
+    import ssl
+
+    try:
+        ssl.create_default_context(ssl.Purpose.CLIENT_AUTH).load_cert_chain(cert, key)
+    except OSError as e:
+        raise OSError(f"--tls-cert {cert} and --tls-key {key} cannot be used: {e.strerror or e}") from e
 
 
 def announce(said: dict[str, Any]) -> None:

@@ -42,8 +42,7 @@ class Sites:
     async def _serve(self, app: web.Application, listener_fd: int) -> None:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_S)
         await runner.setup()
-        # A copy: closing the site must not shut the supervisor's listener.
-        await web.SockSite(runner, socket.socket(fileno=listener_fd).dup()).start()
+        await web.SockSite(runner, socket.socket(fileno=listener_fd)).start()
         self._runners.append(runner)
 
     async def close(self) -> None:

@@ -198,14 +198,17 @@ async def test_a_node_waits_for_postgres_and_then_serves(
         cable.cut()
         station = Station(tmp_path / "data", routes(upstream.url), cable.dsn)
         starting = asyncio.create_task(asyncio.to_thread(station.start))
-        async with asyncio.timeout(20):
-            while "waiting for Postgres" not in station.log():
-                await asyncio.sleep(0.02)
-        cable.mend()
-        await starting
-        upstream.script("/v1/chat/completions", [whole(ANSWER)])
-        key = await station.customer("late")
-        await until_answer(station, key, 200, 5.0)
-        assert await asyncio.to_thread(station.stop) == 0
+        try:
+            async with asyncio.timeout(60):
+                while "waiting for Postgres" not in station.log():
+                    await asyncio.sleep(0.02)
+            cable.mend()
+            await starting
+            upstream.script("/v1/chat/completions", [whole(ANSWER)])
+            key = await station.customer("late")
+            await until_answer(station, key, 200, 10.0)
+            assert await asyncio.to_thread(station.stop) == 0
+        finally:
+            station.kill()
         rows = await station.rows("SELECT balance_nanos = available_nanos AS is_free FROM account")
         assert rows == [{"is_free": True}]
