@@ -10,11 +10,14 @@ import math
 from enum import Enum
 from typing import TYPE_CHECKING
 
+import orjson
+
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
 from proxy.errors import MalformedRequest, ProxyError, UpstreamBusy, UpstreamFault, UpstreamRefused
-from proxy.http1.head import Field
+from proxy.http1.head import Field, Head
 from proxy.http1.headers import REASONS, serialize
+from proxy.metering.decode import Decoder
 from proxy.relay.ids import dashed
 
 if TYPE_CHECKING:
@@ -24,16 +27,16 @@ UNHAPPY_BYTES_MAX = 64 * 1024  # of an error answer that is read before it is ju
 CREDENTIAL_STATUS = frozenset({401, 402, 403})
 BUSY_STATUS = frozenset({429, 529})
 
-# Phrases with which vendors say, under another status, that the key is what is wrong.
-_BAD_KEY = (
-    b"api_key_invalid",
-    b"invalid_api_key",
-    b"invalid api key",
-    b"incorrect api key",
-    b"invalid x-api-key",
-)
+# How vendors say, under another status, that the key is what is wrong. Never looked for in all of the body:
+# it may quote what the client sent, and no client may put a credential to rest.
+_BAD_KEY_CODES = frozenset({"invalid_api_key", "api_key_invalid", "authentication_error"})
+_BAD_KEY_BEGINNINGS = ("incorrect api key", "invalid api key", "invalid x-api-key", "api key not valid")
 # A refusal of the content, not of the key, although it comes as a 403.
-_CONTENT_POLICY = (b"content_policy", b"content policy", b"content_filter", b"moderation", b"safety")
+_POLICY_CODES = frozenset(
+    {"content_policy_violation", "content_filter", "moderation_blocked", "responsibleaipolicyviolation"}
+)
+_POLICY_PHRASES = ("content policy", "usage polic", "was flagged", "safety system", "content management")
+_ERROR_BYTES_MAX = 256 * 1024  # of an error that is read: a longer one is a bomb
 
 
 _JSON = (b"content-type", b"application/json")
@@ -48,19 +51,23 @@ class Verdict(Enum):
     NEXT = "next"  # next candidate
 
 
-def judge(status: int, body: bytes) -> Verdict:
+def judge(head: Head, body: bytes) -> Verdict:
     """`body` is what was read of the answer, at most UNHAPPY_BYTES_MAX."""
+    status = head.status
     if status in BUSY_STATUS:
         return Verdict.BUSY
     if status >= 500:
         return Verdict.NEXT
     if status in CREDENTIAL_STATUS:
-        if status == 403 and _mentions(body, _CONTENT_POLICY):
-            return Verdict.VERBATIM
-        return Verdict.COOL
+        return Verdict.VERBATIM if status == 403 and _is_about_content(head, body) else Verdict.COOL
     if status >= 400:
-        return Verdict.COOL if _mentions(body, _BAD_KEY) else Verdict.VERBATIM
+        return Verdict.COOL if _is_about_key(head, body) else Verdict.VERBATIM
     return Verdict.NEXT  # 3xx: never followed with our credential, its Location would name the upstream
+
+
+def counts_as(verdict: Verdict, status: int) -> int:
+    """The status under which an answer counts against its credential: a bad key hides under others too."""
+    return 401 if verdict is Verdict.COOL and status not in CREDENTIAL_STATUS else status
 
 
 def error_for(verdict: Verdict, status: int, retry_after_s: float | None) -> UpstreamFault:
@@ -79,9 +86,37 @@ def retry_after(value: str | None) -> float | None:
     return seconds if 0 <= seconds < 86400 else None
 
 
-def _mentions(body: bytes, phrases: tuple[bytes, ...]) -> bool:
-    text = body.lower()
-    return any(phrase in text for phrase in phrases)
+def _is_about_key(head: Head, body: bytes) -> bool:
+    codes, message = _error_of(head, body)
+    return not codes.isdisjoint(_BAD_KEY_CODES) or message.startswith(_BAD_KEY_BEGINNINGS)
+
+
+def _is_about_content(head: Head, body: bytes) -> bool:
+    codes, message = _error_of(head, body)
+    return not codes.isdisjoint(_POLICY_CODES) or any(phrase in message for phrase in _POLICY_PHRASES)
+
+
+def _error_of(head: Head, body: bytes) -> tuple[set[str], str]:
+    """(codes, message) of an error body in lower case, wherever vendors put them; empty without any."""
+    coding = (head.value(b"content-encoding") or b"identity").decode("latin-1")
+    text = Decoder(coding).feed(body)
+    try:
+        document = orjson.loads(text) if len(text) <= _ERROR_BYTES_MAX else None
+    except ValueError:
+        return set(), ""
+    if type(document) is list and document:  # Gemini
+        document = document[0]
+    if type(document) is not dict:
+        return set(), ""
+    error = document.get("error")
+    if type(error) is not dict:  # xAI: the message itself
+        error = {**document, "message": error or document.get("message")}
+    inner, details = error.get("innererror"), error.get("details")
+    codes = [error.get(name) for name in ("code", "type", "status")]
+    codes += [inner.get("code")] if type(inner) is dict else []
+    codes += [d.get("reason") for d in details if type(d) is dict] if type(details) is list else []
+    message = error.get("message")
+    return {c.lower() for c in codes if type(c) is str}, message.lower() if type(message) is str else ""
 
 
 def dialect_of(x: Exchange) -> Dialect:

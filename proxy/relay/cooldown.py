@@ -12,6 +12,7 @@ from proxy.relay.answers import BUSY_STATUS
 from proxy.routing.selection import Choice
 
 LOCAL_S = 1.0  # until control's own word arrives
+LOCAL_MAX_S = 60.0  # however long an upstream asks for: control may be away
 
 
 class Cooldowns:
@@ -47,7 +48,7 @@ class Cooldowns:
         """
         where = (choice.upstream.name, choice.credential.name, choice.model)
         if status < 500 or status in BUSY_STATUS or retry_after_s is not None:
-            self._until[where] = self._wall_ms() + int(1000 * (retry_after_s or LOCAL_S))
+            self._until[where] = self._wall_ms() + int(1000 * min(retry_after_s or LOCAL_S, LOCAL_MAX_S))
         elif len(choice.upstream.mirrors) > 1:
             return
         self._tell(

@@ -224,7 +224,7 @@ class Pump:
         assert self._head is not None
         status, body = self._head.status, b"".join(self._body)
         self._attempt.outcome = f"status:{status}"
-        verdict = answers.judge(status, body)
+        verdict = answers.judge(self._head, body)
         if verdict is answers.Verdict.VERBATIM:
             self._body = []
             self._begin_answer(self._head)
@@ -232,7 +232,7 @@ class Pump:
             return
         retry_after = answers.retry_after((self._head.value(b"retry-after") or b"").decode("latin-1"))
         if verdict is not answers.Verdict.NEXT or status >= 500:
-            self._tools.cool(self._plan.choice, status, retry_after)
+            self._tools.cool(self._plan.choice, answers.counts_as(verdict, status), retry_after)
         if done and self._conn is not None:
             self._conn.release()
             self._conn = None
