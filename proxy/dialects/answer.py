@@ -70,13 +70,15 @@ class AnswerMeter:
 
     def feed(self, content: bytes) -> None:
         try:
-            if self._splitter is None and self._whole is None:
-                content = self._sniff(content)
             splitter = self._splitter
             if splitter is None:
-                if content:
-                    self._feed_whole(content)
-                return
+                if self._whole is None:
+                    content = self._sniff(content)
+                    splitter = self._splitter
+                if splitter is None:
+                    if content:
+                        self._feed_whole(content)
+                    return
             data = splitter.one(content)
             if data is not None:
                 self._read_event(data)

@@ -49,8 +49,12 @@ class SseSplitter:
             at = content.find(b"\n") + 1
             if not (content.startswith(b"event:") and content.startswith(b"data: ", at)):
                 return None
-        if self._between and content.find(b"\n", at) == len(content) - 2 and content[-1] == _LF:
+        size = len(content)
+        first_end = content.find(b"\n", at)
+        if first_end == size - 2 and content[-1] == _LF and self._between:
             return content[at + 6 :]
+        if first_end == size - 3 and content.endswith(b"\r\n\r\n") and self._between:
+            return content[at + 6 : -4] if content.find(b"\r", at) == size - 4 else None
         return None
 
     def feed(self, content: bytes) -> list[bytes | PointerScanner]:

@@ -54,6 +54,21 @@ def test_events_are_those_of_the_standard_however_they_are_cut(body: bytes, plac
     assert found(cut(body, places)) == list(events(body))
 
 
+@settings(max_examples=500, deadline=None)
+@given(
+    bodies,
+    st.lists(st.sampled_from([b"data: {}", b"data: ", b"event: x", b"\n", b"\r\n", b"\n\n", b"\r\n\r\n"])),
+)
+def test_a_read_that_is_taken_for_one_event_is_one(before: bytes, read: list[bytes]):
+    quick, standard = (SseSplitter(lambda: PointerScanner(POINTERS)) for _ in range(2))
+    quick.feed(before)
+    standard.feed(before)
+    one = quick.one(b"".join(read))
+    if one is not None:
+        assert standard.feed(b"".join(read)) == [one.rstrip(b"\r\n")]
+        assert standard.one(b"data: x\n\n") is not None  # nothing of an event is kept
+
+
 @pytest.mark.parametrize("size", [1000, 60_000])
 @pytest.mark.parametrize("end", [b"\n", b"\r\n", b"\r"])
 def test_an_event_that_is_too_long_comes_out_as_its_pruned_document(size: int, end: bytes):
