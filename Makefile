@@ -15,7 +15,7 @@ run: $(VENV)/.run
 	$(BIN)/headrace serve --demo
 
 test: $(VENV)/.test check
-	$(PYTEST)
+	$(PYTEST) -n 2 --dist loadscope
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

@@ -13,7 +13,7 @@ import pytest
 
 from proxy import resources
 from tests.clients.access import demo
-from tests.station import Station
+from tests.station import Station, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -21,6 +21,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
     """Data folder and output of `headrace serve --demo` with the routes.yaml of this repository."""
     station = Station(tmp_path_factory.mktemp("printed") / "data", resources.routes().read_text())
     with demo(station):
+        wait_for(lambda: "from openai" in station.log(), "the printed lines")
         yield station.data, station.log()
 
 
