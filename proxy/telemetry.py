@@ -76,13 +76,11 @@ class Metric:
 
 
 METRICS: dict[str, Metric] = {
-    "requests_total": Metric("counter", "Requests answered.", ("operation", "status")),
     "calls_total": Metric("counter", "Calls closed.", ("operation", "outcome")),
     "refusals_total": Metric("counter", "Requests refused by us.", ("code",)),
     "usage_provenance_total": Metric("counter", "Closed calls by source of usage.", ("provenance",)),
     "upstream_attempts_total": Metric("counter", "Tries at upstreams.", ("upstream", "mirror", "outcome")),
-    "upstream_connects_total": Metric("counter", "New connections to upstreams.", ("upstream", "mirror")),
-    "upstream_replays_total": Metric("counter", "Sent again after a stale connection.", ("upstream",)),
+    "upstream_connects_total": Metric("counter", "New connections to upstreams."),
     "request_bytes_total": Metric("counter", "Body bytes received from clients."),
     "response_bytes_total": Metric("counter", "Body bytes sent to clients."),
     "stream_events_total": Metric("counter", "Events of streams that were metered."),

@@ -86,7 +86,7 @@ class Worker:
             },
             self._welcome,
         )
-        self.desk = Desk(self.channel, self.keys, self.gate, wall_ms)
+        self.desk = Desk(self.channel, self.keys, self.gate, self.stats, wall_ms)
         self.meters = MeterQueue(loop)
         self.settler = Settler(self.gate, self.journal, self.channel.notify, self.stats, loop, wall_ms)
         cooldowns = Cooldowns(wall_ms, self.channel.notify)
@@ -214,9 +214,15 @@ class Worker:
         stats = self.stats
         stats.set("connections", len(self.ingress.connections))
         stats.set("calls_open", len(self.settler.live))
+        stats.set("streams_open", sum(x.is_stream for x in self.settler.live.values()))
+        stats.set("upstream_connects_total", self.pool.stats.opened)
         stats.set("upstream_connections", self.pool.open - self.pool.idle, "busy")
         stats.set("upstream_connections", self.pool.idle, "idle")
         stats.set("journal_available", int(self.journal.available))
+        journal = self.journal.counters
+        stats.set("journal_entries_total", journal.frames)
+        stats.set("journal_bytes_total", journal.bytes)
+        stats.set("journal_syncs_total", journal.syncs)
         stats.set("table_generation", self.relay.heads.snapshot.generation if self.relay.heads else 0)
         stats.set("memory_bytes", _resident_bytes())
         self.channel.notify("stats", stats.snapshot())

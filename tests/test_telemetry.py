@@ -88,16 +88,16 @@ def test_an_object_that_is_no_json_is_shown_by_its_type_only() -> None:
 
 def test_stats_are_totals_by_name_and_labels() -> None:
     stats = Stats()
-    stats.inc("requests_total", "chat", "200")
-    stats.inc("requests_total", "chat", "200", by=2)
-    stats.inc("requests_total", "chat", "429")
+    stats.inc("calls_total", "chat", "complete")
+    stats.inc("calls_total", "chat", "complete", by=2)
+    stats.inc("calls_total", "chat", "failed")
     stats.set("connections", 7)
     stats.set("connections", 5)
     stats.observe("call_seconds", 0.02, "chat")
     stats.observe("call_seconds", 1e9, "chat")
     snapshot = orjson.loads(orjson.dumps(stats.snapshot()))
-    assert [["requests_total", "chat", "200"], 3] in snapshot["values"]
-    assert [["requests_total", "chat", "429"], 1] in snapshot["values"]
+    assert [["calls_total", "chat", "complete"], 3] in snapshot["values"]
+    assert [["calls_total", "chat", "failed"], 1] in snapshot["values"]
     assert [["connections"], 5] in snapshot["values"]
     [[key, series]] = snapshot["histograms"]
     assert key == ["call_seconds", "chat"]
@@ -111,7 +111,7 @@ def test_a_name_or_label_that_is_not_declared_is_an_error() -> None:
     with pytest.raises(KeyError):
         Stats().inc("typo_total")
     with pytest.raises(KeyError):
-        Stats().inc("requests_total", "chat")
+        Stats().inc("calls_total", "chat")
     with pytest.raises(KeyError):
         Stats().observe("requests", 1)
 

@@ -29,7 +29,7 @@ from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
 from proxy.routing.table import Model
 from proxy.snapshot import Snapshot
-from proxy.telemetry import spawn
+from proxy.telemetry import Stats, spawn
 
 KEY_LOOKUP_S = 2.0
 STANDINGS_MAX = 10_000
@@ -46,6 +46,7 @@ class Desk:
     channel: Channel
     keys: KeyCache
     gate: Gate
+    stats: Stats
     wall_ms: Callable[[], int]
     estimates: dict[str, int] = field(default_factory=dict)  # model -> recent p95 of output tokens
 
@@ -57,7 +58,7 @@ class Admission:
         self._desk = desk
         self._standings: dict[tuple[str, str, str], Standing] = {}
         self._looking_up: dict[bytes, asyncio.Task[KeyRecord | ProxyError]] = {}
-        self._lines = Lines(desk.channel, desk.gate, desk.wall_ms)
+        self._lines = Lines(desk.channel, desk.gate, desk.stats, desk.wall_ms)
 
     # -- identify --
 

@@ -10,13 +10,14 @@ import asyncio
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from time import monotonic
 
 from proxy.access.admission import Gate, Shortage, Ticket
 from proxy.access.limits import Limit, Want
 from proxy.channel import Channel, ChannelError
 from proxy.errors import LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.relay.exchange import Exchange
-from proxy.telemetry import spawn
+from proxy.telemetry import Stats, spawn
 
 SLICE_S = 1.3  # control has 0.3 s for a direct hold (money.md 6), and may be busy
 LIMIT_S = 1.0
@@ -35,8 +36,9 @@ class _Waiting:
 class Lines:
     """Admits calls: at once where this worker holds enough, else in line."""
 
-    def __init__(self, channel: Channel, gate: Gate, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, channel: Channel, gate: Gate, stats: Stats, wall_ms: Callable[[], int]) -> None:
         self._channel = channel
+        self._stats = stats
         self._wall_ms = wall_ms
         self._gate = gate
         self._lines: dict[int, deque[_Waiting]] = {}
@@ -60,7 +62,9 @@ class Lines:
             raise Overloaded(retry_after_s=1.0)
         waiting = _Waiting(x, hold_nanos, limits, asyncio.get_running_loop().create_future())
         line.append(waiting)
+        since = monotonic()
         refused = await waiting.admitted
+        self._stats.observe("hold_wait_seconds", monotonic() - since)
         if refused is not None:
             raise refused
 

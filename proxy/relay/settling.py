@@ -322,7 +322,10 @@ class Settler:
     def _tell(self, x: Exchange, end: entry.End) -> None:
         stats = self._stats
         stats.inc("calls_total", end.operation, end.outcome)
+        stats.inc("request_bytes_total", by=end.request_bytes)
         stats.inc("response_bytes_total", by=end.response_bytes)
+        for attempt in end.attempts:
+            stats.inc("upstream_attempts_total", attempt.upstream, attempt.mirror, attempt.outcome)
         stats.observe("call_seconds", end.took_ms / 1000, end.operation)
         if x.sent:
             stats.observe("overhead_seconds", x.sent - x.uploaded)
@@ -331,5 +334,9 @@ class Settler:
             stats.inc("stream_events_total", by=end.events)
         if end.provenance != Provenance.FINAL.value:
             stats.inc("usage_provenance_total", end.provenance)
+        if end.flags and "metering_degraded" in end.flags:
+            stats.inc("metering_degraded_total")
+        if end.outcome == entry.INTERRUPTED_CLIENT:
+            stats.inc("client_disconnects_total")
         if end.outcome != entry.COMPLETE:
             log.info("call ended early", extra={"call": x.id, "outcome": end.outcome, "why": end.cut})
