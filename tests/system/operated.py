@@ -250,6 +250,11 @@ def chat(model: str, **members: Any) -> dict[str, Any]:
     return {**named, "messages": [{"role": "user", "content": "Hi"}], **members}
 
 
+def patience(seconds: float) -> float:
+    """What a bound of design.md becomes where more runs than there are cores for."""
+    return seconds * max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
+
+
 async def until(ask: Callable[[], Any], what: str, within_s: float = 10.0) -> Any:
     """The first true answer; `ask` waits for something outside of this process."""
     deadline = time.monotonic() + within_s

@@ -8,7 +8,7 @@ from collections import Counter
 import orjson
 
 from tests.fakes.upstream_server import whole
-from tests.system.operated import OK, SECRETS, Operated, completion, until
+from tests.system.operated import OK, SECRETS, Operated, completion, patience, until
 
 
 async def _places(operated: Operated, key: str, stream: bool = False) -> list[str]:
@@ -49,7 +49,7 @@ async def test_a_preference_changes_with_the_next_calls(operated: Operated) -> N
     async def is_followed() -> bool:
         return {(await _places(operated, key))[0] for _ in range(4)} == {"hk"}
 
-    await until(is_followed, "every worker follows the new preference", 3.0)
+    await until(is_followed, "every worker follows the new preference", patience(3.0))
 
 
 async def test_a_mirror_that_refuses_connections_costs_nobody_an_answer(operated: Operated) -> None:
@@ -123,7 +123,7 @@ async def test_a_credential_that_must_rest_is_replaced_and_comes_back(operated: 
         await operated.call(key, "m-pool")
         return name_of(operated.asked("pool")[-1]) == "a"
 
-    await until(is_back, "the rate limited one is used again", 6.0)
+    await until(is_back, "the rate limited one is used again", patience(6.0))
 
 
 async def test_when_every_credential_rests_the_caller_is_told_when_to_come_back(operated: Operated) -> None:
@@ -141,4 +141,4 @@ async def test_when_every_credential_rests_the_caller_is_told_when_to_come_back(
             1 <= int(a.headers["retry-after"]) <= 9 for a in answers
         )
 
-    await until(is_cooling, "both workers know", 3.0)
+    await until(is_cooling, "both workers know", patience(3.0))

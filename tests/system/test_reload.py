@@ -27,11 +27,12 @@ from tests.system.operated import (
     WORD,
     Operated,
     chat,
+    patience,
     until,
     words,
 )
 
-INSTALLED_S = 5.0  # 1 s on a machine that does nothing else
+INSTALLED_S = 2.0
 MODELS = 10_000
 
 
@@ -83,7 +84,7 @@ async def _until_next(operated: Operated, change: Callable[[], Any]) -> float:
     async def is_everywhere() -> bool:
         return [w["generation"] for w in (await status(operated))["workers"]] == [before + 1] * 2
 
-    await until(is_everywhere, "the same generation on all workers", INSTALLED_S)
+    await until(is_everywhere, "the same generation on all workers", patience(INSTALLED_S))
     return time.monotonic() - began_s
 
 
@@ -138,7 +139,7 @@ async def test_a_file_that_breaks_while_a_stream_runs_changes_nothing(reloaded: 
         async def mistakes() -> list[str]:
             return list((await status(reloaded))["routes"]["mistakes"])
 
-        [mistake] = await until(mistakes, "the mistake", INSTALLED_S)
+        [mistake] = await until(mistakes, "the mistake", patience(INSTALLED_S))
         column = first.index('"default_tier":') + len('"default_tier":') + 1
         assert mistake.startswith(f"{path}:1:{column}: station.default_tier: ")
         assert "did you mean 'Open'" in mistake
@@ -151,13 +152,13 @@ async def test_a_file_that_breaks_while_a_stream_runs_changes_nothing(reloaded: 
         halfway.end()
         assert (await stream.read()).endswith(DONE)
         path.unlink()  # nor does one that is gone
-        gone = await until(mistakes, "it is gone", INSTALLED_S)
+        gone = await until(mistakes, "it is gone", patience(INSTALLED_S))
         replace_file(path, first.encode())
 
         async def is_mended() -> bool:
             return not await mistakes()
 
-        await until(is_mended, "the file is good again", INSTALLED_S)
+        await until(is_mended, "the file is good again", patience(INSTALLED_S))
     assert gone
     assert (await reloaded.call(key)).status == 200
     assert (await status(reloaded))["routes"]["generation"] == before["routes"]["generation"]
@@ -248,5 +249,5 @@ async def test_ten_thousand_models_are_installed_beside_a_stream(reloaded: Opera
             reloaded.script("plain", OK)
             assert (await reloaded.call(key, f"m-{MODELS - 1}")).status == 200
             is_done.set()
-            # 0.02 s and less on a machine that does nothing else; tests/test_snapshot.py times the steps.
-            assert max(await asyncio.gather(*readers)) < 0.5
+            # tests/test_snapshot.py times the steps; here other processes compete for the cores.
+            assert max(await asyncio.gather(*readers)) < patience(0.3)
