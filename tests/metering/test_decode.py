@@ -50,7 +50,9 @@ def test_each_flushed_event_comes_out_at_once():
         assert decoder.feed(deflate.compress(event) + deflate.flush(zlib.Z_SYNC_FLUSH)) == event
 
 
-@pytest.mark.parametrize("body", [b"not gzip at all", gzip.compress(TEXT)[:40] + b"\xff" * 40])
+@pytest.mark.parametrize(
+    "body", [b"not gzip at all", gzip.compress(TEXT)[:40] + b"\xff" * 40], ids=["no gzip", "cut gzip"]
+)
 def test_broken_data_degrades(body: bytes):
     decoder = Decoder("gzip")
     decoder.feed(body)
