@@ -160,7 +160,7 @@ class Relay:
                 if failure is None:
                     return
                 error = failure
-                if failure.retry is not Retry.REPLAY or fresh or not may_resend:
+                if failure.retry is not Retry.REPLAY or fresh or not may_resend or tried == ATTEMPTS_MAX:
                     break
                 fresh = True  # a stale pooled connection: once more, on a new one
             if error.retry is Retry.NO or (pump.is_sent and not may_resend):

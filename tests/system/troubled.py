@@ -25,7 +25,6 @@ from tests.fakes.raw_client import Answer, RawClient, request
 from tests.fakes.upstream_server import Action, Request, UpstreamServer, whole
 from tests.station import Station
 
-LANES = 60  # of each kind
 INPUT, OUTPUT = 1_000, 2_000  # nanos per token: 1 and 2 USD per million
 IMAGE = 10_000_000  # nanos per image
 
@@ -33,9 +32,10 @@ IMAGE = 10_000_000  # nanos per image
 CANARY = "sk-upstream-canary-"
 CHAT, MESSAGES, IMAGES = "/v1/chat/completions", "/v1/messages", "/v1/images/generations"
 
+LANES = 40  # of each kind that says nothing else
 # kind -> what its upstreams are. `places`: upstreams by priority, or mirrors of one upstream.
 KINDS: dict[str, dict[str, Any]] = {
-    "solo": {},
+    "solo": {"lanes": 240},
     "claude": {"dialect": "anthropic"},
     "pair": {"places": 2},
     "quad": {"places": 4},
@@ -55,7 +55,7 @@ def routes(url: str) -> str:
     for kind, how in KINDS.items():
         how = dict(how)
         places, mirrors, credentials = (how.pop(n, 1) for n in ("places", "mirrors", "credentials"))
-        for number in range(LANES):
+        for number in range(how.pop("lanes", LANES)):
             lane = f"lane-{kind}-{number}"
             for place in range(places):
                 upstreams[f"{lane}-{place}"] = {
@@ -104,8 +104,11 @@ class Lane:
         self, *answers: Sequence[Action], place: int = 0, path: str = "", at_head: bool = False
     ) -> None:
         """What one of its upstreams (or mirrors) answers, one after the other; the last repeats."""
-        path = path or (MESSAGES if "claude" in self.model else CHAT)
-        self.server.script(f"/{self.model}/{place}{path}", *answers, at_head=at_head)
+        self.server.script(f"/{self.model}/{place}{path or self.path}", *answers, at_head=at_head)
+
+    @property
+    def path(self) -> str:
+        return MESSAGES if "claude" in self.model else CHAT
 
     def asked(self, place: int | None = None) -> list[Request]:
         """What its upstreams were asked so far."""
@@ -147,7 +150,7 @@ class Troubled:
     def lane(self, kind: str = "solo") -> Lane:
         """A fresh one."""
         self._lanes[kind] += 1
-        assert self._lanes[kind] < LANES, f"more lanes of kind {kind} are needed"
+        assert self._lanes[kind] < KINDS[kind].get("lanes", LANES), f"more lanes of kind {kind} are needed"
         return Lane(f"lane-{kind}-{self._lanes[kind]}", self.server)
 
     def customer(self, *, tier: str | None = None, credit_nanos: int = 10**12, **settings: Any) -> str:
@@ -161,6 +164,11 @@ class Troubled:
             return (await catalog.create_key(name, KeySettings(**settings)))[1]
 
         return self._runner.run(make(Catalog(self._database)))
+
+    def drop_upstream_connections(self) -> None:
+        """All lanes share a pool: from here on every connection is a fresh one."""
+        self.server.close_connections()
+        self.wait(lambda: not self.server.open_connections, "upstream connections closed")
 
     def address(self) -> str:
         """A client address that nobody else has, for X-Forwarded-For."""
@@ -179,6 +187,10 @@ class Troubled:
             return client.ask(
                 request("POST", path, f"authorization: Bearer {key}", *fields, body=body, version=version)
             )
+
+    def call(self, lane: Lane, **options: Any) -> Answer:
+        """An ordinary call of a lane, in its own dialect; `options` are those of `ask`."""
+        return self.ask(lane.body(max_tokens=5), path=lane.path, **options)
 
     # -- what is in the books --
 
@@ -260,3 +272,8 @@ def completion(text: str = "Hello", usage: dict[str, int] | None = USAGE) -> byt
 
 HELLO = [whole(completion())]
 SETTLED, VOID = entry.SETTLED, entry.VOID
+
+
+def unhappy(status: int, body: bytes = b'{"error": {"message": "m"}}', *fields: str) -> list[Action]:
+    """What an upstream says with a status of 300 and above."""
+    return [whole(body, status, *fields)]
