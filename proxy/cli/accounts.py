@@ -6,6 +6,7 @@ Owns the arguments; what they do is store.catalog's. A new key is printed once a
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict, replace
@@ -13,6 +14,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from proxy.access.keyformat import is_well_formed
 from proxy.cli import station
 from proxy.cli.explanation import money
 from proxy.routing import units
@@ -20,6 +22,7 @@ from proxy.store.catalog import Account, Catalog, KeySettings
 from proxy.store.database import Database
 
 ALL = "all"  # takes a restriction of a key away again
+IMPORTED_KEY = re.compile("[!-~]{16,512}")  # shorter ones are guessed, longer ones no worker looks at
 
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
@@ -206,8 +209,8 @@ def _settings(args: argparse.Namespace, base: KeySettings) -> KeySettings:
 
 def run_key_create(args: argparse.Namespace) -> int:
     imported = sys.stdin.readline().strip() if args.imported else None
-    if args.imported and not imported:
-        raise ValueError("no key came from stdin")
+    if imported is not None and not (IMPORTED_KEY.fullmatch(imported) and is_well_formed(imported)):
+        raise ValueError("what came from stdin is no key: 16 to 512 visible ASCII characters")
 
     async def work(database: Database) -> tuple[int, str]:
         return await Catalog(database).create_key(args.account, _settings(args, KeySettings()), key=imported)

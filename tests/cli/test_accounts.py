@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 from pathlib import Path
 
@@ -54,6 +55,14 @@ def test_an_amount_that_is_none_is_refused(headrace, acme, capsys, amount):
         assert e.code == 2
     (account,) = headrace("account", "show", "--json")
     assert account["balance_nanos"] == 10_000_000_000
+
+
+@pytest.mark.parametrize("key", ["", "abc", "sk-with a space in it", "sk-" + "ü" * 20, "sk-" + "A" * 49])
+def test_what_is_no_key_is_not_imported(headrace, acme, monkeypatch, key):
+    """Short enough to guess, not what a header can carry, or one of ours with a wrong checksum."""
+    monkeypatch.setattr("sys.stdin", io.StringIO(key + "\n"))
+    assert "is no key" in headrace("key", "create", "--account", acme, "--import", status=1)
+    assert headrace("key", "list", "--json") == []
 
 
 def test_a_key_is_shown_once_and_never_again(headrace, acme):
