@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
 
+from proxy.access.keyformat import is_well_formed
 from proxy.dialects.base import Dialect, OperationSpec
 from proxy.errors import ExpectationFailed, InvalidKey, MalformedRequest, MissingKey
 from proxy.relay.exchange import Exchange
@@ -105,8 +106,8 @@ class Heads:
             secret = key_of(x.headers, facts.query)
             if not secret:
                 raise MissingKey
-            if len(secret) > KEY_CHARS_MAX:
-                raise InvalidKey
+            if len(secret) > KEY_CHARS_MAX or not is_well_formed(secret):
+                raise InvalidKey  # a mistyped key of ours: nobody needs to be asked
             facts.digest = sha256(secret.encode("utf-8", "surrogateescape")).digest()
         return facts.digest
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 import time
 from collections import Counter
 
@@ -61,6 +62,27 @@ async def test_the_models_of_a_key_are_those_that_it_could_call(operated: Operat
         assert {m["type"] for m in of_anthropic["data"]} == {"model"}
         assert of_anthropic["has_more"] is False
         assert (of_anthropic["first_id"], of_anthropic["last_id"]) == (names[0], names[-1])
+
+
+async def test_a_mistyped_key_is_refused_without_asking_anybody(operated: Operated) -> None:
+    """Its checksum tells; a key that nobody made has to be looked up, once per worker."""
+    key = await operated.customer()
+
+    async def looked_up() -> int:
+        metrics = (await operated.admin("/metrics")).body.decode()
+        found = re.findall(r'^headrace_key_lookups_total{.*"missing".*} (\S+)$', metrics, re.MULTILINE)
+        return sum(map(int, map(float, found)))
+
+    before = await looked_up()
+    mistyped = key[:-1] + ("a" if key[-1] != "a" else "b")
+    assert {a.status for a in await operated.calls(8, mistyped)} == {401}
+    assert {a.status for a in await operated.calls(8, "sk-nobody-has-made-this-one")} == {401}
+
+    async def is_counted() -> bool:
+        return await looked_up() > before
+
+    await until(is_counted, "the numbers of this second")
+    assert await looked_up() <= before + 2
 
 
 async def test_one_model_is_shown_only_to_those_who_may_use_it(operated: Operated) -> None:
