@@ -127,8 +127,10 @@ class Exchange:
     outcome: str = ""
 
     def begin_written(self, refused: BaseException | None) -> None:
-        """Continuation of the journal's flush of Begin."""
+        """Continuation of the journal's flush of Begin. Refused, it is a call that never began."""
         self.has_begun = refused is None
+        if refused is not None:
+            self.begin = None
         if self.pump is not None:
             self.pump.send(refused)
 

@@ -182,7 +182,8 @@ class Settler:
             telemetry.spawn("settle late", self._settle_late(end, figures, price, terms, uncounted))
         else:
             end = settlement.settled(begin, facts, figures, price, terms)
-        self._journal.append(entry.encode(end), then, settle=True)
+        # While Begin waits to be written they share their fate: no End without it.
+        self._journal.append(entry.encode(end), then, settle=x.has_begun)
         self._release(x, end.cost_nanos)
         self._tell(x, end)
 
