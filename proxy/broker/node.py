@@ -19,7 +19,7 @@ from proxy.telemetry import Stats
 
 Args = dict[str, Any]
 Tell = Callable[[str, Args], None]  # (op, args) to every worker
-Policy = Callable[[str], OnOutage]  # of a tier
+Policy = Callable[[str], Awaitable[OnOutage]]  # of a tier
 
 
 class Worker(Protocol):
@@ -110,7 +110,7 @@ class Broker:
         return reply
 
     async def _slice(self, worker: Worker, args: Args) -> Args:
-        policy = self._policy(args.get("tier", ""))
+        policy = await self._policy(args.get("tier", ""))
         ask = Ask(worker.incarnation, args["account"], args["need"], args["want"], policy)
         reply = await self.desks.money.take(ask)
         self._stats.inc("slices_total", reply.get("refused") or ("granted" if reply["lease"] else "on_trust"))

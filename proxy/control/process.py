@@ -300,7 +300,9 @@ class Control:
             raise DatabaseUnavailable(detail="Postgres is away")
         return await Catalog(self.database).key_record(digest)
 
-    def _policy(self, tier: str) -> OnOutage:
+    async def _policy(self, tier: str) -> OnOutage:
+        if self._table is None and self.outage.is_away:
+            await self.routes.loaded.wait()  # it decides, and a new control has it in a moment
         if self._table is None:
             return NO_TRUST
         return self._table.tier(tier).on_outage or self._table.station.on_outage
