@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check install --only-binary :all:
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup run test check fmt bench clients lock clean
+.PHONY: setup run test check fmt bench clients soak lock clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.test
@@ -32,6 +32,10 @@ bench: $(VENV)/.run
 
 clients: $(VENV)/.test
 	HEADRACE_CLIENTS=all $(PYTEST) tests/clients
+
+# What takes minutes of load: kills and outages, many times.
+soak: $(VENV)/.test
+	HEADRACE_SOAK=1 $(PYTEST) tests/system
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
