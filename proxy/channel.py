@@ -154,6 +154,16 @@ class Channel:
                 raise ChannelTimeout(f"{op}: no answer within {timeout_s} s") from e
             raise ChannelDown(f"{op}: control is not there") from e
 
+    async def call_again(self, op: str, args: Args, timeout_s: float) -> Args:
+        """`call`, once more where control went away before it answered: for what is harmless twice.
+
+        A look-up is; so is a slice, because the next hello tells a new control what this worker holds.
+        """
+        try:
+            return await self.call(op, args, timeout_s)
+        except ChannelDown:
+            return await self.call(op, args, timeout_s)
+
     def notify(self, op: str, args: Args) -> bool:
         """Tell control; False when it is not there (nothing is kept for later)."""
         if self._link is None or not self.connected:

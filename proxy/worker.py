@@ -24,6 +24,7 @@ from proxy.access.admission import Gate
 from proxy.access.keyring import KeyCache, KeyRecord
 from proxy.access.limits import LimitBook
 from proxy.channel import Channel
+from proxy.errors import InvalidKey, StationFault
 from proxy.journal.segments import Journal
 from proxy.ledger.balances import Slices
 from proxy.logs import redactor
@@ -185,7 +186,7 @@ class Worker:
             is_busy = self.ingress.close_idle() or bool(self.settler.live)
         for x in list(self.settler.live.values()):
             if x.pump is not None:
-                x.pump.cut("shutdown")
+                x.pump.cut("shutdown", StationFault(retry_after_s=1.0))
         self._tell_numbers()
         await self.relay.pages.close()
         await self.ingress.shutdown(1.0)
@@ -270,7 +271,7 @@ class Worker:
     def _cut_streams(self, digest: str) -> None:
         for x in list(self.settler.live.values()):
             if x.key is not None and x.key.digest == digest and x.pump is not None:
-                x.pump.cut("revoked")
+                x.pump.cut("revoked", InvalidKey())
 
     def _cool(self, args: dict[str, Any]) -> None:
         self.relay.cooldowns.cool(args["upstream"], args["credential"], args["model"], args["until_ms"])

@@ -92,7 +92,9 @@ class Admission:
         """A refusal is a result: several calls may wait for it, or none any more."""
         desk = self._desk
         try:
-            reply = await desk.channel.call("key", {"digest": digest.hex(), "address": address}, KEY_LOOKUP_S)
+            reply = await desk.channel.call_again(
+                "key", {"digest": digest.hex(), "address": address}, KEY_LOOKUP_S
+            )
         except ChannelError as e:
             return KeyLookupUnavailable(retry_after_s=2.0, detail=str(e))
         if "record" in reply:

@@ -112,7 +112,7 @@ class Lines:
         count = want.count if want.count == 1 else max(want.count, waiting)
         args = {"bucket": limit.bucket, "kind": limit.kind, "limit": limit.amount, "want": count}
         try:
-            reply = await self._channel.call("limit", args, LIMIT_S)
+            reply = await self._channel.call_again("limit", args, LIMIT_S)
         except ChannelError as e:
             return StationFault(retry_after_s=1.0, detail=str(e))
         if not reply.get("granted"):
@@ -125,7 +125,7 @@ class Lines:
         account = x.key.account_id
         args = {"account": account, "need": need, "want": want, "tier": x.standing.tier.name}
         try:
-            reply = await self._channel.call("slice", args, SLICE_S)
+            reply = await self._channel.call_again("slice", args, SLICE_S)
         except ChannelError as e:
             return StationFault(retry_after_s=1.0, detail=str(e))
         if reply.get("refused") == "no_credit":

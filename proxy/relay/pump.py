@@ -22,6 +22,7 @@ from proxy.journal.crashpoint import crash_point
 from proxy.ledger import entry
 from proxy.metering.events import UsageEventFilter
 from proxy.relay import answers
+from proxy.relay.delivery import Delivery
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
 from proxy.relay.metering_task import Tap, tap_for
@@ -49,9 +50,9 @@ class Pump:
     """A Sink for one upstream connection (proxy/relay/upstream.py)."""
 
     __slots__ = (
-        "_attempt", "_body", "_conn", "_done", "_drained_until", "_filter", "_head", "_held", "_is_broken",
-        "_is_flushed", "_is_framed", "_is_sent", "_last", "_out_head", "_plan", "_state", "_tap", "_tools",
-        "_x", "chunked",
+        "_attempt", "_body", "_conn", "_delivery", "_done", "_drained_until", "_filter", "_head", "_held",
+        "_is_broken", "_is_flushed", "_is_framed", "_is_sent", "_last", "_plan", "_state", "_tap", "_tools",
+        "_x",
     )  # fmt: skip
 
     def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
@@ -72,7 +73,7 @@ class Pump:
         x.attempts.append(self._attempt)
         self._head: Head | None = None
         self._body: list[bytes] = []  # of an unhappy answer, while it is judged
-        self._out_head = b""  # the client's head, until it goes out with the first content
+        self._delivery: Delivery | None = None
         self._held: list[bytes] = []
         self._filter: UsageEventFilter | None = None
         self._tap: Tap | None = None
@@ -82,7 +83,6 @@ class Pump:
         self._is_framed = False  # the upstream's framing is complete
         self._is_broken = False  # lost after the terminal event
         self._last = monotonic()
-        self.chunked = False
 
     async def run(self, conn: UpstreamConnection) -> ProxyError | None:
         """Send the request once the call's Begin is written, relay the answer.
@@ -188,8 +188,7 @@ class Pump:
         heading = heading_for(
             self._x, plan.choice.upstream, plan.dialect, head, self._conn.framing, plan.hides_usage
         )
-        self._out_head = heading.head
-        self.chunked = heading.chunked
+        self._delivery = Delivery(self._x, head.status, heading)
         self._tap = tap_for(self._x, plan.dialect, head, heading.is_event_stream)
         if heading.is_event_stream:
             if plan.hides_usage:
@@ -243,30 +242,9 @@ class Pump:
     # -- what goes to the client --
 
     def _write(self, pieces: Sequence[bytes], last: bool) -> None:
-        """Content in our own framing (framing is hop-by-hop, RFC 9112 7); no copy, no await."""
-        if self._drained_until:
-            return
-        x = self._x
-        size = sum(map(len, pieces))
-        out: list[bytes] = []
-        if self._out_head:
-            assert self._head is not None
-            out.append(self._out_head)
-            self._out_head = b""
-            x.status = self._head.status
-            x.answered = self._last
-        if size:
-            x.response_bytes += size
-            if self.chunked:
-                out.append(b"%x\r\n" % size)
-                out += pieces
-                out.append(b"\r\n")
-            else:
-                out += pieces
-        if last and self.chunked:
-            out.append(b"0\r\n\r\n")
-        if out:
-            x.client.writelines(out)
+        if not self._drained_until:
+            assert self._delivery is not None
+            self._delivery.write(pieces, last, self._last)
 
     def client_paused(self) -> None:
         if self._conn is not None:
@@ -346,11 +324,19 @@ class Pump:
             self._tools.settling.interrupt(self._x, None, entry.FAILED, error.code)
         self._close(error)
 
-    def cut(self, why: str) -> None:
-        """End a running call by our own decision (time limit, revocation, shutdown)."""
+    def cut(self, why: str, error: ProxyError) -> None:
+        """End a running call by our own decision (revocation, shutdown); `error` is told to a client that
+        has seen nothing of an answer yet."""
         if self._state in (CLOSED, ENDED):
             return
-        self._cut(entry.CUT, why)
+        if self._x.has_begun_answer or self._drained_until:
+            self._cut(entry.CUT, why)
+            return
+        if self._conn is not None:
+            self._conn.abort()
+        self._attempt.outcome = why
+        self._tools.settling.interrupt(self._x, None, entry.CUT, why, is_sent=self._is_sent)
+        self._close(error)
 
     def _cut(self, outcome: str, why: str) -> None:
         if self._attempt.outcome == "sent":
