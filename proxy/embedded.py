@@ -211,7 +211,9 @@ class EmbeddedPostgres:
         if len(os.fsencode(folder / SOCKET_NAME)) > SOCKET_PATH_BYTES_MAX:
             folder = Path(mkdtemp(prefix="headrace-pg-"))
         folder.mkdir(mode=0o700, exist_ok=True)
-        (folder / SOCKET_NAME).unlink(missing_ok=True)
+        # Nobody is alive, whatever process has the number that the socket's lock file names by now.
+        for name in (SOCKET_NAME, f"{SOCKET_NAME}.lock"):
+            (folder / name).unlink(missing_ok=True)
         runner.own(folder)
         return str(folder)
 

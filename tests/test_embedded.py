@@ -140,15 +140,15 @@ def test_the_server_stops_cleanly_when_its_owner_is_killed(server):
     assert "not properly shut down" not in (server.folder / "postgres.log").read_text()
 
 
-def test_a_killed_server_is_started_again_over_its_stale_pid_file(server):
-    server.start()
+def test_a_killed_server_is_started_again_over_its_stale_lock_files(server):
+    socket_dir = Path(parse_qs(urlsplit(server.start()).query)["host"][0])
     os.kill(server.process.pid, signal.SIGKILL)
     server.process.wait()
-    pid_file = server.cluster / "postmaster.pid"
     wait_for(lambda: children_are_gone(server))
-    lines = pid_file.read_text().splitlines()
-    lines[0] = str(os.getpid())  # the number belongs to somebody else now
-    pid_file.write_text("\n".join(lines) + "\n")
+    for lock in (server.cluster / "postmaster.pid", socket_dir / f"{SOCKET_NAME}.lock"):
+        lines = lock.read_text().splitlines()
+        lines[0] = str(os.getpid())  # the number belongs to somebody else now
+        lock.write_text("\n".join(lines) + "\n")
     assert ask(server.start(), "SELECT 1") == 1
 
 
