@@ -14,6 +14,7 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import aiohttp
@@ -148,14 +149,12 @@ class Load:
 
     async def _user(self, session: aiohttp.ClientSession, number: int) -> None:
         await asyncio.sleep(self._spread_s * number / self._users)
-        turn = 0
-        while not self._stopping.is_set():
+        for turn in count():
             call = Call(f"{id(self):x}-{number}-{turn}", time.time())
             self.calls.append(call)
             await self._call(session, call)
-            if self._once:
+            if self._once or self._stopping.is_set():
                 return
-            turn += 1
             if not call.is_whole:
                 await asyncio.sleep(0.1)  # as an SDK does before it tries again
 
@@ -251,6 +250,6 @@ async def _is_sound(station: Station, account: str, rows: dict[str, dict[str, An
         )
         assert charged == sum(row["cost_nanos"] for row in rows.values())
         found = [*await audit(database), *await audit_journals(database, station.data / "journal")]
-        assert [str(violation) for violation in found] == []
+        assert not found, "\n".join(map(str, found))
     finally:
         await database.close()
