@@ -132,7 +132,7 @@ class Relay:
         """
         assert x.operation is not None
         self.begin(x)
-        error: ProxyError = CredentialsCooling(retry_after_s=1.0)
+        error: ProxyError | None = None
         may_resend = len(x.content) <= RESEND_BYTES_MAX and x.operation.replayable
         tried = 0
         for choice in choices:
@@ -165,7 +165,7 @@ class Relay:
                 fresh = True  # a stale pooled connection: once more, on a new one
             if error.retry is Retry.NO or (pump.is_sent and not may_resend):
                 break
-        raise error
+        raise error or CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
 
     def begin(self, x: Exchange) -> None:
         """Write Begin; its continuation lets the first attempt send. Raises JournalUnavailable."""

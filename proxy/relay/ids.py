@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+from random import Random, SystemRandom
 
 _COUNTER_BITS = 74  # rand_a and rand_b together, counted up within one millisecond
 
@@ -13,12 +13,14 @@ class IdSource:
     def __init__(self) -> None:
         self._last_ms = 0
         self._tail = 0
+        # Ids are unique, not secret: a seeded generator, because os.urandom is a system call per id.
+        self._random = Random(SystemRandom().getrandbits(128))  # noqa: S311
 
     def next(self, now_ms: int) -> str:
         if now_ms > self._last_ms:
             self._last_ms = now_ms
             # One bit is left free so that counting up does not overflow into the version.
-            self._tail = int.from_bytes(os.urandom(10), "big") & ((1 << (_COUNTER_BITS - 1)) - 1)
+            self._tail = self._random.getrandbits(_COUNTER_BITS - 1)
         else:
             self._tail += 1
         rand_a, rand_b = self._tail >> 62, self._tail & ((1 << 62) - 1)
