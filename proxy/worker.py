@@ -28,6 +28,7 @@ from proxy.errors import InvalidKey, StationFault
 from proxy.journal.segments import Journal
 from proxy.ledger.balances import Slices
 from proxy.logs import redactor
+from proxy.metering.count import load_vocabulary
 from proxy.relay.admission import Admission, Desk
 from proxy.relay.body import Bodies
 from proxy.relay.cooldown import Cooldowns
@@ -148,6 +149,7 @@ class Worker:
 
     async def _serve(self, listener: socket.socket) -> None:
         """Accept connections once there is a table."""
+        load_vocabulary()  # at the first client that hangs up it would hold up every stream
         await self._has_table.wait()
         gc.collect()
         gc.freeze()  # what lives for ever needs no look at each collection

@@ -39,11 +39,19 @@ def encoding_for(model: str) -> str:
     return _DEFAULT
 
 
+def load_vocabulary() -> None:
+    """Load the vocabulary that most models are counted with, at a moment when nobody waits.
+
+    0.7 s in which nothing else of the process runs, and 60 MB. The others load when they are needed.
+    """
+    count_tokens(("a",), "")
+
+
 def count_tokens(texts: Iterable[str], model: str) -> int:
     """Tokens of the texts as one, counted in slices. Lone surrogates count as U+FFFD, pairs
     that came in two pieces as their character.
     """
-    from toktok import batch_count  # 20 MB: only once it is needed
+    from toktok import batch_count  # not all processes count
 
     text = "".join(texts)
     if not text:

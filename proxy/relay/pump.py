@@ -117,6 +117,11 @@ class Pump:
         """A byte of the request may have been acted upon."""
         return self._is_sent
 
+    @property
+    def _is_working(self) -> bool:
+        """The upstream has the request and has not refused it: the input is consumed."""
+        return self._is_sent and self._state is not JUDGING
+
     def send(self, refused: BaseException | None) -> None:
         """Called when Begin is written (or could not be): nothing leaves before."""
         if self._state is not WAITING or self._conn is None:
@@ -335,7 +340,7 @@ class Pump:
         if self._conn is not None:
             self._conn.abort()
         self._attempt.outcome = why
-        self._tools.settling.interrupt(self._x, None, entry.CUT, why, is_sent=self._is_sent)
+        self._tools.settling.interrupt(self._x, None, entry.CUT, why, is_sent=self._is_working)
         self._close(error)
 
     def _cut(self, outcome: str, why: str) -> None:
@@ -343,7 +348,7 @@ class Pump:
             self._attempt.outcome = why
         if self._conn is not None:
             self._conn.abort()
-        self._tools.settling.interrupt(self._x, self._tap, outcome, why, is_sent=self._is_sent)
+        self._tools.settling.interrupt(self._x, self._tap, outcome, why, is_sent=self._is_working)
         if self._filter is not None:
             self._write(self._filter.finish(), False)  # half an event is what the upstream sent
         self._x.client.cut()

@@ -41,7 +41,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "quad": {"places": 4},
     "mirrors": {"mirrors": 2},
     "credentials": {"credentials": 2},
-    "drained": {"on_disconnect": {"drain": "3s"}},
+    "drained": {"on_disconnect": {"drain": "1s"}},
     "impatient": {"timeouts": {"first_byte": "1s", "idle": "1s"}},
     "hurried": {"timeouts": {"total": "1s"}},
     "distrusted": {"trust": "low"},
@@ -237,6 +237,15 @@ class Troubled:
             me = client.ask(request("GET", "/v1/me", f"authorization: Bearer {key}"), method="GET").json()
         whole_units, _, part = me["held"].partition(".")
         return int(whole_units) * 10**9 + int(part.ljust(9, "0"))
+
+    def metric(self, name: str) -> float:
+        """The sum of a metric over its labels, or one of them: `calls_open`, `connections{process="w0"}`."""
+        with RawClient(self.station.admin_port) as client:
+            host = f"host: 127.0.0.1:{self.station.admin_port}"
+            text = client.ask(request("GET", "/metrics", host), method="GET").body.decode()
+        lines = [line for line in text.splitlines() if line.startswith("headrace_" + name)]
+        assert lines, f"no metric {name}"
+        return sum(float(line.rpartition(" ")[2]) for line in lines)
 
     def violations(self) -> list[Any]:
         """What `headrace ledger audit` would complain of."""
