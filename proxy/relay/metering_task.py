@@ -114,7 +114,7 @@ def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool) ->
 class MeterQueue:
     """The side task of one worker."""
 
-    INTERVAL_S = 0.02
+    INTERVAL_S = 0.1
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
