@@ -126,9 +126,11 @@ class Troubled:
 
     def __init__(self, folder: Path, server: UpstreamServer, dsn: str) -> None:
         self.server = server
-        self.station = Station(folder / "data", routes(server.url), dsn, environ={"CANARY": CANARY})
+        environ = {"CANARY": CANARY, "HEADRACE_LOG_LEVEL": "DEBUG"}  # all that could ever be logged
+        self.station = Station(folder / "data", routes(server.url), dsn, environ=environ)
         self._runner = asyncio.Runner()
         self._numbers = count()
+        self._keys: list[str] = []
         self._lanes = Counter[str]()
         self._addresses = count(1)
 
@@ -144,6 +146,9 @@ class Troubled:
             self._runner.run(self._database.close())
             self._runner.close()
         assert status == 0
+        log = self.station.log()
+        for secret in (CANARY, "Traceback", *self._keys):
+            assert secret not in log
 
     # -- what a test takes --
 
@@ -163,7 +168,8 @@ class Troubled:
                 await catalog.top_up(name, credit_nanos, f"test-{name}")
             return (await catalog.create_key(name, KeySettings(**settings)))[1]
 
-        return self._runner.run(make(Catalog(self._database)))
+        self._keys.append(self._runner.run(make(Catalog(self._database))))
+        return self._keys[-1]
 
     def drop_upstream_connections(self) -> None:
         """All lanes share a pool: from here on every connection is a fresh one."""
