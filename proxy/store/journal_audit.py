@@ -18,6 +18,7 @@ from proxy.ledger import entry
 from proxy.ledger.entry import Begin, End
 from proxy.store.audit import ROWS_MAX, Violation
 from proxy.store.database import Database
+from proxy.store.drainer import living
 
 _CALLS = {Begin.TAG.encode(), End.TAG.encode()}
 IDS_MAX = 5_000  # per question to Postgres
@@ -32,7 +33,6 @@ class _Known:
 
     cursors: dict[Place, int]
     quarantined: set[tuple[str, int, int]]
-    closed: set[str]
 
 
 @dataclass(slots=True)
@@ -47,10 +47,12 @@ class _Life:
 
 async def audit_journals(database: Database, journal_dir: Path) -> list[Violation]:
     """Every violation in the journals below `journal_dir`. Raises DatabaseUnavailable."""
-    known = await _known(database)
+    known = await _known(database)  # first: what dies after this was not drained beyond its watermark
     found: list[Violation] = []
+    alive = await asyncio.to_thread(living, journal_dir)
     for directory in await asyncio.to_thread(folder.incarnations, journal_dir):
-        life = await asyncio.to_thread(_read, directory, known)
+        upto: UpTo = "watermark" if directory in alive else "end"
+        life = await asyncio.to_thread(_read, directory, upto, known)
         found += life.violations
         found += await _compare(database, life.drained)
     return found
@@ -60,18 +62,15 @@ async def _known(database: Database) -> _Known:
     async with database.transaction(readonly=True) as connection:
         cursors = await connection.fetch("SELECT incarnation, segment, position FROM segment_cursor")
         refused = await connection.fetch("SELECT incarnation, segment, position FROM quarantine")
-        closed = await connection.fetch("SELECT id FROM incarnation WHERE closed_at IS NOT NULL")
     return _Known(
         {(row["incarnation"], row["segment"]): row["position"] for row in cursors},
         {tuple(row) for row in refused},
-        {row["id"] for row in closed},
     )
 
 
-def _read(directory: Path, known: _Known) -> _Life:
+def _read(directory: Path, upto: UpTo, known: _Known) -> _Life:
     paths = folder.segments(directory)
     life = _Life(is_whole=bool(paths) and int(paths[0].stem) == 1)
-    upto: UpTo = "end" if directory.name in known.closed else "watermark"
     for path in paths:
         try:
             _read_segment(path, upto, known, life)

@@ -167,6 +167,7 @@ async def test_an_adoption_that_was_cut_short_is_finished_by_the_next_control(
     database, journal_dir, drainer, killed
 ):
     await drainer.drain_life(journal_dir / "w0-killed", DrainReport(), upto="end")
+    assert await audit_journals(database, journal_dir) == []
     fresh = Drainer(database, journal_dir, NODE, Station())
     assert (await fresh.run_once()).damage == []
     (adopted,) = await Adopter(database, journal_dir, fresh).run_once()
