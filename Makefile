@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check install --only-binary :all:
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup run test check fmt bench clients soak lock clean
+.PHONY: setup run test check fmt bench soak clients soak lock clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.test
@@ -29,6 +29,9 @@ fmt: $(VENV)/.test
 
 bench: $(VENV)/.run
 	$(BIN)/headrace bench
+
+soak: $(VENV)/.test
+	HEADRACE_SOAK=1 $(PYTEST) -m slow tests/system
 
 clients: $(VENV)/.test
 	HEADRACE_CLIENTS=all $(PYTEST) tests/clients

@@ -62,6 +62,17 @@ def test_whatever_was_said_to_be_written_is_there_after_a_crash(tmp_path, point)
     assert found == [b"0", b"1", b"2"][: len(found)]
 
 
+def test_lives_die_at_the_places_of_a_script_one_after_the_other(tmp_path):
+    script = tmp_path / "script"
+    script.write_text("segment-opened\nframes-written:2\n")
+    said = []
+    for life in range(3):
+        ran = run(tmp_path / f"w0-{life}", f"@{script}")
+        said.append((ran.returncode, ran.stdout.split()))
+    assert said == [(EXIT_STATUS, []), (EXIT_STATUS, ["0"]), (0, ["0", "1", "2", "synced"])]
+    assert script.read_text() == ""
+
+
 def test_a_life_without_a_crash_point_ends_well(tmp_path):
     ran = run(tmp_path / "w0-1", "")
     assert (ran.returncode, ran.stdout.split()) == (0, ["0", "1", "2", "synced"])

@@ -32,6 +32,8 @@ SLOW = [
     pytest.mark.skipif("HEADRACE_SOAK" not in os.environ, reason="minutes of load; make soak runs it"),
 ]
 
+_loads = count(1)
+
 PATH = "/v1/chat/completions"
 MODEL = "gpt-4o-mini"
 COST_NANOS = 9 * 150 + 12 * 600  # of every whole call: 0.15 and 0.60 USD per million tokens
@@ -115,6 +117,7 @@ class Load:
         self._users = users
         self._once = once
         self._spread_s = spread_s
+        self._number = next(_loads)
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=lambda: asyncio.run(self._run()), name="load", daemon=True)
 
@@ -150,7 +153,7 @@ class Load:
     async def _user(self, session: aiohttp.ClientSession, number: int) -> None:
         await asyncio.sleep(self._spread_s * number / self._users)
         for turn in count():
-            call = Call(f"{id(self):x}-{number}-{turn}", time.time())
+            call = Call(f"{self._number}-{number}-{turn}", time.time())
             self.calls.append(call)
             await self._call(session, call)
             if self._once or self._stopping.is_set():
