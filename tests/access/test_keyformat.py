@@ -32,9 +32,7 @@ def test_different_secrets_are_different_keys(pair):
     assert make_key(pair[0]) != make_key(pair[1])
 
 
-@pytest.mark.parametrize(
-    "key", ["", "sk-short", "sk-" + "a" * 48, "old-station-7", "sk-ant-x_y", "sk-ü"]
-)
+@pytest.mark.parametrize("key", ["", "sk-short", "sk-" + "a" * 48, "old-station-7", "sk-ant-x_y", "sk-ü"])
 def test_a_key_of_another_kind_is_not_judged(key):
     assert is_well_formed(key)
 

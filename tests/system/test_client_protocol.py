@@ -1,4 +1,4 @@
-"""What clients may do with HTTP: uploads, Expect, HTTP/1.0, HEAD, pipelining, preflights, codings, streams."""
+"""What clients may do with HTTP: uploads, Expect, HTTP/1.0, HEAD, pipelining, preflights, codings."""
 
 from __future__ import annotations
 

@@ -33,7 +33,9 @@ async def test_a_node_is_not_ready_before_it_can_look_a_key_up(
         cable.mend()
         await starting
         key = await station.customer("early")
-        async with aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session:
-            async with session.post(station.url + "/v1/chat/completions", json=BODY) as answer:
-                assert answer.status == 200, await answer.text()
+        async with (
+            aiohttp.ClientSession(headers={"authorization": f"Bearer {key}"}) as session,
+            session.post(station.url + "/v1/chat/completions", json=BODY) as answer,
+        ):
+            assert answer.status == 200, await answer.text()
         assert await asyncio.to_thread(station.stop) == 0
