@@ -9,6 +9,7 @@ reload (key records, cooldowns, the caller's address) is never in it.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -31,6 +32,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 MEMO_MAX = 4096  # heads of one table generation; about 4 KB each
+REMEMBERED_BYTES_MAX = 8 * 1024  # of one head: nobody fills the memory with heads of 60 KB
 BLOCKS_MAX = 64  # header blocks for one head: a head meets few upstreams
 KEY_CHARS_MAX = 512
 DEFAULT_PORTS = {"http": 80, "https": 443}
@@ -79,14 +81,16 @@ class Heads:
                 path,
                 query,
                 self.snapshot.endpoint_for(headers.get("Host")),
-                headers.get("X-Forwarded-For"),
+                forwarded_for(x.raw_headers),
                 codings(headers.get("Accept-Encoding")),
                 headers.get("Content-Encoding", "identity").lower() in ("", "identity"),
                 headers.get("User-Agent", ""),
             )
-            if len(self._memo) >= MEMO_MAX:
-                self._memo.clear()
-            self._memo[key] = facts
+            size = len(x.raw_target) + sum(len(name) + len(value) for name, value in x.raw_headers)
+            if size <= REMEMBERED_BYTES_MAX:
+                if len(self._memo) >= MEMO_MAX:
+                    self._memo.clear()
+                self._memo[key] = facts
         return facts
 
     def match(self, x: Exchange, facts: HeadFacts) -> None:
@@ -163,6 +167,12 @@ class Heads:
         ]
         lines += [name + b": " + value for name, value in fields]
         return b"\r\n".join(lines) + b"\r\n"
+
+
+def forwarded_for(fields: Iterable[tuple[bytes, bytes]]) -> str | None:
+    """X-Forwarded-For as one list: a proxy may add a field of its own behind what the client wrote."""
+    values = [value.decode("latin-1") for name, value in fields if name.lower() == b"x-forwarded-for"]
+    return ", ".join(values) if values else None
 
 
 def codings(accepted: str | None) -> bytes:

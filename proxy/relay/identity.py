@@ -14,10 +14,11 @@ def key_of(headers: Mapping[str, str], query: str) -> str:
     authorization = headers.get("Authorization")
     if authorization:
         scheme, _, rest = authorization.partition(" ")
-        if scheme.lower() == "bearer" and rest:
-            return rest.strip()
-        if not rest and authorization != "midjourney-proxy":
-            return authorization.strip()
+        if scheme.lower() == "bearer":
+            if rest.strip():
+                return rest.strip()
+        elif not rest and scheme != "midjourney-proxy":
+            return scheme
     for name in _KEY_HEADERS:
         value = headers.get(name)
         if value:

@@ -169,7 +169,8 @@ class Connection(RequestHandler):
         super().connection_made(transport)
         self._wire = self.transport
         peer = transport.get_extra_info("peername")
-        self.address = peer[0] if isinstance(peer, tuple) else ""
+        # A socket of both families shows IPv4 as mapped; allow-lists and trusted proxies do not.
+        self.address = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
         self.front.sweeper.add(self)
         if len(self.front.connections) > self.front.connections_max:
             self.front.stats.inc("refusals_total", "connections_max")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 from time import monotonic
 
@@ -23,17 +24,21 @@ OK = b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok"
 class Front:
     """An Ingress that listens, and clients of it."""
 
-    def __init__(self, handle: Handle, connections_max: int = 100) -> None:
+    def __init__(
+        self, handle: Handle, *, connections_max: int = 100, listener: socket.socket | None = None
+    ) -> None:
         loop = asyncio.get_running_loop()
         self.stats = Stats()
         self.ingress = Ingress(
             handle, loop=loop, sweeper=Sweeper(loop), stats=self.stats, connections_max=connections_max
         )
+        self._listener = listener
         self._clients: list[asyncio.StreamWriter] = []
 
     async def open(self) -> Front:
         loop = asyncio.get_running_loop()
-        self.server = await loop.create_server(self.ingress, "127.0.0.1", 0)
+        listener = self._listener or socket.create_server(("127.0.0.1", 0))
+        self.server = await loop.create_server(self.ingress, sock=listener)
         self.port = self.server.sockets[0].getsockname()[1]
         return self
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 import uvloop
@@ -23,7 +24,7 @@ async def open_front() -> AsyncIterator[Open]:
     """Fronts that listen until the test ends: `front = await open_front(handle)`."""
     fronts: list[Front] = []
 
-    async def make(handle: Handle, **options: int) -> Front:
+    async def make(handle: Handle, **options: Any) -> Front:
         fronts.append(await Front(handle, **options).open())
         return fronts[-1]
 

@@ -14,6 +14,7 @@ from proxy.errors import InvalidKey, LimitExceeded, NoCredit, ProxyError, Upstre
 from proxy.http1.head import Head, parse
 from proxy.relay.answers import Verdict, counts_as, error_for, judge, refusal, retry_after, unparsed_refusal
 from proxy.relay.exchange import Exchange
+from tests.fakes.calls import call
 from tests.fakes.upstream_server import head
 
 COOL, BUSY, NEXT, VERBATIM = Verdict.COOL, Verdict.BUSY, Verdict.NEXT, Verdict.VERBATIM
@@ -131,15 +132,6 @@ def test_retry_after_is_a_number_of_seconds_within_a_day(value: str | None, seco
 # -- refusing --------------------------------------------------------------------------------------
 
 
-def exchange(target: str = "/v1/chat/completions", method: str = "POST", **headers: str) -> Exchange:
-    """A call of which nothing is known but its head."""
-    fields: dict[str, Any] = {"client": None, "body": None, "raw_headers": ()}
-    return Exchange(
-        id="0199" + "0" * 28, method=method, raw_target=target, headers=headers, address="127.0.0.1",
-        version=(1, 1), http10=False, arrived=0.0, at_ms=0, **fields,
-    )  # fmt: skip
-
-
 def sent(x: Exchange, error: ProxyError) -> tuple[bytes, dict[bytes, bytes], bytes]:
     raw_head, _, body = refusal(x, error).partition(b"\r\n\r\n")
     first, *lines = raw_head.split(b"\r\n")
@@ -147,7 +139,7 @@ def sent(x: Exchange, error: ProxyError) -> tuple[bytes, dict[bytes, bytes], byt
 
 
 def test_a_refusal_is_complete() -> None:
-    first, fields, body = sent(exchange(), InvalidKey())
+    first, fields, body = sent(call(), InvalidKey())
     assert first == b"HTTP/1.1 401 Unauthorized"
     assert fields == {
         b"content-type": b"application/json",
@@ -159,26 +151,26 @@ def test_a_refusal_is_complete() -> None:
 
 def test_the_dialect_is_guessed_where_no_route_was_found() -> None:
     error = InvalidKey()
-    assert b'"request_id"' in sent(exchange("/v1/messages"), error)[2]
-    assert b'"request_id"' in sent(exchange("/nowhere", **{"anthropic-version": "2023-06-01"}), error)[2]
-    assert b'"innererror"' in sent(exchange("/openai/deployments/x/none"), error)[2]
-    assert b'"code":"invalid_api_key"' in sent(exchange("/nowhere"), error)[2]
+    assert b'"request_id"' in sent(call("/v1/messages"), error)[2]
+    assert b'"request_id"' in sent(call("/nowhere", ("anthropic-version", "2023-06-01")), error)[2]
+    assert b'"innererror"' in sent(call("/openai/deployments/x/none"), error)[2]
+    assert b'"code":"invalid_api_key"' in sent(call("/nowhere"), error)[2]
 
 
 def test_waiting_times_are_whole_seconds_and_never_none() -> None:
-    assert sent(exchange(), LimitExceeded(retry_after_s=0.2))[1][b"retry-after"] == b"1"
-    assert sent(exchange(), LimitExceeded(retry_after_s=12.1))[1][b"retry-after"] == b"13"
-    assert b"x-should-retry" not in sent(exchange(), LimitExceeded(retry_after_s=1))[1]
-    assert b"retry-after" not in sent(exchange(), NoCredit())[1]
+    assert sent(call(), LimitExceeded(retry_after_s=0.2))[1][b"retry-after"] == b"1"
+    assert sent(call(), LimitExceeded(retry_after_s=12.1))[1][b"retry-after"] == b"13"
+    assert b"x-should-retry" not in sent(call(), LimitExceeded(retry_after_s=1))[1]
+    assert b"retry-after" not in sent(call(), NoCredit())[1]
 
 
 def test_a_head_request_gets_no_body() -> None:
-    _, fields, body = sent(exchange(method="HEAD"), InvalidKey())
+    _, fields, body = sent(call(method="HEAD"), InvalidKey())
     assert body == b"" and int(fields[b"content-length"]) > 0
 
 
 def test_a_connection_that_ends_says_so() -> None:
-    x = exchange()
+    x = call()
     x.keep_alive = False
     assert sent(x, InvalidKey())[1][b"connection"] == b"close"
 
@@ -193,7 +185,7 @@ ALL_ERRORS = [
 def test_every_error_is_json_in_every_dialect_and_holds_no_detail(
     kind: type[ProxyError], dialect: str
 ) -> None:
-    x = exchange()
+    x = call()
     x.dialect = DIALECTS[dialect]
     first, _, body = sent(x, kind(detail="host api.vendor.test said sk-secret"))
     assert first.startswith(b"HTTP/1.1 %d " % kind.status)

@@ -240,6 +240,23 @@ async def test_a_client_that_pipelines_without_end_is_not_read_on(open_front: Op
     assert writer.transport.get_write_buffer_size() > 1_000_000
 
 
+async def test_an_ipv4_address_looks_the_same_on_a_socket_of_both_families(open_front: Open) -> None:
+    seen: list[str] = []
+
+    async def look(x: Exchange) -> None:
+        seen.append(x.address)
+        x.client.write(OK)
+
+    try:
+        listener = socket.create_server(("::", 0), family=socket.AF_INET6, dualstack_ipv6=True)
+    except (OSError, ValueError):
+        pytest.skip("no IPv6 here")
+    front = await open_front(look, listener=listener)
+    reader, _ = await front.connect(GET)
+    await reader.readexactly(len(OK))
+    assert seen == ["127.0.0.1"]
+
+
 # -- 100 Continue ----------------------------------------------------------------------------------
 
 EXPECT = b"POST / HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 4\r\n\r\n"
