@@ -75,19 +75,21 @@ async def parse(x: Exchange, facts: HeadFacts) -> None:
     if x.operation.request == "json":
         if not facts.has_plain_body:
             raise UnsupportedCoding
-        members = await _members(x)
-        if x.route.parameters is not None:
-            members = _apply(x, x.route.parameters, members)
+        guarded, policy = x.operation.guarded, x.route.parameters
+        if policy is not None:
+            guarded += tuple(name for name, _, _ in policy.range)
+        members = await _members(x.content, guarded)
+        if policy is not None:
+            members = _apply(x, policy, members)
         x.doc, x.spans = members.doc, members.spans
         x.is_stream = x.operation.streams and x.doc.get("stream") is True
     x.model = _model_of(x)
 
 
-async def _members(x: Exchange) -> Members:
-    assert x.operation is not None
-    if len(x.content) > PARSE_IN_THREAD_BYTES:
-        return await asyncio.to_thread(read_members, x.content, x.operation.guarded)
-    return read_members(x.content, x.operation.guarded)
+async def _members(content: bytes, guarded: tuple[str, ...]) -> Members:
+    if len(content) > PARSE_IN_THREAD_BYTES:
+        return await asyncio.to_thread(read_members, content, guarded)
+    return read_members(content, guarded)
 
 
 def _model_of(x: Exchange) -> str:

@@ -1,0 +1,91 @@
+"""Everything that a call needs is taken at once, or nothing of it."""
+
+from __future__ import annotations
+
+from proxy.access.admission import Gate, Shortage, Ticket
+from proxy.access.limits import Limit, LimitBook, Want
+from proxy.ledger.balances import Slices
+
+NOW = 1_800_000_000_000
+RATE = Limit("k1:rpm", "rate", 400)
+MANY = Limit("k1:con", "concurrency", 400)
+LIMITS = (RATE, MANY)
+
+
+def gate(*, money: int = 0, rate: int = 0, concurrency: int = 0) -> Gate:
+    made = Gate(Slices(), LimitBook(1))
+    if money:
+        made.slices.add(7, "lease", money)
+    if rate:
+        made.limits.add(RATE, rate, NOW + 60_000)
+    if concurrency:
+        made.limits.add(MANY, concurrency, 0)
+    return made
+
+
+def figures(of: Gate) -> tuple[tuple[int, int], dict[str, int], bool]:
+    return of.slices.figures(7), of.limits.held(), of.limits.missing((RATE,), NOW) == []
+
+
+def test_a_call_takes_its_money_and_its_limits() -> None:
+    entered = gate(money=100, rate=1, concurrency=1)
+    assert entered.admit(7, 60, LIMITS, NOW) == Ticket(7, "lease", 60, LIMITS)
+    assert entered.slices.figures(7) == (40, 60)
+    assert len(entered.limits.missing(LIMITS, NOW)) == 2
+
+
+def test_limits_are_asked_for_before_money() -> None:
+    """A call that must wait for a limit sets no money aside."""
+    entered = gate(money=100, rate=1)
+    before = figures(entered)
+    got = entered.admit(7, 60, LIMITS, NOW)
+    assert got == Shortage((Want(MANY, 100),), None)
+    assert figures(entered) == before
+
+
+def test_without_money_no_limit_is_used_up() -> None:
+    entered = gate(money=10, rate=1, concurrency=1)
+    before = figures(entered)
+    got = entered.admit(7, 60, LIMITS, NOW)
+    assert isinstance(got, Shortage) and got.wants == ()
+    assert got.money is not None and got.money[0] == 50 <= got.money[1]
+    assert figures(entered) == before
+
+
+def test_another_accounts_money_is_none() -> None:
+    got = gate(money=100).admit(8, 60, (), NOW)
+    assert isinstance(got, Shortage) and got.money is not None and got.money[0] == 60
+
+
+def test_a_free_call_takes_limits_only() -> None:
+    assert gate().admit(7, 0, (), NOW) == Ticket(7, "", 0, ())
+    assert isinstance(gate().admit(7, 0, LIMITS, NOW), Shortage)
+    entered = gate(rate=1, concurrency=1)
+    assert isinstance(entered.admit(7, 0, LIMITS, NOW), Ticket)
+    assert entered.slices.figures(7) == (0, 0)
+
+
+def test_a_call_that_ends_gives_back_what_it_did_not_use() -> None:
+    entered = gate(money=100, rate=1, concurrency=1)
+    ticket = entered.admit(7, 60, LIMITS, NOW)
+    assert isinstance(ticket, Ticket)
+    assert entered.close(ticket, 25) == []
+    assert entered.slices.figures(7) == (75, 0)
+    assert [want.limit for want in entered.limits.missing(LIMITS, NOW)] == [RATE]
+
+
+def test_a_void_call_costs_nothing() -> None:
+    entered = gate(money=100)
+    ticket = entered.admit(7, 60, (), NOW)
+    assert isinstance(ticket, Ticket)
+    entered.close(ticket, 0)
+    assert entered.slices.figures(7) == (100, 0)
+
+
+def test_a_call_that_cost_more_than_its_hold_is_settled_and_stops_the_next() -> None:
+    entered = gate(money=100)
+    ticket = entered.admit(7, 60, (), NOW)
+    assert isinstance(ticket, Ticket)
+    entered.close(ticket, 130)
+    assert entered.slices.figures(7) == (-30, 0)
+    assert isinstance(entered.admit(7, 1, (), NOW), Shortage)

@@ -1,0 +1,321 @@
+"""Request bodies: read within bounds, understood, sent on with single members changed and no other byte."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import orjson
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proxy.dialects import DIALECTS
+from proxy.errors import (
+    BodyNotJson,
+    BodyTimeout,
+    BodyTooLarge,
+    DuplicateMember,
+    MalformedRequest,
+    ModelMissing,
+    Overloaded,
+    ParameterRefused,
+    ProxyError,
+    UnsupportedCoding,
+)
+from proxy.relay.body import Bodies, asks_for_usage, outgoing, parse
+from proxy.relay.exchange import Exchange
+from proxy.relay.heads import HeadFacts
+from proxy.routing.table import Endpoint, Parameters, Route
+from tests.fakes.calls import GivenBody, call
+
+ENDPOINT = Endpoint("direct", "https://a.test", (), "", "", None, False, ())
+FACTS = HeadFacts("/", "", ENDPOINT, None, b"identity", True, "")
+
+
+def route(**changes: Any) -> Route:
+    values: dict[str, Any] = {
+        "id": "/v1/chat", "path": "/v1/chat", "methods": ("POST",), "operation": "chat",
+        "dialect": "openai", "default_model": None, "candidates": (), "parameters": None,
+        "request_pass": frozenset(), "body_limit": 100, "on_break": "bill", "line": 0,
+    }  # fmt: skip
+    return Route(**(values | changes))
+
+
+def request(*pieces: bytes | Exception, length: int | None = None, limit: int = 100) -> Exchange:
+    fields = [] if length is None else [("Content-Length", str(length))]
+    return call("/", *fields, body=GivenBody(pieces), route=route(body_limit=limit))
+
+
+def parsed_call(content: bytes, operation: str = "chat", dialect: str = "openai", **changes: Any) -> Exchange:
+    of = DIALECTS[dialect]
+    x = call("/", content=content, dialect=of, operation=of.operations[operation])
+    x.route = route(**changes)
+    return x
+
+
+# -- reading ---------------------------------------------------------------------------------------
+
+
+async def test_pieces_become_one_body() -> None:
+    x = request(b'{"mod', b'el":', b'"m"}')
+    await Bodies().read(x)
+    assert x.content == b'{"model":"m"}'
+
+
+async def test_a_body_that_is_here_is_taken_as_it_is() -> None:
+    x = request()
+    x.body = GivenBody([b"{}"], is_here=True)
+    await Bodies().read(x)
+    assert x.content == b"{}"
+
+
+async def test_a_body_that_is_announced_too_large_is_not_read() -> None:
+    x = request(b"x" * 50, length=101)
+    with pytest.raises(BodyTooLarge):
+        await Bodies().read(x)
+    assert isinstance(x.body, GivenBody) and x.body.taken == 0
+
+
+async def test_a_body_that_becomes_too_large_is_not_read_on() -> None:
+    x = request(*[b"x" * 50] * 10)
+    with pytest.raises(BodyTooLarge):
+        await Bodies().read(x)
+    assert isinstance(x.body, GivenBody) and x.body.taken == 3
+
+
+async def test_a_body_that_is_here_and_too_large_is_refused() -> None:
+    x = request()
+    x.body = GivenBody([b"x" * 101], is_here=True)
+    with pytest.raises(BodyTooLarge):
+        await Bodies().read(x)
+
+
+async def test_the_bodies_of_a_worker_have_a_budget_that_is_given_back() -> None:
+    bodies = Bodies(budget=60)
+    with pytest.raises(Overloaded):
+        await bodies.read(request(b"x" * 40, b"x" * 40))
+    for ending in (MalformedRequest(), BodyTimeout()):
+        with pytest.raises(type(ending)):
+            await bodies.read(request(b"x" * 50, ending))
+    with pytest.raises(BodyTooLarge):
+        await bodies.read(request(b"x" * 50, limit=49))
+    for _ in range(3):
+        await bodies.read(request(b"x" * 60))
+
+
+# -- understanding ---------------------------------------------------------------------------------
+
+
+async def test_a_chat_is_understood() -> None:
+    x = parsed_call(b' { "stream" : true , "model" : "m\\u0031" } ')
+    await parse(x, FACTS)
+    assert (x.model, x.is_stream) == ("m1", True)
+    assert x.content[slice(*x.spans["model"])] == b'"m\\u0031"'
+
+
+@pytest.mark.parametrize("stream", [b"false", b"null", b"1", b'"true"', b"[true]"])
+async def test_only_true_makes_a_stream(stream: bytes) -> None:
+    x = parsed_call(b'{"model":"m","stream":%b}' % stream)
+    await parse(x, FACTS)
+    assert x.is_stream is False
+
+
+async def test_what_cannot_stream_does_not() -> None:
+    x = parsed_call(b'{"model":"m","stream":true}', "embeddings")
+    await parse(x, FACTS)
+    assert x.is_stream is False
+
+
+@pytest.mark.parametrize(
+    ("content", "refusal", "param"),
+    [
+        (b"", BodyNotJson, None),
+        (b"[]", BodyNotJson, None),
+        (b'{"model":4}', BodyNotJson, "model"),
+        (b'{"model":{}}', BodyNotJson, "model"),
+        (b"{}", ModelMissing, "model"),
+        (b'{"model":null}', ModelMissing, "model"),
+        (b'{"model":""}', ModelMissing, "model"),
+        (b'{"model":"a","model":"b"}', DuplicateMember, "model"),
+        (b'{"model":"a","\\u006dodel":"a"}', DuplicateMember, "model"),
+        (b'{"model":"a","max_tokens":1,"max_tokens":1}', DuplicateMember, "max_tokens"),
+    ],
+)
+async def test_what_is_not_understood_is_refused(
+    content: bytes, refusal: type[ProxyError], param: str | None
+) -> None:
+    with pytest.raises(refusal) as refused:
+        await parse(parsed_call(content), FACTS)
+    assert refused.value.param == param
+
+
+async def test_a_member_that_nobody_guards_may_be_there_twice() -> None:
+    await parse(parsed_call(b'{"model":"m","user":"a","user":"b"}'), FACTS)
+
+
+async def test_a_compressed_body_is_refused() -> None:
+    coded = HeadFacts("/", "", ENDPOINT, None, b"identity", False, "")
+    with pytest.raises(UnsupportedCoding):
+        await parse(parsed_call(b'{"model":"m"}'), coded)
+
+
+async def test_a_large_body_is_parsed_all_the_same() -> None:
+    x = parsed_call(b'{"messages":"%b","model":"m"}' % (b"x" * 1_000_000))
+    await parse(x, FACTS)
+    assert x.model == "m"
+
+
+async def test_the_path_names_the_model_before_the_body_does() -> None:
+    x = parsed_call(b'{"model":"theirs"}', dialect="azure")
+    x.captures = {"model": "deployment"}
+    await parse(x, FACTS)
+    assert x.model == "deployment"
+
+
+@pytest.mark.parametrize("content", [b"{}", b'{"model":null}', b'{"model":""}'])
+async def test_a_route_may_have_a_model_for_those_who_name_none(content: bytes) -> None:
+    x = parsed_call(content, default_model="usual")
+    await parse(x, FACTS)
+    assert x.model == "usual"
+
+
+# -- a route's parameters --------------------------------------------------------------------------
+
+RANGE = Parameters(range=(("temperature", "0", "1"), ("n", "1", "5")))
+
+
+@pytest.mark.parametrize("value", ["0", "1", "0.5", "1.0", "1e-3", "null"])
+async def test_a_value_within_its_range_passes(value: str) -> None:
+    await parse(parsed_call(b'{"model":"m","temperature":%b}' % value.encode(), parameters=RANGE), FACTS)
+
+
+@pytest.mark.parametrize("value", ["-0.1", "1.0000001", "2", '"1"', "true", "[1]", "1e400"])
+async def test_a_value_out_of_its_range_is_refused(value: str) -> None:
+    x = parsed_call(b'{"model":"m","temperature":%b}' % value.encode(), parameters=RANGE)
+    with pytest.raises((ParameterRefused, BodyNotJson)):
+        await parse(x, FACTS)
+
+
+async def test_a_value_may_not_hide_behind_a_second_one() -> None:
+    with pytest.raises(DuplicateMember):
+        await parse(parsed_call(b'{"model":"m","temperature":9,"temperature":0}', parameters=RANGE), FACTS)
+
+
+async def test_what_is_dropped_is_cut_out_and_nothing_else_moves() -> None:
+    drop = Parameters(drop=("logit_bias", "user", "absent"))
+    x = parsed_call(
+        b'{ "user" : "u", "model" : "m" , "logit_bias":{"1":[2,{}]} , "x":1.50 }', parameters=drop
+    )
+    await parse(x, FACTS)
+    assert x.content == b'{ "model" : "m" , "x":1.50 }'
+    assert x.content[slice(*x.spans["model"])] == b'"m"'
+    assert set(x.doc) == {"model", "x"}
+
+
+async def test_what_is_dropped_may_not_hide_behind_a_second_one() -> None:
+    drop = Parameters(drop=("logit_bias",))
+    with pytest.raises(DuplicateMember):
+        await parse(parsed_call(b'{"model":"m","logit_bias":1,"logit_bias":2}', parameters=drop), FACTS)
+
+
+# -- sending on ------------------------------------------------------------------------------------
+
+
+async def sent_on(content: bytes, model: str = "theirs", **how: bool) -> bytes:
+    x = parsed_call(content, default_model="usual")
+    await parse(x, FACTS)
+    return outgoing(x, model, **({"model_in_body": True, "include_usage": False} | how))
+
+
+async def test_a_model_of_the_same_name_changes_nothing() -> None:
+    content = b'{"x" : 1.50, "model":"\\u0074heirs"}'
+    assert await sent_on(content) == content
+
+
+@pytest.mark.parametrize(
+    ("content", "sent"),
+    [
+        (b'{"model":"m"}', b'{"model":"theirs"}'),
+        (b' {\n "x":1.50,"model" : "m" ,"y":[]} ', b' {\n "x":1.50,"model" : "theirs" ,"y":[]} '),
+        (b'{"x":["\\"model\\":\\"m\\""],"model":"m"}', b'{"x":["\\"model\\":\\"m\\""],"model":"theirs"}'),
+        (b'{"m\\u006fdel":"m"}', b'{"m\\u006fdel":"theirs"}'),
+        (b'{"model":null,"x":1}', b'{"model":"theirs","x":1}'),
+        (b'{"x":1}', b'{"model":"theirs","x":1}'),
+        (b"{}", b'{"model":"theirs"}'),
+    ],
+)  # fmt: skip
+async def test_the_value_of_model_is_all_that_changes(content: bytes, sent: bytes) -> None:
+    assert await sent_on(content) == sent
+
+
+async def test_a_model_in_the_path_leaves_the_body_alone() -> None:
+    assert await sent_on(b'{"model":"m"}', model_in_body=False) == b'{"model":"m"}'
+
+
+@pytest.mark.parametrize(
+    ("options", "sent"),
+    [
+        (b"", b'{"stream_options":{"include_usage":true},"model":"theirs","stream":true}'),
+        (b',"stream_options":null',
+         b'{"model":"theirs","stream":true,"stream_options":{"include_usage":true}}'),
+        (b',"stream_options":{"include_usage":false}',
+         b'{"model":"theirs","stream":true,"stream_options":{"include_usage":true}}'),
+        (b',"stream_options":{"x":1}',
+         b'{"model":"theirs","stream":true,"stream_options":{"x":1,"include_usage":true}}'),
+    ],
+)  # fmt: skip
+async def test_the_usage_is_asked_for(options: bytes, sent: bytes) -> None:
+    content = b'{"model":"m","stream":true%b}' % options
+    assert await sent_on(content, include_usage=True) == sent
+
+
+@pytest.mark.parametrize(
+    ("options", "asks"),
+    [(None, False), ({}, False), ({"include_usage": True}, True), ({"include_usage": 1}, False), ([], False)],
+)
+async def test_a_client_asks_for_usage_itself_by_true_alone(options: object, asks: bool) -> None:
+    x = parsed_call(orjson.dumps({"model": "m", "stream_options": options}))
+    await parse(x, FACTS)
+    assert asks_for_usage(x) is asks
+
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers(-(2**53), 2**53) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+others = st.dictionaries(st.text().filter(lambda name: name != "model"), json_values, max_size=5)
+
+
+@given(
+    before=others, after=others, model=st.text(min_size=1), theirs=st.text(min_size=1),
+    ascii_only=st.booleans(), indent=st.sampled_from([None, 1]),
+)  # fmt: skip
+def test_any_body_means_the_same_but_for_its_model(
+    before: dict[str, Any],
+    after: dict[str, Any],
+    model: str,
+    theirs: str,
+    ascii_only: bool,
+    indent: int | None,
+) -> None:
+    document = {**before, "model": model, **{k: v for k, v in after.items() if k not in before}}
+    text = json.dumps(document, ensure_ascii=ascii_only, indent=indent)
+    try:
+        content = text.encode()
+        x = parsed_call(content)
+        _run(x)
+    except (UnicodeEncodeError, BodyNotJson):
+        return  # a lone surrogate is no text
+    sent = outgoing(x, theirs, model_in_body=True, include_usage=False)
+    assert json.loads(sent) == document | {"model": theirs}
+    start, end = x.spans["model"]
+    assert sent.startswith(content[:start]) and sent.endswith(content[end:])
+
+
+def _run(x: Exchange) -> None:
+    """`parse` of a small body has nothing to wait for."""
+    steps = parse(x, FACTS)
+    with pytest.raises(StopIteration):
+        steps.send(None)
