@@ -33,8 +33,10 @@ class Sites:
 
     async def open(self) -> None:
         assert self._control.database is not None
-        self.catalog = Catalog(self._control.database)
-        self.reports = Reports(self._control.database)
+        outage = self._control.outage
+        database = self._control.database.unless(lambda: outage.is_away)
+        self.catalog = Catalog(database)
+        self.reports = Reports(database)
         settings, orders = self._control.settings, self._control.orders
         await self._serve(make_admin_app(self, settings.admin_token), orders.admin_fd)
         await self._serve(make_holder_app(self.catalog, self.reports), orders.web_fd)

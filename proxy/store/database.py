@@ -73,9 +73,10 @@ async def border() -> AsyncIterator[None]:
 class Database:
     """A pool of connections to one station's Postgres."""
 
-    def __init__(self, pool: asyncpg.Pool, dsn: str) -> None:
+    def __init__(self, pool: asyncpg.Pool, dsn: str, is_away: Callable[[], bool] = lambda: False) -> None:
         self._pool = pool
         self.dsn = dsn
+        self._is_away = is_away
 
     @classmethod
     async def connect(cls, dsn: str, *, size: int = POOL_MAX) -> Database:
@@ -92,6 +93,10 @@ class Database:
             )
             return cls(pool, dsn)
 
+    def unless(self, is_away: Callable[[], bool]) -> Database:
+        """The same connections for those who rather hear at once that Postgres is away than wait for it."""
+        return Database(self._pool, self.dsn, is_away)
+
     async def close(self) -> None:
         try:
             await asyncio.wait_for(self._pool.close(), CONNECT_TIMEOUT_S)
@@ -101,6 +106,8 @@ class Database:
     @asynccontextmanager
     async def connection(self) -> AsyncIterator[Connection]:
         """A connection for single statements. Raises DatabaseUnavailable."""
+        if self._is_away():
+            raise DatabaseUnavailable(detail="Postgres is away")
         async with border(), self._pool.acquire(timeout=CONNECT_TIMEOUT_S) as connection:
             yield connection
 
