@@ -159,7 +159,7 @@ class Load:
             if self._once or self._stopping.is_set():
                 return
             if not call.is_whole:
-                await asyncio.sleep(0.1)  # as an SDK does before it tries again
+                await asyncio.sleep(0.5)  # as an SDK does before it tries again
 
     async def _call(self, session: aiohttp.ClientSession, call: Call) -> None:
         body = {"model": MODEL, "stream": True, "messages": [{"role": "user", "content": call.marker}]}

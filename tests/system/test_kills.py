@@ -158,7 +158,7 @@ async def test_killing_control_breaks_no_stream(
     assert set(found.outcomes) == {"complete"}
 
 
-@pytest.mark.parametrize("what", ["the supervisor", "everything"])
+@pytest.mark.parametrize("what", ["the supervisor", pytest.param("everything", marks=SLOW)])
 async def test_a_node_that_is_killed_begins_where_it_ended(
     station: Station, upstream: UpstreamServer, what: str
 ) -> None:
