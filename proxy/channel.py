@@ -13,6 +13,7 @@ import itertools
 import logging
 import socket
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import orjson
@@ -26,6 +27,7 @@ HELLO = 0  # the id of the first message
 RETRY_FIRST_S, RETRY_LAST_S = 0.02, 0.5
 
 Args = dict[str, Any]
+Late = Callable[[Args], None]
 log = logging.getLogger("headrace.channel")
 
 
@@ -138,31 +140,32 @@ class Channel:
     async def wait_connected(self) -> None:
         await self._up.wait()
 
-    async def call(self, op: str, args: Args, timeout_s: float) -> Args:
+    async def call(self, op: str, args: Args, timeout_s: float, late: Late | None = None) -> Args:
         """Ask control; waits for a connection within the same time.
 
         Raises ChannelDown, ChannelTimeout, CallFailed. A lost answer is not asked for again: whether
-        control acted on it shows at the next hello.
+        control acted on it shows at the next hello. An answer that comes after the time is over goes to
+        `late`.
         """
         try:
             async with asyncio.timeout(timeout_s):
                 await self._up.wait()
                 assert self._link is not None
-                return await self._ask(self._link, op, args)
+                return await self._ask(self._link, op, args, late)
         except TimeoutError as e:
             if self.connected:
                 raise ChannelTimeout(f"{op}: no answer within {timeout_s} s") from e
             raise ChannelDown(f"{op}: control is not there") from e
 
-    async def call_again(self, op: str, args: Args, timeout_s: float) -> Args:
+    async def call_again(self, op: str, args: Args, timeout_s: float, late: Late | None = None) -> Args:
         """`call`, once more where control went away before it answered: for what is harmless twice.
 
         A look-up is; so is a slice, because the next hello tells a new control what this worker holds.
         """
         try:
-            return await self.call(op, args, timeout_s)
+            return await self.call(op, args, timeout_s, late)
         except ChannelDown:
-            return await self.call(op, args, timeout_s)
+            return await self.call(op, args, timeout_s, late)
 
     def notify(self, op: str, args: Args) -> bool:
         """Tell control; False when it is not there (nothing is kept for later)."""
@@ -171,15 +174,20 @@ class Channel:
         self._link.send({"op": op, "args": args})
         return True
 
-    async def _ask(self, link: _Link, op: str, args: Args) -> Args:
+    async def _ask(self, link: _Link, op: str, args: Args, late: Late | None) -> Args:
         number = next(self._ids)
+        link.send({"op": op, "id": number, "args": args})
         future: asyncio.Future[Args] = asyncio.get_running_loop().create_future()
+        future.add_done_callback(lambda _: self._waiting.pop(number, None))
         self._waiting[number] = future
         try:
-            link.send({"op": op, "id": number, "args": args})
-            return await future
-        finally:
-            self._waiting.pop(number, None)
+            return await asyncio.shield(future)
+        except asyncio.CancelledError:
+            if late is None:
+                future.cancel()
+            else:
+                future.add_done_callback(partial(_hand_over, late))
+            raise
 
     async def _keep_connected(self) -> None:
         loop = asyncio.get_running_loop()
@@ -233,6 +241,12 @@ class Channel:
         for future in self._waiting.values():
             if not future.done():
                 future.set_exception(ChannelDown("control went away"))
+
+
+def _hand_over(late: Late, future: asyncio.Future[Args]) -> None:
+    """An answer for whom nobody waits any more."""
+    if not future.cancelled() and future.exception() is None:
+        late(future.result())
 
 
 def _resolve(waiting: dict[int, asyncio.Future[Args]], message: Args) -> None:

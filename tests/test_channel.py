@@ -124,6 +124,27 @@ async def test_a_call_without_an_answer_times_out(control: Control, worker: Chan
         await worker.call("later", {"never": True}, 0.02)
 
 
+async def test_an_answer_that_comes_too_late_is_handed_over(control: Control, worker: Channel) -> None:
+    came: list[dict] = []
+    await worker.call("echo", {}, 5)
+    with pytest.raises(ChannelTimeout):
+        await worker.call("later", {"never": True}, 0.02, came.append)
+    assert came == []
+    control.never.set()
+    await until(lambda: came == [{"slot": 3}])
+    assert not worker._waiting
+
+
+async def test_no_answer_is_handed_over_when_control_goes_away(control: Control, worker: Channel) -> None:
+    came: list[dict] = []
+    await worker.call("echo", {}, 5)
+    with pytest.raises(ChannelTimeout):
+        await worker.call("later", {"never": True}, 0.02, came.append)
+    control.server.close()
+    await until(lambda: not worker._waiting)
+    assert came == []
+
+
 async def test_a_worker_whose_control_never_answered_hello_is_not_connected(listener: socket.socket) -> None:
     worker = worker_end(listener)  # the kernel accepts the connection, no control does
     worker.start()

@@ -1,7 +1,8 @@
 """Calls that wait for a slice: one line per account, served in the order of arrival.
 
 Owns the conversation with control about slices of money and limits. Calls that come together share
-what one message brings; a newcomer does not take what was fetched for those before it.
+what one message brings; a newcomer does not take what was fetched for those before it. What control grants
+too late is taken all the same: it goes back when it is idle, where it would be lost otherwise.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from time import monotonic
 
 from proxy.access.admission import Gate, Shortage, Ticket
 from proxy.access.limits import Limit, Want
-from proxy.channel import Channel, ChannelError
+from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.relay.exchange import Exchange
 from proxy.telemetry import Stats, spawn
@@ -78,7 +79,8 @@ class Lines:
                     first.admitted.set_result(refused)
                 elif first.x.ticket is not None and not first.x.settled:
                     # It left while it was being admitted, and nobody else knows of its ticket.
-                    self._gate.close(first.x.ticket, 0)
+                    for bucket, count in self._gate.close(first.x.ticket, 0):
+                        self._channel.notify("limit_give", {"bucket": bucket, "n": count})
                     first.x.ticket = None
         finally:
             del self._lines[account]
@@ -111,28 +113,38 @@ class Lines:
         limit = want.limit
         count = want.count if want.count == 1 else max(want.count, waiting)
         args = {"bucket": limit.bucket, "kind": limit.kind, "limit": limit.amount, "want": count}
+
+        def take(reply: Args) -> None:
+            if reply.get("granted"):
+                self._gate.limits.add(limit, reply["granted"], reply.get("until_ms") or 0)
+
         try:
-            reply = await self._channel.call_again("limit", args, LIMIT_S)
+            reply = await self._channel.call_again("limit", args, LIMIT_S, late=take)
         except ChannelError as e:
             return StationFault(retry_after_s=1.0, detail=str(e))
+        take(reply)
         if not reply.get("granted"):
             return LimitExceeded(retry_after_s=reply.get("retry_after_s") or 1.0)
-        self._gate.limits.add(limit, reply["granted"], reply.get("until_ms") or 0)
         return None
 
     async def _fetch_slice(self, x: Exchange, need: int, want: int) -> ProxyError | None:
         assert x.key is not None and x.standing is not None
         account = x.key.account_id
         args = {"account": account, "need": need, "want": want, "tier": x.standing.tier.name}
+
+        def take(reply: Args) -> None:
+            if "granted" in reply:
+                self._gate.slices.add(account, reply["lease"], reply["granted"])
+
         try:
-            reply = await self._channel.call_again("slice", args, SLICE_S)
+            reply = await self._channel.call_again("slice", args, SLICE_S, late=take)
         except ChannelError as e:
             return StationFault(retry_after_s=1.0, detail=str(e))
+        take(reply)
         if reply.get("refused") == "no_credit":
             return NoCredit(status=x.standing.snapshot.table.station.no_credit_status)
         if "granted" not in reply:
             return StationFault(retry_after_s=5.0, detail=f"slice refused: {reply.get('refused')}")
-        self._gate.slices.add(account, reply["lease"], reply["granted"])
         return None
 
     def _top_up(self, x: Exchange, hold_nanos: int) -> None:

@@ -82,6 +82,24 @@ def test_a_large_upload_arrives_as_it_was_sent(troubled: Troubled, auth: str) ->
     assert lane.asked()[-1].body == body
 
 
+@pytest.mark.parametrize("framing", ["length", "chunked"])
+def test_behind_a_large_upload_comes_the_next_one(troubled: Troubled, auth: str, framing: str) -> None:
+    """Reading pauses while a large body is taken: it must go on afterwards."""
+    lane = troubled.lane()
+    lane.script(HELLO)
+    with troubled.connect() as client:
+        for size in (200_000, 60_000, 1_000_000, 130_000, 10, 300_000):
+            body = lane.body("x" * size)
+            if framing == "length":
+                client.send(request("POST", CHAT, auth, body=body))
+            else:
+                client.send(
+                    request("POST", CHAT, auth, "transfer-encoding: chunked") + chunk(body) + chunk(b"")
+                )
+            assert client.answer().body == completion()
+            assert lane.asked()[-1].body == body
+
+
 # -- Expect ----------------------------------------------------------------------------------------
 
 

@@ -5,13 +5,15 @@ What is billed is money.md's table "What is billed when a call does not end well
 
 from __future__ import annotations
 
+import os
+import signal
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
-from tests.fakes.raw_client import RawClient, request
+from tests.fakes.raw_client import CUT, RawClient, request
 from tests.fakes.upstream_server import Action, Pause, chunk, chunked_head, head
 from tests.system.troubled import CHAT, HELLO, SETTLED, VOID, Lane, Troubled, cost
 
@@ -206,6 +208,25 @@ def test_leaving_during_the_upload_is_no_call(troubled: Troubled, key: str) -> N
     assert troubled.call(lane, key=key).status == 200
     assert troubled.row_of(key)["outcome"] == "complete"  # the only row
     assert len(lane.asked()) == 1
+
+
+def test_leaving_while_control_is_asked_takes_nothing(troubled: Troubled, key: str) -> None:
+    """Its one call at a time is asked for at control, which is slow: what it grants belongs to nobody."""
+    lane = troubled.lane()
+    lane.script(HELLO)
+    assert troubled.call(lane, key=key).status == 200
+    (control,) = troubled.station.children("control").values()
+    os.kill(control, signal.SIGSTOP)
+    try:
+        with troubled.connect() as client:
+            client.send(request("POST", CHAT, f"authorization: Bearer {key}", body=lane.body()))
+            client.half_close()
+            assert client.end() == CUT
+    finally:
+        os.kill(control, signal.SIGCONT)
+    troubled.wait(lambda: troubled.call(lane, key=key).status == 200, "its place is free again")
+    troubled.drop_upstream_connections()
+    assert len(lane.asked()) == 2
 
 
 # -- a client that does not read -------------------------------------------------------------------
