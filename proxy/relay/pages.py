@@ -12,7 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 
-from proxy.errors import MethodNotAllowed, StationFault, UnknownModel
+from proxy.errors import BodyTooLarge, MethodNotAllowed, StationFault, UnknownModel
 from proxy.http1.head import Field
 from proxy.relay.admission import Admission
 from proxy.relay.answers import dialect_of, whole_answer
@@ -170,7 +170,7 @@ class Pages:
         while piece := await x.body.more():
             content += piece
             if len(content) > BODY_BYTES_MAX:
-                raise StationFault
+                raise BodyTooLarge
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.UnixConnector(self._web_path),

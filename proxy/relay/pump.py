@@ -30,6 +30,7 @@ from proxy.relay.plan import Plan, Tools
 from proxy.relay.upstream import UpstreamConnection
 
 TAIL_BYTES = 64  # where a terminal event is looked for before the meter confirms it
+JUDGE_S = 2.0  # an error that takes longer is judged by what came of it: it may never end
 READ_ON_S = 5.0  # after finish_reason the usage is still to come, also when the client has left
 ENDED_LINGER_S = 1.0  # after the terminal event: for the end of framing, so that the connection can be reused
 
@@ -150,13 +151,14 @@ class Pump:
             self._begin_answer(head)
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
-        self._last = monotonic()
-        if self._state is RELAYING:
-            self._relay(pieces, done)
-        elif self._state is JUDGING:
+        if self._state is JUDGING:
             self._body += pieces
             if done or sum(map(len, self._body)) > answers.UNHAPPY_BYTES_MAX:
                 self._judge(done)
+            return
+        self._last = monotonic()
+        if self._state is RELAYING:
+            self._relay(pieces, done)
         elif self._state is ENDED:
             self._is_framed = done
             if not self._is_flushed:
@@ -382,6 +384,9 @@ class Pump:
         elif self._state is WAITING:
             if self._is_sent and silent > self._plan.first_byte_s:
                 self._out_of_time(UpstreamTimeout())
+        elif self._state is JUDGING:
+            if silent > JUDGE_S:  # since its head
+                self._judge(False)
         elif silent > self._plan.idle_s:
             self._out_of_time(UpstreamTimeout())
 

@@ -9,7 +9,6 @@ import os
 import signal
 import time
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 import pytest
 
@@ -245,18 +244,18 @@ def test_a_slow_client_stops_its_upstream_and_costs_no_memory(troubled: Troubled
 
     steps: list[Action] = [piece] * PIECES
     lane.script([chunked_head(), *steps, chunk(DONE), chunk(b"")])
-    before = resident_bytes(troubled)
+    before = troubled.worker_bytes()
     with troubled.connect(receive_buffer=65536) as client:
         client.send(request("POST", CHAT, f"authorization: Bearer {key}", body=lane.body(stream=True)))
         client.head()
         wait_until_still(sent)
         assert len(sent) < PIECES / 2
-        assert resident_bytes(troubled) - before < 16 << 20
+        assert troubled.worker_bytes() - before < 16 << 20
         received = 0
         while content := client.chunk():
             received += len(content)
         assert received == PIECES * 65536 + len(DONE)
-    assert resident_bytes(troubled) - before < 16 << 20
+    assert troubled.worker_bytes() - before < 16 << 20
     assert troubled.row_of(key)["response_bytes"] == received
 
 
@@ -271,11 +270,6 @@ def test_a_client_that_leaves_without_reading_is_settled(troubled: Troubled, key
         assert wait_until_upstream_is_left(troubled) < 1.0
     row = troubled.row_of(key)
     assert (row["outcome"], row["usage"]["output"]) == ("interrupted_client", 3)
-
-
-def resident_bytes(troubled: Troubled) -> int:
-    (pid,) = troubled.station.children("w").values()
-    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * 4096
 
 
 def wait_until_still(sent: list[int]) -> None:

@@ -143,6 +143,14 @@ def test_a_body_of_exactly_the_limit_passes(troubled: Troubled, lane: Lane) -> N
     assert troubled.ask(body[:-1] + b" }", path="/v1/small").status == 413
 
 
+def test_a_page_takes_no_large_body_either(troubled: Troubled) -> None:
+    with troubled.connect() as client:
+        answer = client.ask(
+            request("PUT", "/v1/me", f"authorization: Bearer {troubled.key}", body=bytes(70_000))
+        )
+    assert (answer.status, answer.end) == (413, COMPLETE)
+
+
 # -- paths and methods -----------------------------------------------------------------------------
 
 PATHS: dict[str, tuple[str, int, str]] = {

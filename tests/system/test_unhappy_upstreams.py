@@ -10,15 +10,17 @@ from collections.abc import Sequence
 import orjson
 import pytest
 
-from tests.fakes.raw_client import CUT, Answer, request
+from tests.fakes.raw_client import COMPLETE, CUT, Answer, request
 from tests.fakes.upstream_server import (
     GARBAGE,
     Action,
     Close,
     Pause,
+    Repeat,
     Reset,
     chunk,
     chunked_head,
+    drip,
     head,
 )
 from tests.system.troubled import (
@@ -131,7 +133,9 @@ def test_it_is_told_in_the_callers_dialect(troubled: Troubled) -> None:
 def test_garbage_is_a_502_at_once_and_never_an_answer(troubled: Troubled, case: str) -> None:
     lane = troubled.lane()
     lane.script(GARBAGE[case], HELLO)
+    before = troubled.worker_bytes()
     answer = troubled.call(lane)
+    assert troubled.worker_bytes() - before < 16 << 20
     assert (answer.status, answer.json()["error"]["code"]) == (502, "upstream_protocol_error")
     assert_names_nobody(answer, lane)
     assert b"hello" not in answer.body
@@ -146,6 +150,44 @@ def test_garbage_is_a_502_at_once_and_never_an_answer(troubled: Troubled, case: 
         "upstream_protocol_error",
     )
     assert row["took_ms"] < 1000
+
+
+def test_a_long_error_of_the_clients_passes_whole(troubled: Troubled) -> None:
+    lane = troubled.lane()
+    body = error("x" * 1_000_000)
+    lane.script(unhappy(400, body), HELLO)
+    answer = troubled.call(lane)
+    assert (answer.status, answer.body, answer.end) == (400, body, COMPLETE)
+    assert troubled.call(lane).status == 200
+
+
+def test_an_error_without_end_is_not_waited_for(troubled: Troubled) -> None:
+    lane = troubled.lane()
+    lane.script([head(500), Repeat(b"x" * 65536)])
+    answer = troubled.call(lane)
+    assert answer.status == 502
+    assert troubled.row(answer.call)["took_ms"] < 1000
+
+
+def test_an_error_that_drips_is_judged_by_what_came(troubled: Troubled) -> None:
+    lane = troubled.lane("pair")
+    lane.script([head(500, "content-length: 1000"), *drip(b"x" * 1000, 0.2)])
+    lane.script(HELLO, place=1)
+    answer = troubled.call(lane)
+    assert answer.status == 200
+    assert 1000 < troubled.row(answer.call)["took_ms"] < 5000
+
+
+REASONS = [b"299 A\tB", b"299 caf\xe9", b"299 ", b"299", b"200 \xff"]
+
+
+@pytest.mark.parametrize("reason", REASONS)
+def test_an_odd_reason_is_no_reason_to_fail(troubled: Troubled, reason: bytes) -> None:
+    lane = troubled.lane()
+    lane.script([b"HTTP/1.1 %b\r\ncontent-length: 2\r\nx-ratelimit-note: \xe4\tx\r\n\r\n{}" % reason])
+    answer = troubled.call(lane)
+    assert (answer.status, answer.body) == (int(reason[:3]), b"{}")
+    assert answer.header("x-ratelimit-note") == "\xe4\tx"
 
 
 # -- resting ---------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ of its own; a test takes a fresh lane, says what its upstreams answer, and reads
 from __future__ import annotations
 
 import asyncio
+import resource
 import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -252,6 +253,11 @@ class Troubled:
         lines = [line for line in text.splitlines() if line.startswith("headrace_" + name)]
         assert lines, f"no metric {name}"
         return sum(float(line.rpartition(" ")[2]) for line in lines)
+
+    def worker_bytes(self) -> int:
+        """What its one worker has in memory."""
+        (pid,) = self.station.children("w").values()
+        return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
     def violations(self) -> list[Any]:
         """What `headrace ledger audit` would complain of."""
