@@ -119,7 +119,7 @@ async def test_a_killed_worker_loses_no_call_and_disturbs_no_other_worker(
         wait_for(is_crowded(load), "a crowd", PATIENCE_S)
     found = await books(station, account, load.stop(), upstream)
     assert len(kills) == times
-    assert found.outcomes["interrupted_relay"] > USERS * 0.2 * times
+    assert found.outcomes["interrupted_relay"] > 10 * times
     for call in load.calls:
         row = found.rows.get(call.id)
         if not call.is_whole and row is not None:
