@@ -6,12 +6,14 @@ ONE: exactly one well-formed request at the upstream, and the canary gets its ow
 
 from __future__ import annotations
 
+import contextlib
+import random
 from collections.abc import Iterator
 
 import pytest
 
 from proxy.dialects.openai_format import REQUEST_PASS
-from tests.fakes.raw_client import COMPLETE, CUT, request
+from tests.fakes.raw_client import COMPLETE, CUT, Left, request
 from tests.fakes.upstream_server import Request, chunk, whole
 from tests.system.troubled import CHAT, Lane, Troubled, completion
 
@@ -305,3 +307,50 @@ def test_it_is_refused_byte_by_byte_as_well(troubled: Troubled, lane: Lane, case
             pass  # refused before its end
         assert client.answer().status == 400
     assert len(lane.asked()) == before
+
+
+# -- at random ---------------------------------------------------------------------------------------
+
+BITS = [
+    b"\r", b"\n", b"\r\n", b"\0", b" ", b"\t", b":", b",", b";", b"\x0b", b"0", b"-", b"+", b"\xff", b"HTTP/1.1",
+    b"chunked", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"\r\n\r\n",
+]  # fmt: skip
+
+
+def mutated(rng: random.Random, data: bytes) -> bytes:
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        at = rng.randrange(len(data))
+        data = rng.choice(
+            (
+                data[:at] + data[at + 1 :],
+                data[:at] + data[at : at + 1] + data[at:],
+                data[:at] + rng.choice(BITS) + data[at:],
+                data[:at] + bytes([rng.randrange(256)]) + data[at + 1 :],
+                data[:at] + data[at + rng.randrange(1, 20) :],
+            )
+        )
+    return data
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_a_mutated_request_is_refused_or_one_request(troubled: Troubled, lane: Lane, seed: int) -> None:
+    """2,500 of them were tried once; these few stay as a guard."""
+    rng = random.Random(seed)
+    templates = [filled(with_fields(f"X-Forwarded-For: {troubled.address()}"), troubled, lane)]
+    templates += [filled(template, troubled, lane) for template in ONE.values()]
+    before, answered = len(lane.asked()), 0
+    for _ in range(30):
+        with troubled.connect() as client:
+            client.sock.settimeout(0.05)  # some wait for the rest of what they announce
+            with contextlib.suppress(Left, OSError):
+                client.send(mutated(rng, rng.choice(templates)) + canary(troubled, lane))
+                while answer := client.answer():
+                    assert answer.status < 500 or answer.status == 505
+                    answered += answer.status == 200
+    asked = lane.asked()[before:]
+    assert len(asked) >= answered > 0
+    for one in asked:
+        names = [name.lower() for name, _ in one.headers]
+        assert len(names) == len(set(names)) and set(names) <= OWN | REQUEST_PASS
+        assert one.header(b"content-length") == str(len(one.body)).encode()
+    assert_canary_lives(troubled, lane)
