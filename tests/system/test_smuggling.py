@@ -313,7 +313,8 @@ def test_it_is_refused_byte_by_byte_as_well(troubled: Troubled, lane: Lane, case
 
 BITS = [
     b"\r", b"\n", b"\r\n", b"\0", b" ", b"\t", b":", b",", b";", b"\x0b", b"0", b"-", b"+", b"\xff",
-    b"HTTP/1.1", b"chunked", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n", b"0\r\n\r\n", b"\r\n\r\n",
+    b"HTTP/1.1", b"chunked", b"Content-Length: 0\r\n", b"Transfer-Encoding: chunked\r\n",
+    b"0\r\n\r\n", b"\r\n\r\n",
 ]  # fmt: skip
 
 
