@@ -14,7 +14,14 @@ import orjson
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
-from proxy.errors import MalformedRequest, ProxyError, UpstreamBusy, UpstreamFault, UpstreamRefused
+from proxy.errors import (
+    LimitExceeded,
+    MalformedRequest,
+    ProxyError,
+    UpstreamBusy,
+    UpstreamFault,
+    UpstreamRefused,
+)
 from proxy.http1.head import Field, Head
 from proxy.http1.headers import REASONS, serialize
 from proxy.metering.decode import Decoder
@@ -161,7 +168,12 @@ def refusal(x: Exchange, error: ProxyError) -> bytes:
     body = dialect.error_body(error.kind, error.code, error.message, error.param, error.status, dashed(x.id))
     fields = [_JSON]
     if error.retry_after_s is not None:
-        fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        wait_s = max(1, math.ceil(error.retry_after_s))
+        fields.append((b"retry-after", b"%d" % wait_s))
+        if isinstance(error, LimitExceeded) and error.per_minute is not None:
+            fields.append((b"x-ratelimit-limit-requests", b"%d" % error.per_minute))
+            fields.append((b"x-ratelimit-remaining-requests", b"0"))
+            fields.append((b"x-ratelimit-reset-requests", b"%ds" % wait_s))
     if error.should_retry is not None:
         fields.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     return whole_answer(x, error.status, fields, body)

@@ -124,7 +124,9 @@ class Lines:
             return StationFault(retry_after_s=1.0, detail=str(e))
         take(reply)
         if not reply.get("granted"):
-            return LimitExceeded(retry_after_s=reply.get("retry_after_s") or 1.0)
+            refused = LimitExceeded(retry_after_s=reply.get("retry_after_s") or 1.0)
+            refused.per_minute = limit.amount if limit.kind == "rate" else None
+            return refused
         return None
 
     async def _fetch_slice(self, x: Exchange, need: int, want: int) -> ProxyError | None:

@@ -164,6 +164,16 @@ def test_waiting_times_are_whole_seconds_and_never_none() -> None:
     assert b"retry-after" not in sent(call(), NoCredit())[1]
 
 
+def test_a_rate_is_told_as_openai_tells_it() -> None:
+    error = LimitExceeded(retry_after_s=11.5)
+    assert not any(b"ratelimit" in name for name in sent(call(), error)[1])  # calls at once have no window
+    error.per_minute = 60
+    fields = sent(call(), error)[1]
+    assert fields[b"x-ratelimit-limit-requests"] == b"60"
+    assert fields[b"x-ratelimit-remaining-requests"] == b"0"
+    assert fields[b"x-ratelimit-reset-requests"] == b"12s"
+
+
 def test_a_head_request_gets_no_body() -> None:
     _, fields, body = sent(call(method="HEAD"), InvalidKey())
     assert body == b"" and int(fields[b"content-length"]) > 0

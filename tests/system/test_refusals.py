@@ -245,6 +245,8 @@ def test_a_rate_limit_says_when_to_come_back(
     want = Refusal(429, "rate_limit_exceeded", "requests", "rate_limit_error", azure, should_retry=None)
     caller.check(answers[2], want)
     assert answers[2].header("x-should-retry") is None  # a retry is just what helps
+    assert answers[2].header("x-ratelimit-limit-requests") == "2"
+    assert answers[2].header("x-ratelimit-reset-requests") == f"{answers[2].header('retry-after')}s"
     assert len(lane.asked()) == before + 2
 
 
