@@ -534,6 +534,8 @@ CREATE INDEX binding_held ON public.binding USING btree (account) WHERE (hold_na
 
 CREATE INDEX correction_corrects ON public.correction USING btree (corrects);
 
+CREATE INDEX correction_posted ON public.correction USING btree (account, posted_day, id);
+
 CREATE INDEX incarnation_node ON public.incarnation USING btree (node);
 
 CREATE INDEX lease_open ON public.lease USING btree (account) WHERE (closed_at IS NULL);
@@ -548,7 +550,7 @@ CREATE UNIQUE INDEX quarantine_once ON public.quarantine USING btree (incarnatio
 
 CREATE INDEX tier_grant_account ON public.tier_grant USING btree (account);
 
-CREATE INDEX usage_account ON ONLY public.usage USING btree (account, id);
+CREATE INDEX usage_posted ON ONLY public.usage USING btree (account, posted_day, id);
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.correction FOR EACH STATEMENT EXECUTE FUNCTION public.refuse_change();
 
