@@ -199,16 +199,16 @@ class _Work:
         assert isinstance(settle, Settle)
         call = settle.corrects or settle.id
         row = await self._connection.fetchrow(
-            "SELECT account, cost_nanos + coalesce((SELECT sum(delta_nanos)::bigint FROM correction"
-            " WHERE corrects = $1::uuid), 0) AS cost_nanos FROM usage WHERE id = $1::uuid",
+            "SELECT account, cost_nanos, coalesce((SELECT sum(delta_nanos)::bigint FROM correction"
+            " WHERE corrects = $1::uuid), 0) AS corrected_nanos FROM usage WHERE id = $1::uuid",
             call,
         )
         if row is None:
             self._refuse(item, f"settles the unknown call {call}")
             return
-        delta = settle.cost_nanos - row["cost_nanos"]
-        if not settle.corrects and delta == 0:
-            return  # the Settle that closed the call, once more
+        if not settle.corrects and settle.cost_nanos == row["cost_nanos"]:
+            return  # the Settle that closed the call, once more; what corrected it since then stands
+        delta = settle.cost_nanos - row["cost_nanos"] - row["corrected_nanos"]
         day = self._day_of(settle.at_ms)
         is_new = await self._connection.fetchval(
             "INSERT INTO correction (id, corrects, account, posted_day, at_ms, delta_nanos, cost_nanos,"

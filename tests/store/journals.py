@@ -69,7 +69,7 @@ class Life:
     async def write(self, entries: Iterable[Entry]) -> None:
         """Returns once they are below the watermark."""
         await self.write_unsynced(entries)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while self._unsynced():
                 await asyncio.sleep(0.001)
 

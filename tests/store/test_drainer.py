@@ -182,6 +182,22 @@ async def test_late_truth_is_a_correction(database, journal_dir, accounts, drain
     await life.die()
 
 
+async def test_a_settle_read_again_does_not_undo_the_correction_after_it(
+    database, journal_dir, accounts, drainer
+):
+    life = Life(journal_dir)
+    call = end(accounts[0], state=entry.PENDING, cost_nanos=0, provenance="estimated")
+    settle = Settle(call.id, NOW_MS + 5, COST, "counted", {"input": 10, "output": 20})
+    correction = Settle(new_id(), NOW_MS + 9, 30_000, "final", {"input": 6}, corrects=call.id)
+    await life.write([PRICE_ENTRY, call, settle, correction])
+    await drainer.run_once()
+    await database.execute("DELETE FROM segment_cursor")
+    await Drainer(database, journal_dir, drainer._node, Station()).run_once()
+    assert await totals(database) == (1, COST, 30_000)
+    assert (await money(database, accounts[0]))[0] == 100 * YUAN - 30_000
+    await life.die()
+
+
 UNFIT = {
     "unknown account": end(99_999),
     "negative cost": end(1, cost_nanos=-1),
