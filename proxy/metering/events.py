@@ -1,14 +1,15 @@
-"""Cut an event stream into its events, and leave the injected usage event out of one.
+"""Cut a stream into its events, and leave the injected usage event out of one.
 
-Owns the incremental reading of server-sent events (WHATWG HTML 9.2.6) for the meter, and the one
-declared change to a stream's bytes. Everything is bounded, whatever arrives; nothing raises.
+Owns the incremental reading of server-sent events (WHATWG HTML 9.2.6) and of streams of JSON values
+for the meter, and the one declared change to a stream's bytes. Everything is bounded, whatever
+arrives; nothing raises.
 """
 
 from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import orjson
 
@@ -23,6 +24,19 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _EVENT_END = re.compile(rb"\n\n|\n\r\n|\r\r")
 _EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
+_OPENING = re.compile(rb"[\[{]")
+# Everything up to the next bracket or open string. Possessive: a match keeps no way back, however long.
+_UP_TO_BRACKET = re.compile(rb'(?:[^"\[\]{}]++|"[^"\\]*+(?:\\.[^"\\]*+)*+")*+', re.DOTALL)
+_STRING_REST = re.compile(rb'[^"\\]*+(?:\\.[^"\\]*+)*+', re.DOTALL)
+_QUOTE = 0x22
+
+
+class Splitter(Protocol):
+    """What cuts one kind of stream."""
+
+    def one(self, content: bytes) -> bytes | None: ...
+    def feed(self, content: bytes) -> list[bytes | PointerScanner]: ...
+    def finish(self) -> list[bytes | PointerScanner]: ...
 
 
 class SseSplitter:
@@ -163,6 +177,104 @@ class SseSplitter:
             out.append(self._data[0] if len(self._data) == 1 else b"\n".join(self._data))
             self._data.clear()
         self._size = 0
+
+
+class JsonSplitter:
+    """Bytes in, whole JSON values out: the lines of NDJSON, the elements of one array, or a single one.
+
+    What stands between values is dropped, and so are values that are neither object nor array. One that
+    is longer than EVENT_BYTES_MAX and was cut between reads comes out as what a scanner made of it, and
+    so does one that the stream's end cut short.
+    """
+
+    def __init__(self, new_scanner: Callable[[], PointerScanner]) -> None:
+        self._new_scanner = new_scanner
+        self._in_array = False
+        self._depth = 0  # of brackets within the value at hand; 0: between values
+        self._quoted = False
+        self._escaped = False  # the last read ended in the backslash of an escape
+        self._kept = bytearray()
+        self._scanner: PointerScanner | None = None
+
+    def one(self, content: bytes) -> bytes | None:
+        """See SseSplitter. Brackets must be counted here: there is no shorter way."""
+        return None
+
+    def feed(self, content: bytes) -> list[bytes | PointerScanner]:
+        """The next bytes, cut anywhere; the values that they completed."""
+        out: list[bytes | PointerScanner] = []
+        start = at = 0  # where the value at hand begins in this read; how far it was read
+        while at < len(content):
+            if self._depth:
+                at = self._within(content, at)
+                if not self._depth:
+                    out.append(self._over(content[start:at]))
+                continue
+            opening = _OPENING.search(content, at)
+            if opening is None:
+                break
+            start, at = opening.span()
+            if content[start] == 0x5B and not self._in_array:
+                self._in_array = True  # the array around the values
+            else:
+                self._depth = 1
+        if self._depth:
+            self._keep(content[start:])
+        return out
+
+    def finish(self) -> list[bytes | PointerScanner]:
+        """The stream ended: a value that has no end may still tell something."""
+        if not self._depth:
+            return []
+        self._scanner = self._scanner or self._new_scanner()
+        self._depth = 0
+        return [self._over(b"")]
+
+    def _within(self, content: bytes, at: int) -> int:
+        """Go on in the value at hand, up to its end or the content's."""
+        size = len(content)
+        if self._escaped:
+            self._escaped = False
+            at += 1
+        while at < size:
+            found = (_STRING_REST if self._quoted else _UP_TO_BRACKET).match(content, at)
+            at = found.end() if found else size
+            if at == size:
+                break
+            char = content[at]
+            at += 1
+            if self._quoted:
+                self._quoted = char != _QUOTE
+                self._escaped = self._quoted  # a backslash, and behind it nothing yet
+            elif char == _QUOTE:
+                self._quoted = True
+            else:
+                self._depth += 1 if char in b"{[" else -1
+                if not self._depth:
+                    break
+        return at
+
+    def _keep(self, piece: bytes) -> None:
+        if self._scanner is not None:
+            self._scanner.feed(piece)
+            return
+        self._kept += piece
+        if len(self._kept) > EVENT_BYTES_MAX:
+            self._scanner = self._new_scanner()
+            self._scanner.feed(bytes(self._kept))
+            self._kept.clear()
+
+    def _over(self, piece: bytes) -> bytes | PointerScanner:
+        scanner = self._scanner
+        if scanner is None:
+            value = bytes(self._kept) + piece if self._kept else piece
+            self._kept.clear()
+            return value
+        scanner.feed(bytes(self._kept) + piece)
+        scanner.finish()
+        self._kept.clear()
+        self._scanner = None
+        return scanner
 
 
 class UsageEventFilter:

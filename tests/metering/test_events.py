@@ -10,7 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.metering.events import EVENT_BYTES_MAX, HELD_BYTES_MAX, SseSplitter, UsageEventFilter
+from proxy.metering.events import (
+    EVENT_BYTES_MAX,
+    HELD_BYTES_MAX,
+    JsonSplitter,
+    SseSplitter,
+    UsageEventFilter,
+)
 from proxy.metering.scanner import PointerScanner
 from tests.dialects.reference import events
 
@@ -194,3 +200,63 @@ def test_recorded_shapes_lose_only_their_usage_event():
     body = (Path(__file__).parents[1] / "golden/streams/openai/usage_event.sse").read_bytes()
     events_ = body.split(b"\n\n")
     assert filtered([body]) == b"\n\n".join(e for e in events_ if b'"choices":[]' not in e)
+
+
+# -- streams of JSON values ------------------------------------------------------------------------
+
+texts = st.text(max_size=6) | st.sampled_from(['"', "\\", '\\"}', "{", "]}[{", "\n", "\ud83d"])
+documents = st.lists(
+    st.dictionaries(
+        texts,
+        st.recursive(texts | st.integers() | st.none(), lambda inner: st.lists(inner, max_size=2)),
+        max_size=3,
+    ),
+    max_size=4,
+)
+
+
+def values(pieces: list[bytes]) -> list[bytes | PointerScanner]:
+    splitter = JsonSplitter(lambda: PointerScanner(POINTERS))
+    out = [value for piece in pieces for value in splitter.feed(piece)]
+    return out + splitter.finish()
+
+
+@settings(max_examples=300, deadline=None)
+@given(documents, st.sampled_from([None, 1]), st.booleans(), st.sets(st.integers(0, 400), max_size=8))
+def test_lines_and_elements_of_an_array_come_out_as_they_were_however_they_are_cut(
+    wanted: list[dict[str, object]], indent: int | None, is_array: bool, places: set[int]
+):
+    body = (json.dumps(wanted, indent=indent) if is_array else "\r\n".join(map(json.dumps, wanted))).encode()
+    assert [json.loads(value) for value in values(cut(body, places))] == wanted
+
+
+def test_what_is_no_value_between_values_is_dropped():
+    # Chunk sizes of a recording that kept its framing, and a page that is none.
+    assert values([b'16\r\n{"a":1}\n\r\n0\r\n\r\n']) == [b'{"a":1}']
+    assert values([b"<html>upstream is away</html>"]) == []
+
+
+@pytest.mark.parametrize("size", [1000, 60_000])
+@pytest.mark.parametrize("form", ["[%b,\r\n%b]", "%b\n%b\n"])
+def test_a_value_that_is_too_long_comes_out_as_its_pruned_document(size: int, form: str):
+    long = json.dumps({"type": "done", "image": "x{" * (3 * EVENT_BYTES_MAX), "usage": {"a": 1}}).encode()
+    body = form.encode() % (long, b'{"b":2}')
+    pruned, last = values([body[at : at + size] for at in range(0, len(body), size)])
+    assert isinstance(pruned, PointerScanner)
+    assert (pruned.document, pruned.failed) == ({"type": "done", "usage": {"a": 1}}, False)
+    assert last == b'{"b":2}'
+
+
+def test_a_value_that_was_cut_short_tells_what_it_can():
+    (rest,) = values([b'[{"usage": {"a": 1}, "candidates": [{"text": "Hel'])
+    assert isinstance(rest, PointerScanner)
+    assert (rest.document, rest.failed) == ({"usage": {"a": 1}}, True)
+
+
+@pytest.mark.parametrize("bomb", [b"[" * 1000, b'{"a":', b'"' * 1000, b"\\" * 1000, b"}" * 1000, b"[{" * 500])
+def test_what_is_no_json_is_bounded(bomb: bytes):
+    splitter = JsonSplitter(lambda: PointerScanner(POINTERS))
+    for _ in range(200):
+        splitter.feed(bomb)
+    splitter.finish()
+    assert len(splitter._kept) <= EVENT_BYTES_MAX
