@@ -7,14 +7,14 @@ errors look, an upstream's dialect decides path, authentication and the headers 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.metering.scanner import ANY, Pointer
 from proxy.metering.usage import Usage
 
-__all__ = ["ANY", "Dialect", "Meter", "OperationSpec", "Pointer", "UsagePointers"]
+__all__ = ["ANY", "Dialect", "Meter", "OperationSpec", "Pointer", "Rules", "Tools", "UsagePointers"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,51 @@ class UsagePointers:
     read: Callable[[dict[str, Any]], Usage | None]
     """Vendor's object -> disjoint buckets; None: it holds no figure that we know."""
     overlay: bool = False  # Anthropic: every non-null field of a later object replaces the earlier
+    adds_up: bool = False  # results of a batch: the objects are of different calls
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Where the calls of server tools are in an answer: elements of arrays, each of one kind.
+
+    A kind is what the pointers in `named` say, joined with "/" (`web_search_call/search`); `kinds` maps
+    those that are charged to the names that prices have for them.
+    """
+
+    places: tuple[Pointer, ...]
+    named: tuple[Pointer, ...]
+    kinds: Mapping[str, str]
+
+
+@dataclass(frozen=True, eq=False)
+class Rules:
+    """How the answers of an operation are read: pointers into one event of a stream or one whole answer.
+
+    Of several places of a fact the last non-null one seen counts; text counts at all of them. Kinds are
+    what `kind` points to: `response.completed`.
+    """
+
+    is_text: bool = True  # False: what is no event stream is sound, a picture, a file: not looked at
+    kind: Pointer = ("type",)
+    model: tuple[Pointer, ...] = (("model",),)
+    vendor_id: tuple[Pointer, ...] = (("id",),)
+    tier: tuple[Pointer, ...] = ()
+    status: tuple[Pointer, ...] = ()
+    waiting: frozenset[str] = frozenset()  # a status that says: the bill is told later, under the vendor's id
+    finished: tuple[Pointer, ...] = ()  # not null: only usage may still come
+    error: tuple[Pointer, ...] = (("error",),)  # true in the sense of Python
+    text: tuple[Pointer, ...] = ()  # generated text
+    terminal: frozenset[str] = frozenset()  # kinds of events behind which nothing counts
+    failing: frozenset[str] = frozenset({"error"})  # kinds of events that report an error
+    each: Mapping[str, str] = field(default_factory=dict)  # kind of event -> bucket that it adds one to
+    counted: tuple[tuple[str, Pointer], ...] = ()  # (bucket, array whose elements are counted)
+    lasting: tuple[Pointer, ...] = ()  # seconds, where no usage tells them
+    tools: Tools | None = None
+
+
+Foretell = Callable[[Mapping[str, Any], Mapping[str, Any], Callable[[bytes], bytes | None]], Usage | None]
+"""(request document, content of the price, header of the answer by name) -> what is known of the usage
+without the content of the answer; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +79,10 @@ class OperationSpec:
     name: str
     path: str = ""  # what {operation_path} in a dialect's paths stands for
     methods: tuple[str, ...] = ("POST",)
-    request: str = "json"  # "json" | "none"
-    model_at: str = "body"  # "body" | "path" | "none"
+    api: str = ""  # the API that it is part of: a file may name this instead of each operation
+    kind: str = "text"  # what it consumes: how it is bounded and priced (metering.bounds, metering.pricing)
+    request: str = "json"  # "json" | "form" (multipart or JSON, by content type) | "opaque" | "none"
+    model_at: str = "body"  # "body" (also a form's field) | "path" | "none"
     streams: bool = False  # has a `stream` member
     include_usage: bool = False  # understands stream_options.include_usage
     generates_text: bool = False  # its output can be counted where the vendor reports no usage
@@ -44,6 +91,8 @@ class OperationSpec:
     guarded: tuple[str, ...] = ("model", "stream", "stream_options", "n", "max_tokens")
     terminal_hint: bytes = b""  # in the tail of a read: it may hold the terminal event
     meter: UsagePointers | None = None
+    rules: Rules | None = None  # how its answers are read; None: the dialect's own meter knows
+    foretold: Foretell | None = None
 
 
 class Meter(Protocol):

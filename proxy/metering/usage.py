@@ -60,6 +60,18 @@ class Usage:
         """Everything that came out, reasoning included, as one figure in tokens."""
         return self.output + self.output_audio + self.output_image
 
+    def plus(self, other: Usage) -> Usage:
+        """Both together, of two different calls."""
+        total = Usage()
+        for f in FIELDS:
+            mine, others = getattr(self, f.name), getattr(other, f.name)
+            if isinstance(mine, dict):
+                others = {kind: mine.get(kind, 0) + others.get(kind, 0) for kind in {**mine, **others}}
+                setattr(total, f.name, others)
+            else:
+                setattr(total, f.name, mine + others)
+        return total
+
     def is_empty(self) -> bool:
         return not self.as_dict()
 

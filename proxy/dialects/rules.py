@@ -1,0 +1,212 @@
+"""Read answers by the rules of a table (`base.Rules`): a new API is a row, not a class.
+
+Owns the one meter of all operations whose formats are not worth code of their own. Bounded and silent as
+`AnswerMeter` is: it cuts the documents, this says what they mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from functools import cache
+from typing import Any
+
+from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
+from proxy.dialects.base import ANY, OperationSpec, Pointer, Rules, Tools, UsagePointers
+from proxy.metering.scanner import PointerScanner
+from proxy.metering.usage import Usage
+
+Take = Callable[["RuledMeter", dict[str, Any], Pointer], None]
+
+UNREAD = Rules(is_text=False)  # of operations whose answers tell nothing about the bill
+NOTHING = Rules()
+
+
+class RuledMeter(AnswerMeter):
+    """A `Meter` (base.py) for any operation with rules."""
+
+    def __init__(self, operation: OperationSpec, is_event_stream: bool) -> None:
+        super().__init__(operation, is_event_stream)
+        self.deferred = False  # the answer is a promise: its bill will be told under `vendor_id`
+        rules = self._rules = operation.rules or NOTHING
+        self._facts = _by_first_step(rules)
+        self._usage_at = frozenset(place[0] for place in self._places)
+        self._adds_up = operation.meter is not None and operation.meter.adds_up
+        self._is_unread = not rules.is_text and not is_event_stream
+        self._counts: dict[str, int] = {}
+        self._tools: dict[str, int] = {}
+        self._seconds_ms = 0
+        self._foretold = Usage(calls=1) if operation.kind == "calls" else None
+
+    # -- what the relay calls --
+
+    def foretell(self, usage: Usage | None) -> None:
+        """What is known before the content: it counts unless the answer reports a usage of its own."""
+        self._foretold = usage or self._foretold
+
+    def feed(self, content: bytes) -> None:
+        if not self._is_unread:
+            super().feed(content)
+
+    def finish(self) -> None:
+        if self._is_unread:
+            self.complete = True
+        else:
+            super().finish()
+
+    def usage(self) -> Usage | None:
+        usage = self._usage or self._foretold
+        if not self._counts and not self._tools and not self._seconds_ms:
+            return usage
+        usage = replace(usage or Usage(calls=1), **self._counts)  # type: ignore[arg-type]
+        usage.seconds_ms = usage.seconds_ms or self._seconds_ms
+        usage.tools = usage.tools or dict(self._tools)
+        return usage
+
+    def usage_is_final(self) -> bool:
+        return (self.complete or self.finished) and self.usage() is not None
+
+    # -- what a document says --
+
+    def _on_event(self, doc: dict[str, Any]) -> None:
+        rules = self._rules
+        told = not self._usage_at.isdisjoint(doc) and self._find_usage(doc)
+        if told and self._usage is not None and self._usage.output_tokens_all():
+            self._drop_text()
+        for name in doc:
+            for take, pointer in self._facts.get(name, ()):
+                take(self, doc, pointer)
+        kind = look_up(doc, rules.kind)
+        if type(kind) is str:
+            if kind in rules.each:
+                self._counts[rules.each[kind]] = self._counts.get(rules.each[kind], 0) + 1
+                self.finished = True  # of one: another may follow
+            if kind in rules.failing:
+                self.error = True
+            if kind in rules.terminal:
+                self.complete = self.finished = True
+
+    _on_whole = _on_event
+
+    def _find_usage(self, doc: dict[str, Any]) -> bool:
+        before = self._usage
+        told = super()._find_usage(doc)
+        if told and self._adds_up and before is not None and self._usage is not None:
+            self._usage = before.plus(self._usage)
+        return told
+
+    def _new_scanner(self) -> PointerScanner:
+        return PointerScanner(
+            (*self._places, *_kept(self._rules)), self._rules.text if self._keeps_text else ()
+        )
+
+    # -- one fact each --
+
+    def _take_model(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        self._identify({"model": look_up(doc, pointer)})
+
+    def _take_id(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        self._identify({"id": look_up(doc, pointer)})
+
+    def _take_service_tier(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        self._take_tier(look_up(doc, pointer))
+
+    def _take_status(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        status = look_up(doc, pointer)
+        if type(status) is str:
+            self.deferred = status in self._rules.waiting
+
+    def _take_finished(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        self.finished |= look_up(doc, pointer) is not None
+
+    def _take_error(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        self.error |= bool(look_up(doc, pointer))
+
+    def _take_text(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        if self._keeps_text:
+            for text in every(doc, pointer):
+                self._keep_text(text)
+
+    def _take_duration(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        self._seconds_ms = milliseconds(look_up(doc, pointer)) or self._seconds_ms
+
+    def _take_tools(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        tools = self._rules.tools
+        items = look_up(doc, pointer)
+        if tools is None or type(items) is not list:
+            return
+        found: dict[str, int] = {}
+        for item in items:
+            said = [look_up(item, at) for at in tools.named] if type(item) is dict else []
+            name = tools.kinds.get("/".join(word for word in said if type(word) is str))
+            if name is not None:
+                found[name] = found.get(name, 0) + 1
+        self._tools = found or self._tools
+
+    def _count_elements(self, doc: dict[str, Any], pointer: Pointer) -> None:
+        elements = look_up(doc, pointer)
+        if type(elements) is list:
+            bucket = next(bucket for bucket, array in self._rules.counted if array == pointer)
+            self._counts[bucket] = len(elements)
+
+
+@cache
+def _by_first_step(rules: Rules) -> dict[str | int, list[tuple[Take, Pointer]]]:
+    """What a document's members are looked at for: most have none, or one."""
+    table: tuple[tuple[Take, tuple[Pointer, ...]], ...] = (
+        (RuledMeter._take_model, rules.model),
+        (RuledMeter._take_id, rules.vendor_id),
+        (RuledMeter._take_service_tier, rules.tier),
+        (RuledMeter._take_status, rules.status),
+        (RuledMeter._take_finished, rules.finished),
+        (RuledMeter._take_error, rules.error),
+        (RuledMeter._take_text, rules.text),
+        (RuledMeter._take_duration, rules.lasting),
+        (RuledMeter._take_tools, rules.tools.places if rules.tools else ()),
+        (RuledMeter._count_elements, tuple(array for _, array in rules.counted)),
+    )
+    found: dict[str | int, list[tuple[Take, Pointer]]] = {}
+    for take, pointers in table:
+        for pointer in pointers:
+            found.setdefault(pointer[0], []).append((take, pointer))
+    return found
+
+
+@cache
+def _kept(rules: Rules) -> tuple[Pointer, ...]:
+    """What is wanted of a long document besides its usage and its text."""
+    tools = rules.tools or Tools((), (), {})
+    return (
+        rules.kind, *rules.model, *rules.vendor_id, *rules.tier, *rules.status, *rules.finished, *rules.error,
+        *rules.lasting,
+        *((*array, ANY, "_") for _, array in rules.counted),  # the elements are only counted
+        *((*place, ANY, *at) for place in tools.places for at in tools.named),
+    )  # fmt: skip
+
+
+def every(value: Any, pointer: Pointer) -> Iterator[Any]:
+    """All values at `pointer` below `value`."""
+    for at, step in enumerate(pointer):
+        if step == ANY:
+            for element in value if type(value) is list else ():
+                yield from every(element, pointer[at + 1 :])
+            return
+        value = value.get(step) if type(value) is dict else None
+    yield value
+
+
+def milliseconds(seconds: object) -> int:
+    """A duration as vendors send it: 3, 3.7 or "3.7"."""
+    if type(seconds) is str:
+        try:
+            seconds = float(seconds)
+        except ValueError:
+            return 0
+    if type(seconds) is float and 0 <= seconds <= COUNT_MAX:
+        return round(seconds * 1000)
+    return known_int(seconds) * 1000
+
+
+def reading(read: Callable[[dict[str, Any]], Usage | None], *places: Pointer) -> UsagePointers:
+    """The usage at these places; at the top level without any."""
+    return UsagePointers(places=places or (("usage",),), read=read)
