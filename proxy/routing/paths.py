@@ -1,11 +1,12 @@
 """Which route a canonical path belongs to.
 
-Owns path patterns (`{name}` is one segment) and the forgiving spellings of base URLs. Pure; a
-literal path costs one dictionary lookup.
+Owns path patterns (`{name}` is one segment, `{name}:verb` one that ends in a verb as Google's do) and
+the forgiving spellings of base URLs. Pure; a literal path costs one dictionary lookup.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -27,22 +28,42 @@ class Match:
     captures: dict[str, str]
 
 
+# What vendors put in front of their paths. Key holders who exchange only the host of a vendor's base URL
+# leave it there, with or without a version, and some write it twice.
+_BASE = re.compile(
+    r"(?:/(?:v[0-9](?:(?:alpha|beta)[0-9]?)?|openai|anthropic|api|paas|coding|compatible-mode|compatibility"
+    r"|inference))*(?=/|$)"
+)
+_VERSION = re.compile(r"/v[0-9](?:(?:alpha|beta)[0-9]?)?(?=/|$)")
+
+
 def capture_name(segment: str) -> str | None:
-    """`{name}` -> name; anything else -> None."""
-    if segment.startswith("{") and segment.endswith("}"):
-        return segment[1:-1]
-    return None
+    """`{name}` and `{name}:verb` -> name; anything else -> None."""
+    name, end, verb = segment.partition("}")
+    return name[1:] if end and name.startswith("{") and verb[:1] in ("", ":") else None
+
+
+def shape(path: str) -> str:
+    """The pattern without the names of its captures: two of one shape match the same paths."""
+    segments = path.split("/")
+    return "/".join(s if capture_name(s) is None else "{}" + s.partition("}")[2] for s in segments)
 
 
 def spellings(path: str) -> Iterator[str]:
-    """The path itself, then what a base URL with, without or with a doubled /v1 makes of it."""
-    bare = path
-    while bare.startswith("/v1/"):
-        bare = bare[3:]
+    """The path itself, then what it may have been meant for: a base URL with, without or with a doubled
+    version, with what some vendor has in front of its paths, or with a slash at its end.
+    """
     yield path
-    yield "/v1" + bare
+    path = path.rstrip("/")
+    base = _BASE.match(path)
+    assert base is not None  # of nothing, at least
+    bare = path[base.end() :]
+    versions = _VERSION.findall(path, 0, base.end())
+    if versions:
+        yield versions[-1] + bare
+    if versions[-1:] != ["/v1"]:
+        yield "/v1" + bare
     yield bare
-    yield "/v1/v1" + bare
 
 
 class PathIndex:
@@ -53,41 +74,29 @@ class PathIndex:
     def __init__(self, routes: Iterable[Route]) -> None:
         self._literal: dict[str, dict[str, Match]] = {}
         self._patterns: dict[int, list[tuple[tuple[str, ...], Route]]] = {}
-        forgiven: list[Route] = []
         for route in routes:
             if "{" in route.path:
                 self._add_pattern(route)
             else:
                 methods = self._literal.setdefault(route.path, {})
                 methods.update(dict.fromkeys(route.methods, Match(route, {})))
-                forgiven.append(route)
-        declared = set(self._literal)
-        for route in forgiven:
-            for path in spellings(route.path):
-                if path not in declared:
-                    methods = self._literal.setdefault(path, {})
-                    for method in route.methods:
-                        methods.setdefault(method, self._literal[route.path][method])
 
     def _add_pattern(self, route: Route) -> None:
         segments = tuple(route.path.split("/"))
         same_length = self._patterns.setdefault(len(segments), [])
         same_length.append((segments, route))
-        # A literal segment is more specific than a capture, from the left.
-        same_length.sort(key=lambda entry: [capture_name(s) is not None for s in entry[0]])
+        # A literal segment is more specific than a capture, from the left; a verb is than none.
+        same_length.sort(key=lambda entry: [_vagueness(segment) for segment in entry[0]])
 
     def find(self, method: str, path: str) -> Match:
         """Raises UnknownPath, MethodNotAllowed, or MalformedRequest for a slash that hides in an escape."""
-        methods = self._literal.get(path)
-        if methods is not None:
-            match = methods.get(method)
-            if match is None:
-                raise MethodNotAllowed
-            return match
         for spelling in spellings(path):
-            match = self._find_pattern(method, spelling)
+            methods = self._literal.get(spelling)
+            match = self._find_pattern(method, spelling) if methods is None else methods.get(method)
             if match is not None:
                 return match
+            if methods is not None:
+                raise MethodNotAllowed
         if "%2F" in path:
             raise MalformedRequest
         raise UnknownPath
@@ -107,6 +116,10 @@ class PathIndex:
         return None
 
 
+def _vagueness(segment: str) -> int:
+    return 0 if capture_name(segment) is None else 2 - (":" in segment)
+
+
 def _captures(segments: tuple[str, ...], given: list[str]) -> dict[str, str] | None:
     captures: dict[str, str] = {}
     for segment, value in zip(segments, given, strict=True):
@@ -114,8 +127,12 @@ def _captures(segments: tuple[str, ...], given: list[str]) -> dict[str, str] | N
         if name is None:
             if segment != value:
                 return None
-        elif not value or ("%2F" in value and name != MODEL):
+            continue
+        verb = segment.partition("}")[2]
+        if not value.endswith(verb):
             return None
-        else:
-            captures[name] = unquote(value)
+        value = value[: len(value) - len(verb)]
+        if not value or ("%2F" in value and name != MODEL):
+            return None
+        captures[name] = unquote(value)
     return captures

@@ -119,13 +119,13 @@ def member_name(text: str) -> str:
 
 
 def path_template(text: str) -> str:
-    """A path in which whole segments may be `{captures}`."""
+    """A path in which whole segments may be `{captures}`, also with a verb behind: `{model}:predict`."""
     if not text.startswith("/"):
         raise ValueError("must begin with /")
     segments = text.split("/")
     captures = [n for n in map(capture_name, segments) if n is not None]
     if not all(_CAPTURE.fullmatch(n) for n in captures) or len(set(captures)) != len(captures):
-        raise ValueError("a capture is a whole segment such as {id}, each name once")
+        raise ValueError("a capture is a whole segment such as {id} or {model}:verb, each name once")
     plain = "/".join("x" if capture_name(s) is not None else s for s in segments)
     _canonical(plain, "is not a plain path: no query, no '..', no '//', no needless escapes")
     return text

@@ -24,7 +24,7 @@ BUILTIN = [
 def test_what_every_station_serves_needs_no_line(path, operation, dialect):
     minimal = table(MINIMAL)
     bare = path.removeprefix("/v1")
-    for spelling in (path, bare, "/v1/v1" + bare):
+    for spelling in (path, bare, "/v1/v1" + bare, path + "/", bare + "/", "/v1" * 3 + bare):
         route = minimal.match("POST", spelling).route
         assert (route.id, route.operation, route.dialect, route.line) == (path, operation, dialect, 0)
 
@@ -47,7 +47,7 @@ def test_only_a_model_may_hide_a_slash():
 
 
 def test_a_path_that_nothing_serves():
-    for path in ("/v1/organization/admin_api_keys", "/", "/v1", "/v1/chat/completions/", "/EVIL/x"):
+    for path in ("/v1/organization/admin_api_keys", "/", "/v1", "/v1/chat/completions/x", "/EVIL/x"):
         with pytest.raises(UnknownPath):
             table(MINIMAL).match("POST", path)
 
@@ -57,6 +57,40 @@ def test_a_method_that_a_path_does_not_take():
         table(MINIMAL).match("GET", "/v1/chat/completions")
     with pytest.raises(MethodNotAllowed):
         table(MINIMAL).match("DELETE", "/openai/deployments/x/embeddings")
+
+
+@pytest.mark.parametrize(
+    "base",
+    [
+        "/openai/v1",
+        "/api/v1",
+        "/api/paas/v4",
+        "/api/coding/paas/v4",
+        "/compatible-mode/v1",
+        "/v1beta/openai",
+        "/v2",
+    ],
+)
+def test_what_a_vendor_has_in_front_of_its_paths_may_stay(base):
+    assert table(MINIMAL).match("POST", f"{base}/chat/completions").route.id == "/v1/chat/completions"
+
+
+def test_a_verb_may_end_a_captured_segment():
+    text = MINIMAL + (
+        "routes:\n"
+        '  - {path: "/v3/models/{model}:embed", operation: embeddings}\n'
+        '  - {path: "/v3/models/{model}:chat", operation: chat}\n'
+        '  - {path: "/v3/models/{id}", operation: completions}\n'
+    )
+    index = table(text)
+    for path, operation, captures in (
+        ("/v3/models/a:b:chat", "chat", {"model": "a:b"}),
+        ("/v3/models/org%2Fm:embed", "embeddings", {"model": "org/m"}),
+        ("/v3/models/a:other", "completions", {"id": "a:other"}),
+        ("/v3/models/:chat", "completions", {"id": ":chat"}),
+    ):
+        match = index.match("POST", path)
+        assert (match.route.operation, match.captures) == (operation, captures)
 
 
 def test_patterns_of_one_shape_share_a_path_by_method():

@@ -13,7 +13,7 @@ from proxy.routing.loader.builtin import OWN_PATHS, OWN_PREFIXES
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.mistakes import Path, did_you_mean
 from proxy.routing.loader.references import ABSENT, has_reference
-from proxy.routing.paths import capture_name, spellings
+from proxy.routing.paths import capture_name, shape, spellings
 from proxy.routing.rewrite import OWN_HEADERS, never_passes
 from proxy.routing.texts import placeholders
 
@@ -190,8 +190,7 @@ def _check_routes(draft: Draft) -> None:
             draft.unknown((*path, "operation"), "operation", draft.operations)
             continue
         for method in route.methods or operation.methods:
-            shape = "/".join("{}" if capture_name(s) else s for s in route.path.split("/"))
-            first = taken.setdefault((shape, method), draft.line(path))
+            first = taken.setdefault((shape(route.path), method), draft.line(path))
             if first != draft.line(path):
                 draft.wrong((*path, "path"), f"the route in line {first} has {method} of this path already")
         caller = draft.caller_of(route)
