@@ -164,6 +164,12 @@ class _Work:
         """Calls that are still being counted, unless a Settle closed them before (a replay)."""
         ends = [i.entry for i in self._of(End)]
         self._ends = [end for end in ends if end.state != entry.PENDING]
+        if len(self._ends) == len(ends):
+            return
+        self.closed += await self._connection.fetchval(
+            "SELECT count(*) FROM usage WHERE id = ANY($1::uuid[])",
+            [e.id for e in ends if e.state == entry.PENDING],
+        )
         await self._many(
             "INSERT INTO pending_usage (id, account, lease, hold_nanos, entry, incarnation, since_ms)"
             " SELECT $1::uuid, $2, $3, $4, $5, $6, $7"
@@ -226,7 +232,7 @@ class _Work:
 
     async def usage_rows(self) -> int:
         """Rows, lease use and ledger in one statement; how many rows are new."""
-        self.closed = len(self._ends)
+        self.closed += len(self._ends)
         if not self._ends:
             return 0
         crash_point("drain-before-copy")

@@ -189,10 +189,11 @@ async def test_a_settle_read_again_does_not_undo_the_correction_after_it(
     call = end(accounts[0], state=entry.PENDING, cost_nanos=0, provenance="estimated")
     settle = Settle(call.id, NOW_MS + 5, COST, "counted", {"input": 10, "output": 20})
     correction = Settle(new_id(), NOW_MS + 9, 30_000, "final", {"input": 6}, corrects=call.id)
-    await life.write([PRICE_ENTRY, call, settle, correction])
+    await life.write([PRICE_ENTRY, begin(accounts[0], id=call.id), call, settle, correction])
     await drainer.run_once()
     await database.execute("DELETE FROM segment_cursor")
     await Drainer(database, journal_dir, drainer._node, Station()).run_once()
+    assert tuple(await database.fetchrow("SELECT begins, ends FROM segment_cursor")) == (1, 1)
     assert await totals(database) == (1, COST, 30_000)
     assert (await money(database, accounts[0]))[0] == 100 * YUAN - 30_000
     await life.die()
