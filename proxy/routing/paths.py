@@ -28,13 +28,12 @@ class Match:
     captures: dict[str, str]
 
 
-# What vendors put in front of their paths. Key holders who exchange only the host of a vendor's base URL
-# leave it there, with or without a version, and some write it twice.
+# Base URLs end in a version or do not, and some write it twice.
+_VERSIONS = re.compile(r"(?:/v[0-9](?:(?:alpha|beta)[0-9]?)?(?=/))*")
+# What vendors put in front of OpenAI's paths, and what key holders leave there who exchange only the host.
 _BASE = re.compile(
-    r"(?:/(?:v[0-9](?:(?:alpha|beta)[0-9]?)?|openai|anthropic|api|paas|coding|compatible-mode|compatibility"
-    r"|inference))*(?=/|$)"
+    r"(?:/(?:v[0-9](?:beta)?|openai|anthropic|api|paas|coding|compatible-mode|compatibility|inference)(?=/))+"
 )
-_VERSION = re.compile(r"/v[0-9](?:(?:alpha|beta)[0-9]?)?(?=/|$)")
 
 
 def capture_name(segment: str) -> str | None:
@@ -55,15 +54,15 @@ def spellings(path: str) -> Iterator[str]:
     """
     yield path
     path = path.rstrip("/")
+    versions = _VERSIONS.match(path)
     base = _BASE.match(path)
-    assert base is not None  # of nothing, at least
-    bare = path[base.end() :]
-    versions = _VERSION.findall(path, 0, base.end())
-    if versions:
-        yield versions[-1] + bare
-    if versions[-1:] != ["/v1"]:
-        yield "/v1" + bare
-    yield bare
+    if versions is not None and (end := versions.end()):
+        yield path[path.rindex("/", 0, end) :]
+        path = path[end:]
+    yield path
+    yield "/v1" + path
+    if base is not None:
+        yield "/v1" + base.string[base.end() :]
 
 
 class PathIndex:
