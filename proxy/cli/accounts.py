@@ -18,6 +18,7 @@ from proxy.access.keyformat import is_well_formed
 from proxy.cli import station
 from proxy.cli.explanation import money
 from proxy.routing import units
+from proxy.routing.selection import AUTO, Preference, preference
 from proxy.store.catalog import Account, Catalog, KeySettings
 from proxy.store.database import Database
 
@@ -82,7 +83,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
         parser.add_argument(name, type=_told(kind), default=argparse.SUPPRESS, help=explanation)
 
     option("--label", str, "for people")
-    option("--mirror", _mirror, "auto, or names in the order to try: cdn,direct")
+    option("--mirror", _mirror, "auto, or the only ones to try, in order: cdn,hk; cdn,auto: others too")
     option("--models", _names, f"globs of models: 'gpt-*,o3'; {ALL}: whatever the tier allows")
     option("--routes", _names, f"routes: '/v1/embeddings'; {ALL}")
     option("--endpoints", _names, f"endpoints by name; {ALL}")
@@ -108,9 +109,8 @@ def _names(text: str) -> tuple[str, ...] | None:
     return None if text == ALL else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
-def _mirror(text: str) -> str | tuple[str, ...]:
-    names = _names(text) or ("auto",)
-    return names[0] if len(names) == 1 else names
+def _mirror(text: str) -> Preference:
+    return preference(_names(text) or (AUTO,))
 
 
 def _limit(text: str) -> int | None:

@@ -1,26 +1,53 @@
 """The order in which a call tries candidates, mirrors and credentials.
 
-Pure: cooldowns and the roll of the dice come in, a flat list comes out.
+Pure: cooldowns, measured health and the roll of the dice come in, a flat list comes out. The same roll
+gives the same order: calls that share a prompt share a roll (`affinity`), so that they meet the same
+upstream and credential, where a vendor has the prompt in its cache.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from hashlib import blake2b
 from typing import NamedTuple
 
+from proxy.routing import texts
 from proxy.routing.table import Candidate, Credential, Mirror, Upstream
 
-Cooling = Callable[[str, str, str], bool]  # (upstream, credential, model there)
-
+AUTO = "auto"
+PREFERENCE_NAMES_MAX = 16
 SHORT_READ_TIMEOUT_MS = 300_000  # a whole answer may take longer than this: CDNs give up after 100 s
+# No vendor caches prompts of less than 1,024 tokens. So much of a request is the same in every turn of
+# a conversation, and tells it from others.
+PREFIX_BYTES = 4096
+# Ranks of a mirror that are no measured ones; all measured ones are between them.
+TRIAL, RESTING = -1_000, 1_000
+
+Preference = str | tuple[str, ...]  # auto | a name | names in order, the last of them may be auto
+Cooling = Callable[[str, str, str], bool]  # (upstream, credential, model there)
+Rank = Callable[[Mirror, bool], int]  # (mirror, is it a stream) -> the lower, the better
+
+
+def unranked(mirror: Mirror, is_stream: bool) -> int:
+    """Nothing was measured: the order of the file."""
+    return 0
+
+
+class Place(NamedTuple):
+    """What may have to rest: a credential for one model or for all ("") of them, or a mirror."""
+
+    upstream: str
+    mirror: str = ""
+    credential: str = ""
+    model: str = ""
 
 
 class Wish(NamedTuple):
-    """What a call asks for; `mirror` is the key's preference."""
+    """What a call asks for; `mirror` is the caller's preference."""
 
     model: str  # as the client named it; "" where there is none
     is_stream: bool
-    mirror: str | tuple[str, ...] = "auto"  # auto | a name | names in order
+    mirror: Preference = AUTO
 
 
 class Choice(NamedTuple):
@@ -30,6 +57,42 @@ class Choice(NamedTuple):
     mirror: Mirror
     credential: Credential
     model: str  # the model's name there
+
+    @property
+    def mirror_place(self) -> Place:
+        return Place(self.upstream.name, self.mirror.name)
+
+    @property
+    def places(self) -> tuple[Place, Place, Place]:
+        """All whose rest concerns it: its mirror, its credential, its credential with this model."""
+        upstream, credential = self.upstream.name, self.credential.name
+        return (
+            self.mirror_place,
+            Place(upstream, "", credential),
+            Place(upstream, "", credential, self.model),
+        )
+
+
+def preference(names: Sequence[str]) -> Preference:
+    """Names in the order to try, as somebody wrote them, in their shortest form. Raises ValueError."""
+    if not 0 < len(names) <= PREFERENCE_NAMES_MAX or len(set(names)) != len(names):
+        raise ValueError(f"auto, or up to {PREFERENCE_NAMES_MAX} names of mirrors, each once")
+    if AUTO in names[:-1]:
+        raise ValueError("auto stands for all other mirrors: it can only be the last")
+    for name in names:
+        texts.name(name)
+    return names[0] if len(names) == 1 else tuple(names)
+
+
+def affinity(account: int, content: bytes) -> float | None:
+    """A roll, 0 <= roll < 1, that is the same for all calls of an account with the same beginning.
+
+    None for a call that is too short for any vendor's prompt cache: nothing speaks against spreading it.
+    """
+    if len(content) < PREFIX_BYTES:
+        return None
+    digest = blake2b(content[:PREFIX_BYTES], digest_size=8, key=b"%d" % account).digest()
+    return (int.from_bytes(digest) >> 11) / (1 << 53)
 
 
 def by_weight(candidates: list[Candidate], roll: float) -> list[Candidate]:
@@ -50,17 +113,39 @@ def by_weight(candidates: list[Candidate], roll: float) -> list[Candidate]:
     return ordered + left
 
 
-def by_preference(mirrors: tuple[Mirror, ...], wish: Wish) -> list[Mirror]:
-    """The named mirrors first, as named; then the others as the file has them.
+def by_affinity(credentials: tuple[Credential, ...], roll: float) -> list[Credential]:
+    """Those that take new calls, spread by the roll: highest random weight.
 
-    `auto` puts mirrors with a short read timeout last for calls that are answered in one piece.
+    A credential that must rest leaves the order of the others as it is: only its own calls move, and
+    come back to it.
+    """
+    active = [c for c in credentials if not c.retired]
+    if len(active) < 2:
+        return active
+    seed = roll.hex().encode()
+    return sorted(active, key=lambda c: blake2b(c.name.encode(), digest_size=8, key=seed).digest())
+
+
+def by_preference(mirrors: tuple[Mirror, ...], wish: Wish, rank: Rank = unranked) -> list[Mirror]:
+    """Where an upstream may be asked, best first.
+
+    `auto`: by measured health, and for calls that are answered in one piece mirrors with a short read
+    timeout last. Names: these and no others, in this order; `auto` among them stands for all others. A
+    preference of which an upstream has no mirror at all says nothing about it.
     """
     if len(mirrors) == 1:
         return list(mirrors)
-    if wish.mirror == "auto":
-        return sorted(mirrors, key=lambda mirror: not wish.is_stream and _is_short(mirror))
-    named = [wish.mirror] if isinstance(wish.mirror, str) else wish.mirror
-    return sorted(mirrors, key=lambda m: named.index(m.name) if m.name in named else len(named))
+
+    def health(mirror: Mirror) -> tuple[bool, int]:
+        return not wish.is_stream and _is_short(mirror), rank(mirror, wish.is_stream)
+
+    named = (wish.mirror,) if isinstance(wish.mirror, str) else wish.mirror
+    chosen = [mirror for name in named for mirror in mirrors if mirror.name == name]
+    if not chosen:
+        return sorted(mirrors, key=health)
+    if AUTO in named:
+        chosen += sorted((m for m in mirrors if m not in chosen), key=health)
+    return chosen
 
 
 def _is_short(mirror: Mirror) -> bool:
@@ -74,24 +159,28 @@ def order(
     wish: Wish,
     cooling: Cooling,
     roll: float,
+    rank: Rank = unranked,
 ) -> list[Choice]:
     """Where to try this call, in order: by priority, within it by weight, then credentials, then mirrors.
 
-    Mirrors vary first: a mirror that cannot be reached leaves the credential good. A credential that
-    starts to cool while the list is walked is the walker's to skip. Empty: all upstreams are disabled
-    or cooling. 0 <= roll < 1.
+    Mirrors vary first: a mirror that cannot be reached leaves the credential good. Mirrors that rest come
+    behind everything else, but they are not left out: where nothing better is left, a try costs less
+    than a refusal. A credential that starts to cool while the list is walked is the walker's to skip.
+    Empty: all upstreams are disabled or cooling. 0 <= roll < 1.
     """
     by_priority: dict[int, list[Candidate]] = {}
     for candidate in candidates:
         if upstreams[candidate.upstream].enabled:
             by_priority.setdefault(candidate.priority, []).append(candidate)
-    return [
+    choices = [
         Choice(upstream, mirror, credential, model)
         for priority in sorted(by_priority)
         for candidate in by_weight(by_priority[priority], roll)
         for upstream in (upstreams[candidate.upstream],)
         for model in (candidate.as_model or wish.model,)
-        for credential in upstream.credentials
-        if not credential.retired and not cooling(upstream.name, credential.name, model)
-        for mirror in by_preference(upstream.mirrors, wish)
+        for mirrors in (by_preference(upstream.mirrors, wish, rank),)
+        for credential in by_affinity(upstream.credentials, roll)
+        if not cooling(upstream.name, credential.name, model)
+        for mirror in mirrors
     ]
+    return sorted(choices, key=lambda choice: rank(choice.mirror, wish.is_stream) == RESTING)

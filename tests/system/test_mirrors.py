@@ -38,6 +38,15 @@ async def test_a_mirror_that_fails_is_followed_by_the_next_in_the_keys_order(ope
     assert await _places(operated, await operated.customer(mirror=("cdn", "hk"))) == ["cdn", "hk"]
 
 
+async def test_a_pinned_mirror_fails_over_only_if_the_key_says_so(operated: Operated) -> None:
+    for place in ("direct", "hk"):
+        operated.script(place, OK)
+    operated.script("cdn", [whole(b"{}", 502)])
+    pinned = await operated.call(await operated.customer(mirror="cdn"), "m-mirrored")
+    assert (pinned.status, pinned.code) == (502, "upstream_unavailable")
+    assert await _places(operated, await operated.customer(mirror=("cdn", "auto"))) == ["cdn", "direct"]
+
+
 async def test_a_preference_changes_with_the_next_calls(operated: Operated) -> None:
     for place in ("direct", "hk"):
         operated.script(place, OK)
@@ -54,7 +63,7 @@ async def test_a_preference_changes_with_the_next_calls(operated: Operated) -> N
 
 async def test_a_mirror_that_refuses_connections_costs_nobody_an_answer(operated: Operated) -> None:
     operated.script("alive", OK)
-    key = await operated.customer(mirror="direct")
+    key = await operated.customer(mirror=("direct", "auto"))
     answers = await operated.calls(10, key, "m-halved")
     assert [a.status for a in answers] == [200] * 10
     row = await operated.row(answers[0].headers["x-request-id"])
