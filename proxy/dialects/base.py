@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from proxy.dialects.owned import IdIn, IdOut, Listing, Task
 from proxy.metering.scanner import ANY, Pointer
 from proxy.metering.usage import Usage
 
@@ -93,6 +94,10 @@ class OperationSpec:
     meter: UsagePointers | None = None
     rules: Rules | None = None  # how its answers are read; None: the dialect's own meter knows
     foretold: Foretell | None = None
+    ids_in: tuple[IdIn, ...] = ()  # what of the vendor's a request may name: unbound or foreign is 404
+    ids_out: tuple[IdOut, ...] = ()  # what an answer makes the caller's: bound before the answer ends
+    task: Task | None = None  # what it submits, or (where it is free) shows
+    lists: Listing | None = None  # answered from bindings, never sent to the vendor
 
 
 class Meter(Protocol):

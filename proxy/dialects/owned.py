@@ -1,0 +1,200 @@
+"""What lives at a vendor: where requests and answers name it, what goes on after an answer, what is listed.
+
+Owns the shapes of these tables (fields of `base.OperationSpec`) and the pure readers of them; knows no
+vendor. Ids are what the vendor calls a thing. Seconds where a name says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from proxy.metering.scanner import ANY, Pointer
+
+if TYPE_CHECKING:
+    from proxy.dialects.base import OperationSpec, UsagePointers
+
+DEEP = -2  # in a pointer into a request's body: what follows counts at any depth
+IDS_MAX = 200  # named by one request; more is no honest request
+ID_CHARS_MAX = 512
+
+# What has become of a task. A word of the vendor's that its table does not know means that it goes on.
+RUNNING = "running"
+SUCCEEDED = "succeeded"
+FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True)
+class IdIn:
+    """A place where a request may name something that lives at the vendor.
+
+    Each string there must be bound to the caller's account; the call then sticks to its credential.
+    """
+
+    at: Pointer  # ("path", capture) | ("query", name) | ("body", *pointer)
+    prefix: str = ""  # what the vendor writes in front of it where the request does not: "files/"
+    only: str = ""  # strings that begin otherwise are something else: links, words with a meaning
+
+
+@dataclass(frozen=True, slots=True)
+class IdOut:
+    """A place where an answer names something that is the caller's from then on."""
+
+    kind: str  # file, batch, response, ...: what lists ask for
+    at: tuple[Pointer, ...]  # within an answer or an event of it; ANY names several things
+    asked: str = ""  # the member of the request that decides whether the vendor keeps it
+    by_default: bool = True  # ... and what it means that it is absent
+
+
+@dataclass(frozen=True, slots=True)
+class Results:
+    """JSON lines in which a finished task tells what each of its calls consumed."""
+
+    operation: str  # that fetches them; its path has {id}
+    id_at: Pointer  # in the poll's answer; (): the task's own id
+    usage: UsagePointers
+    model: Pointer
+
+
+@dataclass(frozen=True, slots=True)
+class Many:
+    """How one request asks about several tasks."""
+
+    operation: str
+    ids: str  # the member of the request that lists them
+    items: Pointer  # in the answer; (): it is the list itself
+    id_at: Pointer  # in an item
+
+
+@dataclass(frozen=True, eq=False)
+class Task:
+    """What an answer starts and does not finish: its hold stays pending until the vendor tells the end.
+
+    The same table stands at the operation that submits it and at those whose answers show it.
+    """
+
+    kind: str  # the IdOut's that names it
+    poll: str  # the operation that asks about one; its path has {id}
+    state: tuple[Pointer, ...]
+    states: Mapping[str, str]  # the vendor's word -> SUCCEEDED | FAILED; any other: RUNNING
+    asked: str = ""  # the member of the request that must be true for there to be a task; "": always
+    usage: UsagePointers | None = None  # in an answer that shows it; None: one call
+    model: Pointer = ()  # in such an answer: its price counts, not the submit's
+    results: Results | None = None  # where the usage is instead
+    service_tier: str = ""  # by which the price is narrowed: "batch"
+    many: Many | None = None
+    headers: tuple[tuple[bytes, bytes], ...] = ()  # that a poll needs besides our credential
+    shortest_s: float = 2.0  # between two polls; it grows with the age of the task
+    longest_s: float = 300.0
+    deadline_s: float = 48 * 3600.0  # nobody knows what became of it: disputed
+    dispute_s: float = 7 * 86400.0  # then the hold is void, as a loss of the station's
+
+
+@dataclass(frozen=True, eq=False)
+class Listing:
+    """A list that is answered from bindings: the vendor's own would show what is others'."""
+
+    kind: str
+    member: str = "data"
+    limit: str = "limit"  # names of query parameters
+    after: str = "after"
+    before: str = "before"
+    token: str = ""  # the member that tells where the next page begins; "": first_id, last_id and has_more
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+
+
+# -- reading -----------------------------------------------------------------------------------------
+
+
+def found(value: Any, pointer: Pointer) -> Iterator[Any]:
+    """Everything at a pointer; below DEEP it is looked for at any depth, without recursion."""
+    for at, step in enumerate(pointer):
+        if step == ANY:
+            for element in value if type(value) is list else ():
+                yield from found(element, pointer[at + 1 :])
+            return
+        if step == DEEP:
+            yield from _at_any_depth(value, pointer[at + 1 :])
+            return
+        value = value.get(step) if type(value) is dict else None
+    if value is not None:
+        yield value
+
+
+def _at_any_depth(value: Any, pointer: Pointer) -> Iterator[Any]:
+    name, rest = pointer[0], pointer[1:]
+    stack = [value]
+    while stack:
+        value = stack.pop()
+        if type(value) is list:
+            stack += value
+        elif type(value) is dict:
+            stack += value.values()
+            if name in value:
+                yield from found(value[name], rest)
+
+
+def first(value: Any, pointers: tuple[Pointer, ...]) -> Any:
+    """The first thing that one of the pointers leads to, or None."""
+    return next((thing for pointer in pointers for thing in found(value, pointer)), None)
+
+
+def needles(places: tuple[IdIn, ...]) -> tuple[bytes, ...]:
+    """One of these is in every body that names an id at one of the places, unless it hides in escapes."""
+    names = (
+        next(step for step in place.at[1:] if type(step) is str) for place in places if place.at[0] == "body"
+    )
+    return tuple({b'"%b"' % name.encode() for name in names})
+
+
+def may_name(content: bytes, names: tuple[bytes, ...]) -> bool:
+    """Is it worth looking? A letter of ASCII in an escape is the only other way to write a name."""
+    return any(name in content for name in names) or (bool(names) and b"\\u00" in content)
+
+
+def ids_named(
+    places: tuple[IdIn, ...], doc: Mapping[str, Any], captures: Mapping[str, str], query: Mapping[str, str]
+) -> dict[str, str]:
+    """id -> name of the place, of everything that a request names. At most IDS_MAX + 1."""
+    sources = {"path": captures, "query": query, "body": doc}
+    named: dict[str, str] = {}
+    for place in places:
+        source, *pointer = place.at
+        for value in found(dict(sources[str(source)]), tuple(pointer)):
+            if type(value) is not str or not value or not value.startswith(place.only):
+                continue
+            id_ = value if value.startswith(place.prefix) else place.prefix + value
+            named[id_] = next(str(step) for step in reversed(pointer) if type(step) is str)
+            if len(named) > IDS_MAX:
+                return named
+    return named
+
+
+def ids_told(places: tuple[IdOut, ...], doc: Any, request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    """(kind, id) of everything that an answer, or an event of it, makes the caller's."""
+    for place in places:
+        if place.asked and not request.get(place.asked, place.by_default):
+            continue
+        for pointer in place.at:
+            for value in found(doc, pointer):
+                if type(value) is str and 0 < len(value) <= ID_CHARS_MAX:
+                    yield place.kind, value
+                elif type(value) is int:  # Midjourney's, in some of its documents
+                    yield place.kind, str(value)
+
+
+def state_told(task: Task, doc: Any) -> str | None:
+    """RUNNING, SUCCEEDED or FAILED; None: the answer says nothing of it."""
+    word = first(doc, task.state)
+    return task.states.get(word, RUNNING) if type(word) is str else None
+
+
+def starts(task: Task | None, request: Mapping[str, Any]) -> bool:
+    """Does a request ask for something that goes on after its answer?"""
+    return task is not None and (not task.asked or request.get(task.asked) is True)
+
+
+def tasks_of(operations: Mapping[str, OperationSpec]) -> dict[str, Task]:
+    """kind -> what is known of such tasks."""
+    return {spec.task.kind: spec.task for spec in operations.values() if spec.task is not None}

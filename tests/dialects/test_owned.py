@@ -1,0 +1,105 @@
+"""Where requests and answers name what lives at a vendor."""
+
+from __future__ import annotations
+
+from proxy.dialects.owned import (
+    ANY,
+    DEEP,
+    FAILED,
+    IDS_MAX,
+    RUNNING,
+    SUCCEEDED,
+    IdIn,
+    IdOut,
+    Task,
+    ids_named,
+    ids_told,
+    may_name,
+    needles,
+    starts,
+    state_told,
+)
+
+PLACES = (
+    IdIn(("path", "id")),
+    IdIn(("query", "after")),
+    IdIn(("body", "previous_response_id")),
+    IdIn(("body", DEEP, "file_id")),
+    IdIn(("body", DEEP, "file_ids", ANY)),
+    IdIn(("body", "conversation", "id")),
+)
+
+
+def test_an_id_is_found_in_path_query_and_body_at_any_depth():
+    doc = {
+        "previous_response_id": "resp_1",
+        "conversation": "conv_is_not_at_this_pointer",
+        "input": [{"content": [{"type": "input_file", "file_id": "file-1"}]}],
+        "tools": [{"container": {"file_ids": ["file-2", "file-3", 7, None]}}],
+    }
+    named = ids_named(PLACES, doc, {"id": "batch_1"}, {"after": "file-0", "limit": "5"})
+    assert named == {
+        "batch_1": "id", "file-0": "after", "resp_1": "previous_response_id",
+        "file-1": "file_id", "file-2": "file_ids", "file-3": "file_ids",
+    }  # fmt: skip
+
+
+def test_a_request_that_names_nothing_names_nothing():
+    assert ids_named(PLACES, {"messages": [{"content": "file_id"}], "file_id": None}, {}, {}) == {}
+
+
+def test_what_begins_otherwise_is_no_id_and_a_prefix_is_added_once():
+    places = (IdIn(("body", DEEP, "fileUri"), only="https://vendor/"), IdIn(("path", "id"), prefix="files/"))
+    doc = {"parts": [{"fileUri": "https://vendor/files/a"}, {"fileUri": "https://youtu.be/x"}]}
+    assert set(ids_named(places, doc, {"id": "b"}, {})) == {"https://vendor/files/a", "files/b"}
+    assert set(ids_named(places, {}, {"id": "files/b"}, {})) == {"files/b"}
+
+
+def test_deep_documents_and_many_ids_are_bounded():
+    deep = doc = {}
+    for _ in range(50_000):
+        doc["a"] = {}
+        doc = doc["a"]
+    doc["file_id"] = "file-1"
+    assert set(ids_named(PLACES, deep, {}, {})) == {"file-1"}
+    many = {"file_ids": [f"file-{n}" for n in range(10_000)]}
+    assert len(ids_named(PLACES, many, {}, {})) == IDS_MAX + 1
+
+
+def test_a_body_is_only_looked_at_where_a_name_is_in_it():
+    names = needles(PLACES)
+    assert set(names) == {b'"previous_response_id"', b'"file_id"', b'"file_ids"', b'"conversation"'}
+    assert may_name(b'{"input":[{"file_id":"x"}]}', names)
+    assert may_name(rb'{"input":[{"file\u005fid":"x"}]}', names)
+    assert not may_name('{"messages":[{"content":"你好 file_id"}]}'.encode(), names)
+    assert not may_name(rb'{"a":"\u4f60"}', names)
+    assert not may_name(rb'{"a":"\u0041"}', ())
+
+
+OUT = (
+    IdOut("response", (("id",), ("response", "id")), asked="store"),
+    IdOut("file", (("output_file_id",), ("parts", ANY, "file"))),
+)
+
+
+def test_an_answer_tells_what_is_the_callers_unless_the_vendor_was_asked_not_to_keep_it():
+    doc = {"id": "resp_1", "output_file_id": None, "parts": [{"file": "file-1"}, {"file": "file-2"}]}
+    assert list(ids_told(OUT, doc, {})) == [("response", "resp_1"), ("file", "file-1"), ("file", "file-2")]
+    assert list(ids_told(OUT, {"response": {"id": "resp_1"}}, {"store": True})) == [("response", "resp_1")]
+    assert list(ids_told(OUT, {"id": "resp_1"}, {"store": False})) == []
+    unless_asked = (IdOut("chat", (("id",),), asked="store", by_default=False),)
+    assert list(ids_told(unless_asked, {"id": "x"}, {})) == []
+    assert list(ids_told((IdOut("task", (("result",),)),), {"result": 1714}, {})) == [("task", "1714")]
+
+
+def test_the_state_of_a_task_is_the_tables_word_for_the_vendors():
+    task = Task(
+        "response", "response", (("status",), ("response", "status")),
+        {"completed": SUCCEEDED, "failed": FAILED}, asked="background",
+    )  # fmt: skip
+    assert state_told(task, {"status": "completed"}) == SUCCEEDED
+    assert state_told(task, {"response": {"status": "failed"}}) == FAILED
+    assert state_told(task, {"status": "a word of next year"}) == RUNNING
+    assert state_told(task, {"error": {}}) is None
+    assert starts(task, {"background": True})
+    assert not starts(task, {}) and not starts(task, {"background": "true"}) and not starts(None, {})
