@@ -1,4 +1,4 @@
-"""`headrace bill` and `headrace ledger audit`: what was used and paid, and the proof.
+"""`headrace bill` and `headrace ledger`: what was used and paid, line by line, and the proof.
 
 Owns the arguments and the layout; the figures are store.reports' and the checks store.audit's.
 """
@@ -7,15 +7,16 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
-from datetime import UTC, date, datetime
+from datetime import UTC, datetime
 
-from proxy.cli import station
+from proxy.cli import statement, station
 from proxy.cli.explanation import money
 from proxy.store.audit import Violation, audit
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database
 from proxy.store.journal_audit import audit_journals
-from proxy.store.reports import Month, Page, Reports
+from proxy.store.reports import Month, Reports
+from proxy.store.statements import EVERYTHING, Cursor, Page, Span
 
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
@@ -24,23 +25,20 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
         check = actions.add_parser("audit", help="hold every row against the rules of accounting")
         check.set_defaults(run=run_audit)
         station.add_arguments(check)
+        statement.configure(actions.add_parser("export", help="every line of a span, as CSV or JSON"))
         return
     parser.add_argument("account", metavar="ACCOUNT")
-    parser.add_argument("--month", type=_month, help="2026-11 (default: this month)")
+    parser.add_argument("--month", type=statement.month, help="2026-11 (default: this month)")
     parser.add_argument("--calls", action="store_true", help="line by line, the newest first")
     parser.add_argument("--limit", type=int, default=100, help="lines of a page (100)")
-    parser.add_argument("--before", metavar="ID", help="the page behind this call")
+    parser.add_argument("--cursor", help="the page behind another one")
     parser.set_defaults(run=run_bill)
     station.add_arguments(parser)
 
 
-def _month(text: str) -> date:
-    return datetime.strptime(text, "%Y-%m").replace(tzinfo=UTC).date()
-
-
 def run_bill(args: argparse.Namespace) -> int:
     """1 if the calls of a month do not add up to what its ledger took."""
-    return _run_calls(args) if args.calls or args.before else _run_month(args)
+    return _run_calls(args) if args.calls or args.cursor else _run_month(args)
 
 
 def _run_month(args: argparse.Namespace) -> int:
@@ -79,22 +77,26 @@ def _run_calls(args: argparse.Namespace) -> int:
     async def work(database: Database) -> tuple[Page, str]:
         catalog = Catalog(database)
         account = await catalog.account(args.account)
-        page = await Reports(database).calls(account.id, before=args.before, limit=args.limit)
+        span = Span.month(args.month) if args.month else Span()
+        cursor = Cursor.parse(args.cursor) if args.cursor else None
+        async with Reports(database).books() as books:
+            page = await books.page(account.id, span, cursor, limit=args.limit, kinds=EVERYTHING)
         return page, await catalog.currency()
 
     page, currency = station.ask(args, work)
     rows = [
         [
             row["id"], f"{datetime.fromtimestamp(row['ended_ms'] / 1000, UTC):%Y-%m-%d %H:%M:%S}",
-            row["model"], row["outcome"], row["provenance"],
-            " ".join(f"{bucket}={count}" for bucket, count in row["usage"].items()) or "-",
-            money(row["cost_nanos"], currency),
+            row["kind"], row.get("model", "-"), row.get("outcome", "-"), row.get("provenance", "-"),
+            " ".join(f"{bucket}={count}" for bucket, count in row.get("usage", {}).items()) or "-",
+            money(row["amount_nanos"], currency),
         ]
         for row in page.rows
     ]  # fmt: skip
-    lines = station.table(["call", "ended (UTC)", "model", "outcome", "source", "usage", "cost"], rows)
-    if page.before:
-        lines += ["", f"more: --before {page.before}"]
+    head = ["id", "at (UTC)", "kind", "model", "outcome", "source", "usage", "amount"]
+    lines = station.table(head, rows)
+    if page.next:
+        lines += ["", f"more: --cursor {page.next}"]
     station.show(args, asdict(page), lines)
     return 0
 

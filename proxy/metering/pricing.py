@@ -251,12 +251,13 @@ def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int
 
 def _cost_of_kinds(price: Price, at: Figures, usage: Usage) -> int:
     tools = sum(count * price.tools.get(kind, 0) for kind, count in usage.tools.items())
-    units = sum(count * _unit_figure(price, at, kind) for kind, count in usage.units.items())
+    units = sum(count * unit_figure(price, at, kind) for kind, count in usage.units.items())
     return tools * SCALE + units
 
 
-def _unit_figure(price: Price, at: Figures, kind: str) -> int:
-    """A unit without a price of its own that counts tokens costs what the model's tokens cost."""
+def unit_figure(price: Price, at: Figures, kind: str) -> int:
+    """Nanos x 10^6 of one unit. One without a price of its own that counts tokens costs what the model's
+    tokens cost."""
     bucket = token_bucket(kind)
     if kind in price.units:
         return price.units[kind] if bucket else price.units[kind] * SCALE

@@ -1,27 +1,20 @@
-"""What an account used and paid: bill lines, receipts and months.
+"""What an account used and paid: receipts, statements and months.
 
-Owns the reading SQL of bills. Every figure comes from one snapshot; a month's usage equals its ledger
-to the nano, or the month says so. Changes nothing.
+Owns the sums of bills. Every figure comes from one snapshot; a month's usage equals its ledger to the nano,
+or the month says so. Changes nothing.
 """
 
 from __future__ import annotations
 
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from datetime import date
 from typing import Any
 
 from proxy.ledger.settlement import INPUT, OUTPUT
 from proxy.store.database import Connection, Database
-
-PAGE_MAX = 1000
-
-
-@dataclass(frozen=True, slots=True)
-class Page:
-    """Calls, the newest first. `before` asks for the page behind it; None: there is none."""
-
-    rows: list[dict[str, Any]]
-    before: str | None
+from proxy.store.statements import CHARGES, Books, Span
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +25,7 @@ class ModelLine:
     calls: int
     input_tokens: int
     output_tokens: int
-    cost_nanos: int
+    cost_nanos: int  # what of it was not free
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,18 +48,7 @@ class Month:
     @property
     def charged_nanos(self) -> int:
         """By the ledger."""
-        return -(self.postings.get("usage", 0) + self.postings.get("correction", 0))
-
-
-_LINE = """
-SELECT u.id, ended_ms, key, model, operation, outcome, cut, state, status, stream, provenance, usage,
-       u.cost_nanos + c.delta_nanos AS cost_nanos, c.delta_nanos AS corrected_nanos, free_nanos,
-       price, model_ppm, tier_ppm, multiplied, override, tier, endpoint, mirror, rurt_ms, ttft_ms, took_ms,
-       flags, posted_day::text, client
-FROM usage u CROSS JOIN LATERAL (
-    SELECT coalesce(sum(delta_nanos), 0)::bigint AS delta_nanos FROM correction WHERE corrects = u.id
-) c
-"""
+        return -sum(self.postings.get(kind, 0) for kind in CHARGES)
 
 
 def _tokens(buckets: tuple[str, ...]) -> str:
@@ -77,7 +59,7 @@ def _tokens(buckets: tuple[str, ...]) -> str:
 
 _BY_MODEL = f"""
 SELECT model, count(*) AS calls, {_tokens(INPUT)} AS input_tokens, {_tokens(OUTPUT)} AS output_tokens,
-       sum(cost_nanos)::bigint AS cost_nanos
+       sum(cost_nanos - free_nanos)::bigint AS cost_nanos
 FROM usage WHERE account = $1 AND posted_day >= $2 AND posted_day < $3
 GROUP BY model ORDER BY sum(cost_nanos) DESC, model
 """  # noqa: S608 - bucket names are ours
@@ -89,63 +71,48 @@ class Reports:
     def __init__(self, database: Database) -> None:
         self._database = database
 
-    async def calls(self, account: int, *, before: str | None = None, limit: int = 100) -> Page:
-        """A page of bill lines. Keyset: a page far back costs no more than the first."""
-        limit = min(limit, PAGE_MAX)
-        rows = await self._database.fetch(
-            f"{_LINE} WHERE account = $1 AND ($2::uuid IS NULL OR u.id < $2) ORDER BY u.id DESC LIMIT $3",
-            account, before, limit,
-        )  # fmt: skip
-        lines = [_line(row) for row in rows]
-        return Page(lines, lines[-1]["id"] if len(lines) == limit else None)
+    @asynccontextmanager
+    async def books(self) -> AsyncIterator[Books]:
+        """For whoever needs lines, prices and sums of one moment."""
+        async with self._database.transaction(readonly=True) as connection:
+            yield Books(connection)
 
     async def receipt(self, account: int, call: str) -> dict[str, Any] | None:
-        """One call with the content of its price; None: this account made no such call.
-
-        Raises ValueError for what is no id.
-        """
-        row = await self._database.fetchrow(
-            f"{_LINE} WHERE account = $1 AND u.id = $2", account, call.replace("-", "")
-        )
-        if row is None:
-            return None
-        content = await self._database.fetchval("SELECT content FROM price WHERE id = $1", row["price"])
-        return {**_line(row), "price_content": content}
+        """One call as a line of a statement; None: this account made no such call. Raises ValueError."""
+        async with self.books() as books:
+            return await books.receipt(account, call)
 
     async def month(self, account: int, first: date) -> Month:
         """The month that begins at `first`, from one snapshot."""
-        next_first = date(first.year + first.month // 12, first.month % 12 + 1, 1)
         async with self._database.transaction(readonly=True) as connection:
-            return await _month(connection, account, first, next_first)
+            return await _month(connection, account, Span.month(first))
+
+    async def used_nanos(self, account: int, span: Span) -> int:
+        """What calls took from the balance within a span, by the ledger."""
+        async with self.books() as books:
+            posted = await books.posted(account, span)
+        return -sum(posted.get(kind, 0) for kind in CHARGES)
 
 
-async def _month(connection: Connection, account: int, first: date, next_first: date) -> Month:
+async def _month(connection: Connection, account: int, span: Span) -> Month:
+    first, next_first = span.days
     lines = await connection.fetch(_BY_MODEL, account, first, next_first)
     corrections = await connection.fetchval(
         "SELECT coalesce(sum(delta_nanos), 0)::bigint FROM correction"
         " WHERE account = $1 AND posted_day >= $2 AND posted_day < $3",
         account, first, next_first,
     )  # fmt: skip
-    postings = await connection.fetch(
-        "SELECT kind, sum(amount_nanos)::bigint AS amount FROM ledger"
-        " WHERE account = $1 AND posted_day >= $2 AND posted_day < $3 GROUP BY kind ORDER BY kind",
-        account, first, next_first,
-    )  # fmt: skip
     opening = await connection.fetchval(
         "SELECT coalesce(sum(amount_nanos), 0)::bigint FROM ledger WHERE account = $1 AND posted_day < $2",
         account, first,
     )  # fmt: skip
-    by_kind = {row["kind"]: row["amount"] for row in postings}
+    postings = await Books(connection).posted(account, span)
     return Month(
         first=first,
         next_first=next_first,
         lines=[ModelLine(**row) for row in lines],
         corrections_nanos=corrections,
-        postings=by_kind,
+        postings=postings,
         opening_nanos=opening,
-        closing_nanos=opening + sum(by_kind.values()),
+        closing_nanos=opening + sum(postings.values()),
     )
-
-
-def _line(row: Any) -> dict[str, Any]:
-    return {**row, "id": row["id"].hex}

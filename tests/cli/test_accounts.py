@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import io
 import json
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -124,7 +126,23 @@ def test_a_bill_adds_up(headrace, used):
     assert "0.00009 CNY" in text and "\x1b" not in text and "evil\\x1b[31m" in text
     page = headrace("bill", "acme", "--calls", "--limit", "1", "--json")
     assert len(page["rows"]) == 1
-    assert "input=10 output=20" in headrace("bill", "acme", "--before", page["before"])
+    assert "input=10 output=20" in headrace("bill", "acme", "--cursor", page["next"])
+
+
+def test_an_export_has_every_line_and_says_what_they_add_up_to(headrace, used, tmp_path):
+    table = list(csv.DictReader(io.StringIO(headrace("ledger", "export", "acme"))))
+    assert [row["object"] for row in table] == ["topup", "receipt", "receipt"]
+    assert {row["account"] for row in table} == {"acme"} and table[1]["upstream_id"] == "req_1"
+    assert sum(Decimal(row["amount"]) for row in table) == Decimal("9.99991")
+    assert headrace("ledger", "export", "--json") == headrace("ledger", "export", "acme", "--json")
+    assert [line["object"] for line in headrace("ledger", "export", "--json")] == [r["object"] for r in table]
+    file = tmp_path / "lines.csv"
+    told = headrace("ledger", "export", "acme", "--out", str(file), "--json", "--format", "csv")
+    assert told["equal"] and told["lines"] == {"topup": 10_000_000_000, "usage": -90_000}
+    assert len(file.read_text().splitlines()) == 4
+    assert "equal to the ledger" in headrace("ledger", "export", "acme", "--out", str(file))
+    assert headrace("ledger", "export", "--to", "2020-01-01", "--json") == []
+    assert "--month" in headrace("ledger", "export", "--month", "2026-01", "--to", "2020-01-01", status=1)
 
 
 def test_an_audit_says_clean_or_names_the_row(headrace, used, database_dsn, tmp_path):

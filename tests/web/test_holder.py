@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import json
+from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 
 import pytest
 
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.reports import Reports
-from proxy.web.holder import KEY_HEADER, make_holder_app
+from proxy.web.caller import KEY_HEADER
+from proxy.web.holder import make_holder_app
 from tests.store.conftest import accounts, drainer, journal_dir  # noqa: F401 - fixtures
 from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, Life, day_in_shanghai, end
 
@@ -57,15 +62,55 @@ async def test_a_receipt_says_what_was_used_at_which_price(ada, calls):
         assert (document["cost"], document["currency"]) == ("0.000045", "CNY")
         assert (document["model_multiplier"], document["tier_multiplier"]) == ("1", "0.5")
         assert document["price"] == dict(PRICE.content)
+        assert [(i["bucket"], i["count"], i["price"]) for i in document["items"]] == [
+            ("input", 10, "1"), ("output", 20, "4"),
+        ]  # fmt: skip
+        assert (document["prompt_tokens"], document["completion_tokens"]) == (10, 20)
         assert (document["mirror"], document["ttft_ms"], document["provenance"]) == ("direct", 210, "final")
+        assert (document["retries"], document["free"], document["free_amount"]) == (0, False, "0")
 
 
 async def test_receipts_come_newest_first_and_page_by_page(ada, calls):
     first = await (await ada.get("/receipts?limit=2")).json()
-    rest = await (await ada.get(f"/receipts?limit=2&before={first['next']}")).json()
+    rest = await (await ada.get(f"/receipts?limit=2&cursor={first['next']}")).json()
     seen = [receipt["id"].replace("-", "") for receipt in first["data"] + rest["data"]]
     assert seen == sorted((call.id for call in calls[:3]), reverse=True)
     assert rest["next"] is None
+
+
+async def test_receipts_are_asked_for_by_days(ada, calls):
+    today = day_in_shanghai(NOW_MS)
+    for query, count in (
+        (f"from={today}", 3),
+        (f"from={today}&to={today}", 3),
+        (f"to={today - timedelta(days=1)}", 0),
+        (f"from={today + timedelta(days=1)}", 0),
+        ("to=9999-12-31", 3),
+    ):
+        assert len((await (await ada.get(f"/receipts?{query}")).json())["data"]) == count
+
+
+@pytest.mark.parametrize(("query", "accept"), [("format=csv&", ""), ("", "text/csv, */*;q=0.5")])
+async def test_receipts_are_a_table_too(ada, calls, query, accept):
+    first = await ada.get(f"/receipts?{query}limit=2", headers={"accept": accept})
+    assert first.content_type == "text/csv"
+    rest = await ada.get(str(first.links["next"]["url"].relative()), headers={"accept": accept})
+    assert "next" not in rest.links
+    rows = [row for page in (first, rest) for row in csv.DictReader(io.StringIO(await page.text()))]
+    assert [row["id"].replace("-", "") for row in rows] == sorted((c.id for c in calls[:3]), reverse=True)
+    assert {(row["cost"], row["amount"], row["input"]) for row in rows} == {("0.000045", "-0.000045", "10")}
+
+
+async def test_a_month_adds_up_to_its_receipts_and_to_the_ledger(ada, calls):
+    month = f"{day_in_shanghai(NOW_MS):%Y-%m}"
+    sums = await (await ada.get(f"/receipts/{month}")).json()
+    data = (await (await ada.get(f"/receipts?from={month}-01")).json())["data"]
+    assert sums["used"] == sums["charged"] == "0.000135"
+    assert -sum(Decimal(receipt["amount"]) for receipt in data) == Decimal(sums["charged"])
+    assert Decimal(sums["opening"]) + sum(map(Decimal, sums["posted"].values())) == Decimal(sums["closing"])
+    assert [(line["model"], line["calls"]) for line in sums["models"]] == [("gpt-4o-mini", 3)]
+    empty = await (await ada.get("/receipts/2020-12")).json()
+    assert (empty["used"], empty["models"], empty["closing"]) == ("0", [], "0")
 
 
 async def test_nobody_sees_anothers_receipt(ada, calls):
@@ -84,9 +129,14 @@ async def test_no_document_names_an_upstream_or_a_credential(ada, calls):
     ("path", "status"),
     [
         ("/receipts/none", 404),
-        ("/receipts?before=none", 404),
+        ("/receipts?cursor=none", 400),
         ("/receipts?limit=0", 400),
         ("/receipts?limit=x", 400),
+        ("/receipts?limit=1001", 400),
+        ("/receipts?from=today", 400),
+        ("/receipts?to=2026-13-01", 400),
+        ("/receipts?format=pdf", 400),
+        ("/receipts/2026-13", 404),
         ("/dashboard/billing/usage?start_date=today", 400),
         ("/portal", 404),
         ("/admin/status", 404),
@@ -98,9 +148,39 @@ async def test_what_is_not_there_is_refused_as_json(ada, path, status):
     assert (await answer.json())["error"]["message"]
 
 
-async def test_chat_clients_see_the_balance(ada, calls):
+@pytest.mark.parametrize(
+    "asked",
+    [
+        "",  # whoever knows no dates
+        "?start_date={month}-01&end_date={later}",  # NextChat: the month up to the day after tomorrow
+        "?start_date={month}-01&end_date={today}",  # one-api: up to today
+    ],
+)
+async def test_chat_clients_see_what_is_left(ada, calls, asked):
+    today = day_in_shanghai(NOW_MS)
+    dates = {"month": f"{today:%Y-%m}", "today": today, "later": today + timedelta(days=2)}
     limit = (await (await ada.get("/dashboard/billing/subscription")).json())["hard_limit_usd"]
-    month = f"?start_date={day_in_shanghai(NOW_MS)}"
-    used = (await (await ada.get(f"/dashboard/billing/usage{month}")).json())["total_usage"]
-    assert limit == pytest.approx(100, abs=0.001)
+    used = (await (await ada.get("/dashboard/billing/usage" + asked.format_map(dates))).json())["total_usage"]
     assert used == pytest.approx(3 * 45e-6 * 100)
+    assert limit - used / 100 == pytest.approx(100 - 3 * 45e-6)
+
+
+async def test_usage_is_that_of_the_days_that_are_asked_for(ada, calls):
+    today = day_in_shanghai(NOW_MS)
+    for dates, count in (
+        (f"start_date={today}", 3),
+        (f"start_date={today - timedelta(days=99)}&end_date={today}", 3),
+        (f"start_date=2020-01-01&end_date={today - timedelta(days=1)}", 0),
+    ):
+        told = await (await ada.get(f"/dashboard/billing/usage?{dates}")).json()
+        assert told["total_usage"] == pytest.approx(count * 45e-6 * 100)
+
+
+async def test_a_key_that_expires_says_so_to_chat_clients(ada, catalog, accounts, database, aiohttp_client):  # noqa: F811
+    ends = datetime(2099, 1, 1, tzinfo=UTC)
+    key_id, _ = await catalog.create_key("ada", KeySettings(expires_at=ends))
+    app = make_holder_app(catalog, Reports(database))
+    other = await aiohttp_client(app, headers={KEY_HEADER: str(key_id)})
+    path = "/dashboard/billing/subscription"
+    assert (await (await other.get(path)).json())["access_until"] == ends.timestamp()
+    assert (await (await ada.get(path)).json())["access_until"] == 0
