@@ -130,7 +130,7 @@ def dialect_of(x: Exchange) -> Dialect:
     """The dialect in which this caller reads errors, as far as the request tells yet."""
     if x.dialect is not None:
         return x.dialect
-    target = x.raw_target.lower()
+    target = x.head.target.lower()
     if "/messages" in target or "anthropic-version" in x.headers:
         return DIALECTS["anthropic"]
     if "/openai/deployments/" in target:

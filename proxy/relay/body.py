@@ -38,8 +38,7 @@ class Bodies:
         """Fill in `x.content`. Raises BodyTooLarge, Overloaded, MalformedRequest, BodyTimeout."""
         assert x.route is not None
         limit = x.route.body_limit
-        announced = int(x.headers.get("Content-Length") or 0)
-        if announced > limit:
+        if x.body.announced > limit:
             raise BodyTooLarge
         content = x.body.arrived()
         if content is None:

@@ -16,6 +16,7 @@ from proxy.access.limits import Limit
 from proxy.dialects.base import Dialect, OperationSpec
 from proxy.ledger.entry import Attempt, Begin
 from proxy.metering.pricing import Price
+from proxy.relay.request_head import RequestHead
 from proxy.routing.table import Endpoint, Model, Route, Tier
 from proxy.snapshot import Snapshot
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
 class Body(Protocol):
     """The request body of one call, as the front hands it over."""
+
+    @property
+    def announced(self) -> int:
+        """Bytes, by its Content-Length; 0 where it has none. The head's own is of another request."""
 
     def arrived(self) -> bytes | None:
         """All of it when it is already here, else None."""
@@ -72,16 +77,12 @@ class Exchange:
 
     id: str
     client: Client
-    method: str
-    raw_target: str
-    headers: Mapping[str, str]  # case-insensitive
-    raw_headers: tuple[tuple[bytes, bytes], ...]
+    head: RequestHead
     body: Body
     address: str
-    version: tuple[int, int]
-    http10: bool
     arrived: float  # first byte of the request
     at_ms: int  # the same moment on the wall clock
+    keep_alive: bool = True
 
     # canonical, identified, matched
     heads: Heads | None = None
@@ -123,8 +124,16 @@ class Exchange:
     sent: float = 0.0  # the request left for the upstream
     settled: bool = False
     is_drained: bool = False  # read on without the client
-    keep_alive: bool = True
     outcome: str = ""
+
+    @property
+    def method(self) -> str:
+        return self.head.method
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """Case-insensitive."""
+        return self.head.headers
 
     def begin_written(self, refused: BaseException | None) -> None:
         """Continuation of the journal's flush of Begin. Refused, it is a call that never began."""

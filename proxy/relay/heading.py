@@ -57,13 +57,10 @@ def heading_for(
             own.append(b"content-length: %d\r\n" % frame.length)
     elif frame.kind == "length" and not (changes_length and is_event_stream):
         own.append(b"content-length: %d\r\n" % (frame.length or 0))
-    elif x.http10:
-        x.keep_alive = False  # the end of the connection is the end of the body
-    else:
+    elif not x.head.is_http10:  # for 1.0 the end of the connection is the end of the body
         chunked = True
         own.append(b"transfer-encoding: chunked\r\n")
-    if not x.keep_alive or x.http10:
-        x.keep_alive = False
+    if not x.keep_alive:
         own.append(b"connection: close\r\n")
     vendor = serialize(head.status, REASONS.get(head.status, head.reason), fields)
     return Heading(b"%b%b\r\n" % (vendor[:-2], b"".join(own)), chunked, is_event_stream)

@@ -19,6 +19,7 @@ from proxy.dialects.base import Dialect, OperationSpec
 from proxy.errors import ExpectationFailed, InvalidKey, MalformedRequest, MissingKey
 from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
+from proxy.relay.request_head import RequestHead
 from proxy.routing.canonical import canonical
 from proxy.routing.rewrite import request_headers, upstream_target
 from proxy.routing.selection import Choice
@@ -32,14 +33,9 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 MEMO_MAX = 4096  # heads of one table generation; about 4 KB each
-REMEMBERED_BYTES_MAX = 8 * 1024  # of one head: nobody fills the memory with heads of 60 KB
 BLOCKS_MAX = 64  # header blocks for one head: a head meets few upstreams
 KEY_CHARS_MAX = 512
 DEFAULT_PORTS = {"http": 80, "https": 443}
-# The only header that differs between calls of one client, in the spellings that clients use.
-_LENGTHS = frozenset({b"Content-Length", b"content-length", b"CONTENT-LENGTH"})
-
-HeadKey = tuple[str, str, tuple[int, int], tuple[tuple[bytes, bytes], ...]]
 
 
 @dataclass(slots=True, eq=False)
@@ -66,31 +62,30 @@ class Heads:
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self._memo: dict[HeadKey, HeadFacts] = {}
+        self._memo: dict[RequestHead, HeadFacts] = {}
         self._choices: dict[tuple[str, str], Choice | None] = {}
 
     def accept(self, x: Exchange) -> HeadFacts:
         """Canonical path and endpoint. Raises MalformedRequest, ExpectationFailed."""
-        key = (x.method, x.raw_target, x.version, tuple([h for h in x.raw_headers if h[0] not in _LENGTHS]))
-        facts = self._memo.get(key)
+        head = x.head
+        facts = self._memo.get(head)
         if facts is None:
-            check_head(x)
-            headers = x.headers
-            path, query = canonical(x.raw_target)
+            check_head(head)
+            headers = head.headers
+            path, query = canonical(head.target)
             facts = HeadFacts(
                 path,
                 query,
                 self.snapshot.endpoint_for(headers.get("Host")),
-                forwarded_for(x.raw_headers),
+                forwarded_for(head.fields),
                 codings(headers.get("Accept-Encoding")),
                 headers.get("Content-Encoding", "identity").lower() in ("", "identity"),
                 headers.get("User-Agent", ""),
             )
-            size = len(x.raw_target) + sum(len(name) + len(value) for name, value in x.raw_headers)
-            if size <= REMEMBERED_BYTES_MAX:
+            if head.is_remembered:
                 if len(self._memo) >= MEMO_MAX:
                     self._memo.clear()
-                self._memo[key] = facts
+                self._memo[head] = facts
         return facts
 
     def match(self, x: Exchange, facts: HeadFacts) -> None:
@@ -160,7 +155,7 @@ class Heads:
         host = f"[{mirror.host}]" if ":" in mirror.host else mirror.host
         if mirror.port != DEFAULT_PORTS[mirror.scheme]:
             host += f":{mirror.port}"
-        fields = request_headers(x.raw_headers, dialect, upstream, facts.route, choice.credential)
+        fields = request_headers(x.head.fields, dialect, upstream, facts.route, choice.credential)
         lines = [
             f"{x.method} {target} HTTP/1.1\r\nhost: {host}".encode(),
             b"accept-encoding: " + (b"identity" if identity else facts.coding),
@@ -186,16 +181,16 @@ def codings(accepted: str | None) -> bytes:
     return ", ".join(both).encode() or b"identity"
 
 
-def check_head(x: Exchange) -> None:
+def check_head(head: RequestHead) -> None:
     """Refuse what aiohttp's parser lets pass (faults: version, TE on 1.0, Host, CONNECT, absolute-form)."""
-    if x.version not in ((1, 0), (1, 1)):
+    if head.version not in ((1, 0), (1, 1)):
         raise MalformedRequest(status=505)
-    if x.method not in METHODS:
+    if head.method not in METHODS:
         raise MalformedRequest(status=405)
-    headers = x.headers
-    if x.version == (1, 0) and "Transfer-Encoding" in headers:
+    headers = head.headers
+    if head.is_http10 and "Transfer-Encoding" in headers:
         raise MalformedRequest
-    if not x.raw_target.startswith("/"):
+    if not head.target.startswith("/"):
         raise MalformedRequest
     host = headers.get("Host")
     if host is not None and not _HOST.fullmatch(host):

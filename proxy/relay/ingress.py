@@ -1,8 +1,8 @@
-"""The seam to aiohttp's low-level server: its requests become Exchanges, nothing of it goes further.
+"""The client's side: bytes of a connection become Exchanges, one after the other.
 
-Owns the client's connection: timers, caps, fixed error bodies, 100-continue, lingering close. The
-relay writes to the transport itself, so the response objects that aiohttp wants do nothing.
-Relies on aiohttp internals (`RequestHandler`, its C parser) that tests/relay/test_ingress.py pins.
+Owns the client's connection: which request is being served, timers, caps, fixed error bodies, lingering
+close. A protocol of our own: request_head.py reads heads, request_body.py bodies; the relay writes to the
+transport itself.
 """
 
 from __future__ import annotations
@@ -14,31 +14,26 @@ import struct
 from collections.abc import Awaitable, Callable, Sequence
 from logging import getLogger
 from time import monotonic, time_ns
-from typing import Any
-
-from aiohttp.http_parser import HttpRequestParser, RawRequestMessage
-from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
-from aiohttp.web_protocol import RequestHandler
-from aiohttp.web_server import Server
+from typing import cast
 
 from proxy.errors import BodyTimeout, InternalError, MalformedRequest, ProxyError, Source
 from proxy.relay.answers import refusal, unparsed_refusal
 from proxy.relay.exchange import Exchange
 from proxy.relay.ids import IdSource
+from proxy.relay.request_body import ArrivedBody, ArrivingBody, body_of
+from proxy.relay.request_head import HEAD_BYTES_MAX, HeadReader, RequestHead
 from proxy.relay.sweep import Sweeper
 from proxy.telemetry import Stats
 
 log = getLogger("headrace.ingress")
 
-HTTP_11 = (1, 1)
 HEAD_S = 10.0  # accept, or first byte of a head, to its end
 BODY_IDLE_S = 30.0
 KEEPALIVE_S = 75.0
 WRITE_STALL_S = 60.0
 LATE_HEAD_S = 1.0  # while draining, for the request of a connection that was accepted before
-HEAD_BYTES_MAX = 64 * 1024
-FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long ones
-QUEUED_MAX = 2  # the request that is about to be served and one pipelined behind it
+# Received behind the request that is being served: a head that may still be incomplete, and what follows it.
+PIPELINED_BYTES_MAX = HEAD_BYTES_MAX
 LINGER_S = 5.0  # after an early answer the client still sends; closing at once would reset it
 LINGER_BYTES = 1 << 20
 
@@ -49,76 +44,28 @@ LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S, LINGER: LING
 Handle = Callable[[Exchange], Awaitable[None]]
 
 
-def assert_c_parser() -> None:
-    """The pure-Python parser is laxer than the C one: refuse to run on it."""
-    if HttpRequestParser.__module__ != "aiohttp._http_parser":
-        raise RuntimeError("aiohttp's C parser is not loaded (is AIOHTTP_NO_EXTENSIONS set?)")
-
-
-class RequestBody:
-    """aiohttp's payload as the relay's Body; for aiohttp itself it is the current request."""
-
-    __slots__ = ("_connection", "_expects_continue", "_payload")
-
-    def __init__(self, payload: StreamReader, connection: Connection, expects_continue: bool) -> None:
-        self._payload = payload
-        self._connection = connection
-        self._expects_continue = expects_continue
-
-    def _cancel(self, exc: BaseException) -> None:
-        """aiohttp's way to tell a reader that the client is gone; ours that its body is late."""
-        if self._payload is not EMPTY_PAYLOAD:
-            self._payload.set_exception(exc)
-
-    @property
-    def is_complete(self) -> bool:
-        return self._payload.is_eof()
-
-    def arrived(self) -> bytes | None:
-        if not self._payload.is_eof():
-            return None
-        if (error := self._payload.exception()) is not None:
-            raise MalformedRequest from error
-        if self._payload is EMPTY_PAYLOAD:
-            return b""
-        # Not read_nowait(): it makes the parser run once more, for a pause that there was not.
-        return b"".join(self._payload._buffer)
-
-    async def more(self) -> bytes:
-        if self._expects_continue:
-            # RFC 9110 10.1.1: only now, so that a refused upload is never sent.
-            self._expects_continue = False
-            self._connection.write(b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._connection.enter(BODY)
-        try:
-            return await self._payload.readany()
-        except ProxyError:  # BodyTimeout, from the sweep
-            raise
-        except Exception as e:
-            raise MalformedRequest from e
-        finally:
-            self._connection.enter(BUSY)
-
-
-class Connection(RequestHandler):
-    """One client connection. Implements the relay's `Client`."""
+class Connection(asyncio.Protocol):
+    """One client connection. Implements the relay's `Client` and a body's `Source`."""
 
     __slots__ = (
-        "_lingers_for", "_wire", "address", "exchange", "first_byte", "front", "phase", "since", "stalled_at",
+        "_body", "_is_reading", "_lingers_for", "_received", "_scanned", "_task", "_transport", "address",
+        "exchange", "first_byte", "front", "phase", "since", "stalled_at",
     )  # fmt: skip
 
-    def __init__(self, front: Ingress, **kwargs: Any) -> None:
-        super().__init__(front, loop=front.loop, **kwargs)
-        self._max_msg_queue_size = QUEUED_MAX
-        self._msg_queue_resume_size = 0
+    def __init__(self, front: Ingress) -> None:
         self.front = front
         self.address = ""
         self.exchange: Exchange | None = None
         self.phase = HEAD
         self.since = monotonic()
-        self.first_byte = 0.0
+        self.first_byte = 0.0  # of the request that is arriving or being served
         self.stalled_at = 0.0
-        self._wire: asyncio.Transport | None = None  # aiohttp forgets it when it begins to close
+        self._transport: asyncio.Transport | None = None
+        self._received = b""  # and not understood yet: an incomplete head, or what was pipelined
+        self._scanned = 0  # of `_received`
+        self._body: ArrivedBody | ArrivingBody | None = None
+        self._task: asyncio.Task[None] | None = None
+        self._is_reading = True
         self._lingers_for = LINGER_BYTES
 
     def enter(self, phase: int) -> None:
@@ -130,80 +77,109 @@ class Connection(RequestHandler):
 
     @property
     def is_gone(self) -> bool:
-        return self.transport is None or self.transport.is_closing()
+        return self._transport is None or self._transport.is_closing()
 
     @property
     def is_paused(self) -> bool:
         return self.stalled_at != 0.0
 
     def write(self, data: bytes) -> None:
-        if self.transport is not None:
-            self.transport.write(data)
+        if self._transport is not None:
+            self._transport.write(data)
 
     def writelines(self, pieces: Sequence[bytes]) -> None:
-        if self.transport is not None:
-            self.transport.writelines(pieces)
+        if self._transport is not None:
+            self._transport.writelines(pieces)
 
     def cut(self) -> None:
-        if self.transport is None:
-            return
         self._forbid_clean_end()
-        self.force_close()
+        self.close()
+
+    def close(self) -> None:
+        """End the connection once what was written is sent."""
+        if self._transport is not None:
+            self._transport.close()
 
     def _forbid_clean_end(self) -> None:
         """A close would look like the end of a close-delimited body: reset instead."""
-        if self.exchange is not None and self.exchange.http10 and self._wire is not None:
-            sock = self._wire.get_extra_info("socket")
+        if self.exchange is not None and self.exchange.head.is_http10 and self._transport is not None:
+            sock = self._transport.get_extra_info("socket")
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
 
-    def _abort(self) -> None:
+    def abort(self) -> None:
         """End the connection without waiting for a client that does not read."""
         self._forbid_clean_end()
-        self.force_close()
-        if self._wire is not None:
-            self._wire.abort()
+        if self._transport is not None:
+            self._transport.abort()
+
+    # -- the body's side --
+
+    def begin_body(self) -> None:
+        self.enter(BODY)
+
+    def end_body(self) -> None:
+        self.enter(BUSY)
+
+    def steer_reading(self) -> None:
+        """Read while there is room for what comes."""
+        is_full = len(self._received) > PIPELINED_BYTES_MAX and self._task is not None
+        reads = not is_full and (self._body is None or not self._body.is_ahead)
+        if reads is self._is_reading or self._transport is None or self._transport.is_closing():
+            return
+        self._is_reading = reads
+        if reads:
+            self._transport.resume_reading()
+        else:
+            self._transport.pause_reading()
 
     # -- what the transport tells --
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        super().connection_made(transport)
-        self._wire = self.transport
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
+        sock = transport.get_extra_info("socket")
+        if sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         peer = transport.get_extra_info("peername")
         # A socket of both families shows IPv4 as mapped; allow-lists and trusted proxies do not.
         self.address = peer[0].removeprefix("::ffff:") if isinstance(peer, tuple) else ""
         self.front.sweeper.add(self)
+        self.front.connections.add(self)
         if len(self.front.connections) > self.front.connections_max:
             self.front.stats.inc("refusals_total", "connections_max")
-            self.force_close()
+            self.close()
 
     def connection_lost(self, exc: BaseException | None) -> None:
         self.front.sweeper.discard(self)
-        self._wire = None
-        super().connection_lost(exc)
+        self.front.forget(self)
+        self._transport = None
+        if self._task is not None:
+            self._task.cancel()
 
     def data_received(self, data: bytes) -> None:
-        if self.phase == LINGER:
+        if self._task is None and self.phase != LINGER:
+            if self.first_byte == 0.0:
+                self.first_byte = self.since = monotonic()
+                self.phase = HEAD
+            if self._received:
+                data = self._received + data
+            self._take(data)
+        elif self.phase == LINGER:
             self._lingers_for -= len(data)
             if self._lingers_for < 0:
-                self._abort()
-            return
-        if self.phase != BUSY:
-            now = monotonic()
-            if self.first_byte == 0.0:
-                self.first_byte = now
-                self.phase, self.since = HEAD, now
-            elif self.phase == BODY:
-                self.since = now
-        super().data_received(data)
+                self.abort()
+        else:
+            assert self._body is not None
+            if self.phase == BODY:
+                self.since = monotonic()
+            self._received += self._body.feed(data)
+            self.steer_reading()
 
     def pause_writing(self) -> None:
-        super().pause_writing()
         self.stalled_at = monotonic()
         if self.exchange is not None and self.exchange.pump is not None:
             self.exchange.pump.client_paused()
 
     def resume_writing(self) -> None:
-        super().resume_writing()
         self.stalled_at = 0.0
         if self.exchange is not None and self.exchange.pump is not None:
             self.exchange.pump.client_resumed()
@@ -212,92 +188,95 @@ class Connection(RequestHandler):
         """The sweep: end what takes too long."""
         if self.stalled_at and now - self.stalled_at > WRITE_STALL_S:
             self.front.stats.inc("client_disconnects_total")
-            self._abort()
-        elif self.phase == BUSY or now - self.since < LIMIT_S[self.phase]:
-            if self.phase == BUSY and self._buffer_paused and _has_hung_up(self.transport):
-                self.force_close()
-        elif self.phase == BODY and self._current_request is not None:
-            self._current_request._cancel(BodyTimeout())
+            self.abort()
+        elif self.phase == BUSY:
+            if not self._is_reading and _has_hung_up(self._transport):
+                self.abort()
+        elif now - self.since < LIMIT_S[self.phase]:
+            return
+        elif self.phase == BODY and self._body is not None:
+            self._body.fail(BodyTimeout())
         else:
-            self._abort()
+            self.abort()
 
     # -- requests --
 
-    async def start(self) -> None:
-        """Serve the requests of this connection one after the other.
+    def _take(self, data: bytes) -> None:
+        """Begin to serve the request at the beginning of `data`, or keep what there is of it."""
+        if data[0] in b"\r\n":
+            data = data.lstrip(b"\r\n")  # RFC 9112 2.2: an empty line in front of a request is no harm
+            self._scanned = 0
+        try:
+            found = self.front.heads.find(data, self._scanned) if data else None
+        except MalformedRequest:
+            self._refuse_unparsed()
+            return
+        if found is None:
+            self._received = data
+            self._scanned = len(data)
+            return
+        self._scanned = 0
+        self._body, self._received = body_of(self, found, data)
+        self.enter(BUSY)
+        # The connection keeps its task, and ends with it: telemetry has nothing to keep or to log.
+        self._task = self.front.loop.create_task(self._serve(found.head, self._body))
+        self.steer_reading()
 
-        Replaces aiohttp's loop, which makes a task, a writer and a request object for each of them.
-        """
-        lingers = False
-        while not self._force_close:
-            if not self._messages:
-                self._waiter = self._loop.create_future()
-                try:
-                    await self._waiter
-                finally:
-                    self._waiter = None
-            message, payload = self._messages.popleft()
-            if self._parser is not None:
-                self._parser.message_consumed()
-            if self._buffer_paused and len(self._messages) <= self._msg_queue_resume_size:
-                self._resume_reading_if_drained()
-            if not isinstance(message, RawRequestMessage):
-                # The parser's own words hold the client's bytes, which may hold a key: never echoed.
-                self.front.stats.inc("refusals_total", MalformedRequest.code)
-                self.write(unparsed_refusal())
-                lingers = True
-                break
-            # RFC 9110 10.1.1: a client of HTTP/1.0 cannot expect anything.
-            body = RequestBody(payload, self, "Expect" in message.headers and message.version >= HTTP_11)
-            if not await self._serve(message, body) or self._close:
-                lingers = not body.is_complete
-                break
-        if not self._force_close:
-            self._task_handler = None
-            if self.transport is not None:
-                self._linger() if lingers else self.transport.close()
+    def _refuse_unparsed(self) -> None:
+        self.front.stats.inc("refusals_total", MalformedRequest.code)
+        self.write(unparsed_refusal())
+        self._linger()
+
+    async def _serve(self, head: RequestHead, body: ArrivedBody | ArrivingBody) -> None:
+        """One request, from its head to the end of its answer."""
+        front = self.front
+        at_ms = time_ns() // 1_000_000
+        x = self.exchange = Exchange(
+            front.ids.next(at_ms), self, head, body, self.address, self.first_byte, at_ms, head.keep_alive
+        )
+        try:
+            await front.handle(x)
+        except ProxyError as e:
+            front.refuse(x, e)
+        except Exception as e:
+            log.exception("call failed", extra={"call": x.id, "kind": type(e).__name__})
+            front.refuse(x, InternalError())
+        except asyncio.CancelledError:
+            self.close()
+            raise
+        self._next(x.keep_alive and body.is_complete)
+
+    def _next(self, keep_alive: bool) -> None:
+        """A request was answered."""
+        is_whole = self._body is not None and self._body.is_complete
+        self.exchange = self._body = self._task = None
+        if self._transport is None or self._transport.is_closing():
+            return
+        if not keep_alive:
+            self.close() if is_whole else self._linger()
+            return
+        self.first_byte = 0.0
+        self.enter(KEEPALIVE)
+        if self._received:
+            data, self._received = self._received, b""
+            self.data_received(data)
+        if not self._is_reading:
+            self.steer_reading()
 
     def _linger(self) -> None:
         """Say that this was all, and drop what the client still sends: closing at once would reset the last
         answer away (RFC 9112 9.6). The client ends it, or the sweep."""
-        assert self.transport is not None
+        if self._transport is None:
+            return
+        self._received = b""
         self.enter(LINGER)
-        if self.transport.can_write_eof():
-            self.transport.write_eof()
-        self._resume_transport_reading()
-
-    async def _serve(self, message: RawRequestMessage, body: RequestBody) -> bool:
-        """One request. Returns whether the connection serves another one."""
-        self._request_in_progress = True
-        self._current_request = body  # type: ignore[assignment]
-        self.enter(BUSY)
-        try:
-            keep_alive = await self.front.serve(self, message, body)
-        except asyncio.CancelledError:
-            self.force_close()
-            raise
-        finally:
-            self._current_request = None
-            self._request_in_progress = False
-            self.exchange = None
-            self.first_byte = 0.0
-            self.enter(KEEPALIVE)
-            if self._handler_waiter is not None:
-                self._handler_waiter.set_result(None)
-        return keep_alive
-
-    def log_exception(self, *args: Any, **kw: Any) -> None:
-        log.error("client connection failed", extra={"error": type(kw.get("exc_info")).__name__})
-
-    def log_debug(self, *args: Any, **kw: Any) -> None:
-        """aiohttp's debug lines may hold header bytes."""
-
-    def _process_keepalive(self) -> None:
-        self._keepalive_handle = None  # the sweep does this for all connections
+        if self._transport.can_write_eof():
+            self._transport.write_eof()
+        self.steer_reading()
 
 
 def _has_hung_up(transport: asyncio.Transport | None) -> bool:
-    """A client whose reading is paused (it pipelines) is noticed only by asking the kernel."""
+    """A client that is not read from (it pipelines) is noticed only by asking the kernel."""
     if transport is None or (sock := transport.get_extra_info("socket")) is None:
         return False
     poll = select.poll()
@@ -305,7 +284,7 @@ def _has_hung_up(transport: asyncio.Transport | None) -> bool:
     return bool(poll.poll(0))
 
 
-class Ingress(Server):
+class Ingress:
     """Accepts connections for one worker and hands Exchanges to `handle`."""
 
     def __init__(
@@ -317,26 +296,18 @@ class Ingress(Server):
         stats: Stats,
         connections_max: int,
     ) -> None:
-        assert_c_parser()
-        super().__init__(self._never, handler_cancellation=True, loop=loop)
+        self.handle = handle
         self.loop = loop
         self.sweeper = sweeper
         self.stats = stats
         self.connections_max = connections_max
-        self._handle = handle
-        self._ids = IdSource()
+        self.connections: set[Connection] = set()
+        self.heads = HeadReader(loop)
+        self.ids = IdSource()
+        self._emptied: asyncio.Future[None] | None = None
 
     def __call__(self) -> Connection:
-        return Connection(
-            self,
-            access_log=None,
-            keepalive_timeout=86400.0,  # the sweep closes idle connections
-            lingering_time=0.0,  # ours has a cap on bytes too
-            auto_decompress=False,
-            max_line_size=HEAD_BYTES_MAX // 4,
-            max_field_size=FIELD_BYTES_MAX,
-            max_headers=100,
-        )
+        return Connection(self)
 
     def close_idle(self) -> bool:
         """While draining: close the connections that wait for a request; whether any are left.
@@ -344,44 +315,29 @@ class Ingress(Server):
         One that was made just now, or has begun to send, is given a moment: closing it would reset it.
         """
         began = monotonic() - LATE_HEAD_S
-        for connection in self.connections:
-            assert isinstance(connection, Connection)
+        for connection in list(self.connections):
             if connection.phase == KEEPALIVE or (connection.phase == HEAD and connection.since < began):
-                connection.force_close()
+                connection.close()
         return bool(self.connections)
 
-    async def _never(self, request: object) -> Any:
-        raise AssertionError("Connection.start serves requests itself")
+    async def shutdown(self, grace_s: float) -> None:
+        """End all connections: what was written is sent, within the grace."""
+        for connection in list(self.connections):
+            connection.close()
+        if self.connections:
+            self._emptied = self.loop.create_future()
+            await asyncio.wait({self._emptied}, timeout=grace_s)
+        for connection in list(self.connections):
+            connection.abort()
 
-    async def serve(self, connection: Connection, message: RawRequestMessage, body: RequestBody) -> bool:
-        """One request from its head to the end of its answer. Returns whether to keep the connection."""
-        x = Exchange(
-            id=self._ids.next(at_ms := time_ns() // 1_000_000),
-            client=connection,
-            method=message.method,
-            raw_target=message.path,
-            headers=message.headers,
-            raw_headers=message.raw_headers,
-            body=body,
-            address=connection.address,
-            version=message.version,
-            http10=message.version < HTTP_11,
-            arrived=connection.first_byte or monotonic(),
-            at_ms=at_ms,
-            # After an Upgrade that we do not take, aiohttp's parser drops or misreads what follows.
-            keep_alive=not (message.should_close or message.upgrade),
-        )
-        connection.exchange = x
-        try:
-            await self._handle(x)
-        except ProxyError as e:
-            self._refuse(x, e)
-        except Exception as e:
-            log.exception("call failed", extra={"call": x.id, "kind": type(e).__name__})
-            self._refuse(x, InternalError())
-        return x.keep_alive and not x.http10 and body.is_complete
+    def forget(self, connection: Connection) -> None:
+        """It is gone."""
+        self.connections.discard(connection)
+        if self._emptied is not None and not self.connections and not self._emptied.done():
+            self._emptied.set_result(None)
 
-    def _refuse(self, x: Exchange, error: ProxyError) -> None:
+    def refuse(self, x: Exchange, error: ProxyError) -> None:
+        """Answer a call that ended with an error of ours."""
         if error.source is not Source.CLIENT:
             log.info("refused", extra={"call": x.id, "code": error.code, "detail": error.detail})
         if x.has_begun_answer:
@@ -389,7 +345,7 @@ class Ingress(Server):
             return
         # What is no proper request may hide another one: nothing behind it is believed.
         is_sound = not isinstance(error, MalformedRequest)
-        x.keep_alive = x.keep_alive and not x.http10 and x.body.is_complete and is_sound
+        x.keep_alive = x.keep_alive and x.body.is_complete and is_sound
         x.status = error.status
         x.outcome = x.outcome or error.code
         self.stats.inc("refusals_total", error.code)

@@ -219,8 +219,6 @@ def respond_json(x: Exchange, document: object, status: int = 200) -> None:
 
 def respond(x: Exchange, status: int, body: bytes, fields: list[Field]) -> None:
     """Write one whole answer of our own."""
-    if x.http10:
-        x.keep_alive = False
     x.status = status
     x.response_bytes = len(body)
     x.client.write(whole_answer(x, status, fields, body))

@@ -8,6 +8,7 @@ from typing import Any
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.relay.exchange import Exchange
+from proxy.relay.request_head import RequestHead
 
 
 class GivenBody:
@@ -16,7 +17,10 @@ class GivenBody:
     `is_here`: all of it has arrived already.
     """
 
-    def __init__(self, pieces: Sequence[bytes | Exception], *, is_here: bool = False) -> None:
+    def __init__(
+        self, pieces: Sequence[bytes | Exception], *, is_here: bool = False, announced: int = 0
+    ) -> None:
+        self.announced = announced
         self._pieces = list(pieces)
         self._is_here = is_here
         self.taken = 0
@@ -38,6 +42,24 @@ class GivenBody:
         return piece
 
 
+def head_of(
+    target: str, *fields: tuple[str, str], method: str = "POST", version: tuple[int, int] = (1, 1)
+) -> RequestHead:
+    """What the front makes of a head; also of some that its parser would refuse."""
+    return RequestHead(
+        method,
+        target,
+        version,
+        CIMultiDictProxy(CIMultiDict(fields)),
+        tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in fields),
+        keep_alive=version >= (1, 1),
+        expects_continue=False,
+        is_chunked=False,
+        length=0,
+        is_remembered=True,
+    )
+
+
 def call(
     target: str = "/v1/chat/completions",
     *fields: tuple[str, str],
@@ -50,14 +72,9 @@ def call(
     x = Exchange(
         id="0199" + "0" * 28,
         client=None,  # type: ignore[arg-type]
-        method=method,
-        raw_target=target,
-        headers=CIMultiDictProxy(CIMultiDict(fields)),
-        raw_headers=tuple((name.encode("latin-1"), value.encode("latin-1")) for name, value in fields),
+        head=head_of(target, *fields, method=method, version=version),
         body=body or GivenBody([]),
         address="127.0.0.1",
-        version=version,
-        http10=version < (1, 1),
         arrived=0.0,
         at_ms=0,
     )

@@ -43,8 +43,7 @@ def route(**changes: Any) -> Route:
 
 
 def request(*pieces: bytes | Exception, length: int | None = None, limit: int = 100) -> Exchange:
-    fields = [] if length is None else [("Content-Length", str(length))]
-    return call("/", *fields, body=GivenBody(pieces), route=route(body_limit=limit))
+    return call("/", body=GivenBody(pieces, announced=length or 0), route=route(body_limit=limit))
 
 
 def parsed_call(content: bytes, operation: str = "chat", dialect: str = "openai", **changes: Any) -> Exchange:

@@ -337,11 +337,11 @@ def mutated(rng: random.Random, data: bytes) -> bytes:
 def test_a_mutated_request_is_refused_or_one_request(troubled: Troubled, lane: Lane, seed: int) -> None:
     """2,500 of them were tried once; these few stay as a guard."""
     rng = random.Random(seed)
-    templates = [filled(with_fields(f"X-Forwarded-For: {troubled.address()}"), troubled, lane)]
-    templates += [filled(template, troubled, lane) for template in ONE.values()]
+    templates = [filled(template, troubled, lane) for template in ONE.values()]
     before, answered = len(lane.asked()), 0
     for _ in range(30):
-        with troubled.connect() as client:
+        # Some mutations are of the key, and an address may try few that nobody knows.
+        with troubled.connect(source=f"127.0.1.{seed + 1}") as client:
             client.sock.settimeout(0.05)  # some wait for the rest of what they announce
             with contextlib.suppress(Left, OSError):
                 client.send(mutated(rng, rng.choice(templates)) + canary(troubled, lane))

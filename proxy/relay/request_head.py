@@ -1,0 +1,159 @@
+"""Where a request's head ends and what it says, read once for all requests with the same bytes.
+
+Owns the seam to aiohttp's C parser, which reads each head that was not seen before; SDKs send
+byte-identical heads on every call, but for the length of the body. The parser is given a head and nothing
+else: bodies are walked by http1/body.py, whose errors reach their reader.
+Relies on the parser's undocumented class; tests/relay/test_request_head.py pins what is used of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from aiohttp.base_protocol import BaseProtocol
+from aiohttp.http_exceptions import HttpProcessingError
+from aiohttp.http_parser import HttpRequestParser
+
+from proxy.errors import MalformedRequest
+
+HTTP_11 = (1, 1)
+HEAD_BYTES_MAX = 64 * 1024
+LINE_BYTES_MAX = 16 * 1024  # the request line
+FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long ones
+FIELDS_MAX = 100
+LENGTH_DIGITS_MAX = 15
+JUDGED_EARLY_BYTES = 1024  # what is no HTTP shows in its first bytes
+
+MEMO_MAX = 4096  # heads; about 2 KB each
+REMEMBERED_BYTES_MAX = 8 * 1024  # of one head: nobody fills the memory with heads of 60 KB
+
+_END = b"\r\n\r\n"
+# The one header that differs between calls of one client, as clients spell it.
+_LENGTHS = (b"\r\ncontent-length: ", b"\r\nContent-Length: ")
+_LENGTH_AT = len(_LENGTHS[0])
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RequestHead:
+    """One head, shared by all requests that begin with it. Compared and hashed by identity."""
+
+    method: str
+    target: str  # as it was sent
+    version: tuple[int, int]
+    headers: Mapping[str, str]  # case-insensitive
+    fields: tuple[tuple[bytes, bytes], ...]
+    keep_alive: bool
+    expects_continue: bool
+    is_chunked: bool
+    length: int  # of the body, as this head's own Content-Length says
+    is_remembered: bool  # others will begin with it
+
+    @property
+    def is_http10(self) -> bool:
+        return self.version < HTTP_11
+
+
+class Found(NamedTuple):
+    """A head in what was received: `end` is where the body begins, `length` that of this request's body."""
+
+    head: RequestHead
+    length: int
+    end: int
+
+
+class HeadReader:
+    """The heads that one worker has seen."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        assert_c_parser()
+        self._loop = loop
+        self._memo: dict[bytes, RequestHead] = {}
+
+    def find(self, data: bytes, scanned: int = 0) -> Found | None:
+        """The head at the beginning of `data`, None while it is incomplete.
+
+        `scanned` bytes were looked at before. Raises MalformedRequest, without an echo.
+        """
+        end = data.find(_END, scanned - 3 if scanned > 3 else 0)
+        if end < 0 or end > HEAD_BYTES_MAX:
+            self._refuse_early(data)
+            return None
+        end += 4
+        block = data[:end]
+        at = block.find(_LENGTHS[0])
+        if at < 0:
+            at = block.find(_LENGTHS[1])
+        if at >= 0:
+            at += _LENGTH_AT
+            stop = block.find(b"\r", at)
+            digits = block[at:stop].strip(b" \t")
+            if not digits.isdigit() or len(digits) > LENGTH_DIGITS_MAX:
+                raise MalformedRequest
+            key = block[:at] + block[stop:]
+            return Found(self._memo.get(key) or self._read(block, key), int(digits), end)
+        head = self._memo.get(block) or self._read(block, block)
+        return Found(head, head.length, end)
+
+    def _read(self, block: bytes, key: bytes) -> RequestHead:
+        head = self._parse(block)
+        if head is None:
+            raise MalformedRequest
+        if head.is_remembered:
+            if len(self._memo) >= MEMO_MAX:
+                self._memo.clear()
+            self._memo[key] = head
+        return head
+
+    def _refuse_early(self, data: bytes) -> None:
+        """Refuse what can no longer become a head, so that its sender is not kept waiting."""
+        if len(data) > HEAD_BYTES_MAX:
+            raise MalformedRequest
+        if len(data) <= JUDGED_EARLY_BYTES and self._parse(data) is not None:
+            raise MalformedRequest  # complete for the parser, not for us: they must never disagree
+
+    def _parse(self, block: bytes) -> RequestHead | None:
+        parser = HttpRequestParser(
+            BaseProtocol(self._loop),
+            self._loop,
+            1 << 16,
+            max_line_size=LINE_BYTES_MAX,
+            max_headers=FIELDS_MAX,
+            max_field_size=FIELD_BYTES_MAX,
+            auto_decompress=False,
+        )
+        try:
+            messages, _, tail = parser.feed_data(block)
+        except HttpProcessingError as e:
+            # The parser's own words hold the client's bytes, which may hold a key.
+            raise MalformedRequest from e
+        if not messages:
+            return None
+        if len(messages) > 1 or tail:
+            raise MalformedRequest
+        message = messages[0][0]
+        length = message.headers.get("Content-Length", "0")
+        if not (length.isascii() and length.isdigit()):
+            raise MalformedRequest  # an empty one passes the parser
+        return RequestHead(
+            message.method,
+            message.path,
+            message.version,
+            message.headers,
+            message.raw_headers,
+            # After an Upgrade that is not taken nobody can tell what follows.
+            keep_alive=not (message.should_close or message.upgrade or message.version < HTTP_11),
+            # RFC 9110 10.1.1: a client of HTTP/1.0 cannot expect anything.
+            expects_continue="Expect" in message.headers and message.version >= HTTP_11,
+            is_chunked=message.chunked,
+            length=int(length),
+            is_remembered=len(block) <= REMEMBERED_BYTES_MAX,
+        )
+
+
+def assert_c_parser() -> None:
+    """The pure-Python parser is laxer than the C one: refuse to run on it."""
+    if HttpRequestParser.__module__ != "aiohttp._http_parser":
+        raise RuntimeError("aiohttp's C parser is not loaded (is AIOHTTP_NO_EXTENSIONS set?)")
