@@ -7,9 +7,15 @@ from dataclasses import replace
 import orjson
 
 from proxy.dialects import openai_format as fmt
+from proxy.dialects import openai_media
 from proxy.dialects.base import Dialect
 
-_ON_DEPLOYMENTS = ("chat", "completions", "embeddings", "images")
+# What a deployment in the path stands for; the newer surface has OpenAI's own paths and no api-version.
+_ON_DEPLOYMENTS = {
+    spec.name: replace(spec, model_at="path")
+    for spec in (*fmt.OPERATIONS.values(), *openai_media.SPECS)
+    if spec.billed and spec.name != "images.variations"
+}
 
 # Azure's own codes where it has one; they are strings of letters or of digits.
 _CODES = {
@@ -31,7 +37,7 @@ def error_body(kind: str, code: str, message: str, param: str | None, status: in
 AZURE = Dialect(
     name="azure",
     # The path wins over a `model` member of the body, which may be missing or say something else.
-    operations={name: replace(fmt.OPERATIONS[name], model_at="path") for name in _ON_DEPLOYMENTS},
+    operations=_ON_DEPLOYMENTS,
     paths=dict.fromkeys(_ON_DEPLOYMENTS, "/openai/deployments/{model}/{operation_path}"),
     query=(("api-version", "2024-10-21"),),
     auth=(b"api-key", b""),

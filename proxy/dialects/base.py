@@ -27,6 +27,7 @@ class UsagePointers:
     """Vendor's object -> disjoint buckets; None: it holds no figure that we know."""
     overlay: bool = False  # Anthropic: every non-null field of a later object replaces the earlier
     adds_up: bool = False  # results of a batch: the objects are of different calls
+    spread: bool = False  # Ollama: the figures are members of the document itself; `places` names them
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +52,7 @@ class Rules:
     """
 
     is_text: bool = True  # False: what is no event stream is sound, a picture, a file: not looked at
+    values: bytes = b""  # first bytes of what is read as JSON values: b"[" an array's, b"{" lines
     kind: Pointer = ("type",)
     model: tuple[Pointer, ...] = (("model",),)
     vendor_id: tuple[Pointer, ...] = (("id",),)
@@ -63,7 +65,7 @@ class Rules:
     terminal: frozenset[str] = frozenset()  # kinds of events behind which nothing counts
     failing: frozenset[str] = frozenset({"error"})  # kinds of events that report an error
     each: Mapping[str, str] = field(default_factory=dict)  # kind of event -> bucket that it adds one to
-    counted: tuple[tuple[str, Pointer], ...] = ()  # (bucket, array whose elements are counted)
+    counted: tuple[tuple[str, Pointer], ...] = ()  # (bucket, array, or what counts in its elements)
     lasting: tuple[Pointer, ...] = ()  # seconds, where no usage tells them
     tools: Tools | None = None
 
@@ -85,6 +87,7 @@ class OperationSpec:
     request: str = "json"  # "json" | "form" (multipart or JSON, by content type) | "opaque" | "none"
     model_at: str = "body"  # "body" (also a form's field) | "path" | "none"
     streams: bool = False  # has a `stream` member
+    streams_unasked: bool = False  # what the absence of that member means
     include_usage: bool = False  # understands stream_options.include_usage
     generates_text: bool = False  # its output can be counted where the vendor reports no usage
     billed: bool = True  # False: free (models, count_tokens, moderations)
@@ -93,6 +96,7 @@ class OperationSpec:
     terminal_hint: bytes = b""  # in the tail of a read: it may hold the terminal event
     meter: UsagePointers | None = None
     rules: Rules | None = None  # how its answers are read; None: the dialect's own meter knows
+    own_meter: Callable[[OperationSpec, bool], Meter] | None = None  # of what rules cannot say
     foretold: Foretell | None = None
     ids_in: tuple[IdIn, ...] = ()  # what of the vendor's a request may name: unbound or foreign is 404
     ids_out: tuple[IdOut, ...] = ()  # what an answer makes the caller's: bound before the answer ends
@@ -152,6 +156,8 @@ class Dialect:
     response_pass: frozenset[bytes]
     response_pass_prefixes: tuple[bytes, ...] = ()
     query: tuple[tuple[str, str], ...] = ()  # what the paths need by default (Azure's api-version)
+    query_pass: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Query parameters of clients that are part of the call, and their values; none: any. Never a key."""
     error_body: Callable[..., bytes] = field(kw_only=True)
     """(kind, code, message, param, status, request_id) -> JSON body of our own refusal."""
     stream_error: Callable[..., bytes] = field(kw_only=True)

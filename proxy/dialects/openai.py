@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from proxy.dialects import openai_format as fmt
+from proxy.dialects import openai_media, openai_resources, openai_responses
 from proxy.dialects.base import Dialect
+
+OPERATIONS = fmt.OPERATIONS | {
+    spec.name: spec for spec in (*openai_responses.SPECS, *openai_media.SPECS, *openai_resources.SPECS)
+}
 
 OPENAI = Dialect(
     name="openai",
-    operations=fmt.OPERATIONS,
-    paths=dict.fromkeys(fmt.OPERATIONS, "/v1/{operation_path}"),
+    operations=OPERATIONS,
+    paths=dict.fromkeys(OPERATIONS, "/v1/{operation_path}") | {"call": "{path}"},
     auth=(b"authorization", b"Bearer "),
     request_pass=fmt.REQUEST_PASS,
     response_pass=fmt.RESPONSE_PASS,

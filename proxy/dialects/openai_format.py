@@ -14,6 +14,7 @@ import orjson
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int
 from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, UsagePointers
+from proxy.dialects.rules import NOTHING, RuledMeter
 from proxy.metering.usage import Usage
 
 # -- usage -----------------------------------------------------------------------------------------
@@ -147,24 +148,24 @@ _CHAT = OperationSpec(
     terminal_hint=b"[DONE]",
     meter=USAGE,
 )
-_IMAGES = OperationSpec(
-    "images",
-    "images/generations",
-    streams=True,
-    replayable=False,
-    guarded=("model", "stream", "n", "size", "quality"),
-    meter=TOP_USAGE,
-)
-
 OPERATIONS: dict[str, OperationSpec] = {
     spec.name: spec
     for spec in (
         _CHAT,
         replace(_CHAT, name="completions", path="completions"),
-        OperationSpec("embeddings", "embeddings", guarded=("model",), meter=TOP_USAGE),
+        OperationSpec("embeddings", "embeddings", kind="embeddings", guarded=("model",), meter=TOP_USAGE),
         OperationSpec("moderations", "moderations", guarded=("model",), billed=False, meter=TOP_USAGE),
-        _IMAGES,
         OperationSpec("models", "models", ("GET",), request="none", model_at="none", billed=False),
+        OperationSpec(
+            "models.get",
+            "models/{model}",
+            ("GET",),
+            api="models",
+            request="none",
+            model_at="path",
+            billed=False,
+            rules=NOTHING,
+        ),
     )
 }
 
@@ -256,41 +257,9 @@ class CompletionMeter(AnswerMeter):
                 self._keep_text(function.get(name))
 
 
-class ImagesMeter(AnswerMeter):
-    """Image generations: tokens for the models that report them, and a count of images."""
-
-    KEEP: ClassVar[tuple[Pointer, ...]] = (("type",), ("error",), ("data", ANY, "_"))  # "_": only count them
-
-    def __init__(self, operation: OperationSpec, is_event_stream: bool) -> None:
-        super().__init__(operation, is_event_stream)
-        self._images = 0
-
-    def _on_event(self, doc: dict[str, Any]) -> None:
-        self._find_usage(doc)
-        kind = str(doc.get("type"))
-        self.error |= bool(doc.get("error")) or kind == "error"
-        if kind.endswith(".completed"):  # of one image: another may follow
-            self._images += 1
-            self.finished = True
-
-    def _on_whole(self, doc: dict[str, Any]) -> None:
-        self._find_usage(doc)
-        self.error |= bool(doc.get("error"))
-        data = doc.get("data")
-        self._images = len(data) if type(data) is list else 0
-
-    def usage(self) -> Usage | None:
-        if self._images == 0:
-            return self._usage
-        return replace(self._usage or Usage(calls=1), images=self._images)
-
-    def usage_is_final(self) -> bool:
-        return self.usage() is not None and (self.complete or self.finished)
-
-
 def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
     """A fresh meter for one answer."""
-    kind = ImagesMeter if operation.name == "images" else CompletionMeter
+    kind = operation.own_meter or (CompletionMeter if operation.rules is None else RuledMeter)
     return kind(operation, is_event_stream)
 
 

@@ -9,10 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, cast
+
+from orjson import dumps
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
 from proxy.dialects.base import ANY, OperationSpec, Pointer, Rules, Tools, UsagePointers
+from proxy.metering.events import JsonSplitter, SseSplitter
 from proxy.metering.scanner import PointerScanner
 from proxy.metering.usage import Usage
 
@@ -32,11 +35,12 @@ class RuledMeter(AnswerMeter):
         self._facts = _by_first_step(rules)
         self._usage_at = frozenset(place[0] for place in self._places)
         self._adds_up = operation.meter is not None and operation.meter.adds_up
-        self._is_unread = not rules.is_text and not is_event_stream
+        self._is_spread = operation.meter is not None and operation.meter.spread
+        self._is_unread = not rules.is_text and not (is_event_stream and rules.terminal)
         self._counts: dict[str, int] = {}
         self._tools: dict[str, int] = {}
         self._seconds_ms = 0
-        self._foretold = Usage(calls=1) if operation.kind == "calls" else None
+        self._foretold = Usage(calls=1) if operation.billed and operation.kind == "calls" else None
 
     # -- what the relay calls --
 
@@ -89,11 +93,26 @@ class RuledMeter(AnswerMeter):
     _on_whole = _on_event
 
     def _find_usage(self, doc: dict[str, Any]) -> bool:
+        if not self._adds_up and not self._is_spread:
+            return super()._find_usage(doc)
+        objects = [doc] if self._is_spread else []
+        for place in reversed(self._places):
+            objects = objects or [value for value in every(doc, place) if type(value) is dict]
         before = self._usage
-        told = super()._find_usage(doc)
-        if told and self._adds_up and before is not None and self._usage is not None:
-            self._usage = before.plus(self._usage)
-        return told
+        for value in objects:
+            usage = self._read(value)
+            if usage is None:
+                continue
+            usage.calls = 1
+            self._usage = self._usage.plus(usage) if self._usage and self._adds_up else usage
+        return self._usage is not before
+
+    def _sniff(self, content: bytes) -> bytes:
+        content = super()._sniff(content)
+        if content and content[0] in self._rules.values:
+            self._whole = None
+            self._splitter = cast(SseSplitter, JsonSplitter(self._new_scanner))
+        return content
 
     def _new_scanner(self) -> PointerScanner:
         return PointerScanner(
@@ -125,7 +144,7 @@ class RuledMeter(AnswerMeter):
     def _take_text(self, doc: dict[str, Any], pointer: Pointer) -> None:
         if self._keeps_text:
             for text in every(doc, pointer):
-                self._keep_text(text)
+                self._keep_text(dumps(text).decode() if type(text) is dict else text)
 
     def _take_duration(self, doc: dict[str, Any], pointer: Pointer) -> None:
         self._seconds_ms = milliseconds(look_up(doc, pointer)) or self._seconds_ms
@@ -144,9 +163,10 @@ class RuledMeter(AnswerMeter):
         self._tools = found or self._tools
 
     def _count_elements(self, doc: dict[str, Any], pointer: Pointer) -> None:
-        elements = look_up(doc, pointer)
-        if type(elements) is list:
-            bucket = next(bucket for bucket, array in self._rules.counted if array == pointer)
+        bucket = next(bucket for bucket, array in self._rules.counted if array == pointer)
+        if ANY in pointer:
+            self._counts[bucket] = sum(value is not None for value in every(doc, pointer))
+        elif type(elements := look_up(doc, pointer)) is list:
             self._counts[bucket] = len(elements)
 
 
@@ -179,7 +199,8 @@ def _kept(rules: Rules) -> tuple[Pointer, ...]:
     return (
         rules.kind, *rules.model, *rules.vendor_id, *rules.tier, *rules.status, *rules.finished, *rules.error,
         *rules.lasting,
-        *((*array, ANY, "_") for _, array in rules.counted),  # the elements are only counted
+        # Of an array the elements are only counted.
+        *(array if ANY in array else (*array, ANY, "_") for _, array in rules.counted),
         *((*place, ANY, *at) for place in tools.places for at in tools.named),
     )  # fmt: skip
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proxy.dialects import DIALECTS
 from proxy.metering.usage import Usage
 from tests.dialects.answers import every_byte, metered, said, two_pieces
 
@@ -24,7 +25,16 @@ OPERATIONS = {
     "openai.embeddings": ("openai", "embeddings"),
     "openai.images": ("openai", "images"),
     "openai.moderations": ("openai", "moderations"),
+    "openai.responses": ("openai", "responses"),
+    "openai.transcriptions": ("openai", "transcriptions"),
+    "files": ("openai", "files.content"),
+    "fine_tuning": ("openai", "fine_tuning.events"),
+    "batches": ("openai", "batches.get"),
+    "models": ("openai", "models.get"),
     "anthropic.messages": ("anthropic", "messages"),
+    "gemini.generate": ("gemini", "stream_generate_content"),
+    "gemini.embed": ("gemini", "batch_embed_contents"),
+    "gemini.predict": ("gemini", "predict_long_running"),
 }
 
 
@@ -41,7 +51,8 @@ class Recording:
         self.is_event_stream = "event-stream" in str(headers.get("content-type", ""))
         self.error = data["expected_detail"].get("error")
         dialect, self.operation = OPERATIONS.get(self.protocol, ("", ""))
-        self.dialect = "azure" if path.parent.name == "azure" else dialect
+        on_deployment = path.parent.name == "azure" and self.operation in DIALECTS["azure"].operations
+        self.dialect = "azure" if on_deployment else dialect
 
     def meter(self, *pieces: bytes) -> dict[str, Any]:
         return said(metered(self.dialect, self.operation, pieces, is_event_stream=self.is_event_stream))
@@ -78,6 +89,7 @@ def figures(usage: Usage) -> dict[str, int]:
         "input_image_tokens": usage.input_image,
         "output_image_tokens": usage.output_image,
         "images": usage.images,
+        "audio_ms": usage.seconds_ms,
     }
 
 
@@ -85,6 +97,7 @@ def as_billed(expected: dict[str, Any]) -> dict[str, int]:
     """What a vendor reported, in the form that can be billed: no more from the cache than came in."""
     if expected["input_tokens_all"] is None and expected["total_tokens"]:  # Voyage: a total and nothing else
         expected = {**expected, "input_tokens_all": expected["total_tokens"]}
+    expected = {**expected, "audio_ms": round((expected["audio_seconds"] or 0) * 1000)}
     told = {name: expected.get(name) or 0 for name in figures(Usage())}
     told["cache_read_tokens"] = min(told["cache_read_tokens"], told["input_tokens_all"])
     return told

@@ -1,0 +1,95 @@
+"""OpenAI's Responses, which several vendors speak too: streams, whole answers, background, and what is
+kept of them. Data only.
+"""
+
+from __future__ import annotations
+
+from proxy.dialects.base import ANY, OperationSpec, Rules, Tools
+from proxy.dialects.openai_format import read_usage
+from proxy.dialects.rules import reading
+
+USAGE = reading(read_usage, ("response", "usage"), ("usage",))
+
+# Output items that are charged by the call. Of what a web search does only the search itself is.
+CALLS = Tools(
+    places=(("output",), ("response", "output")),
+    named=(("type",), ("action", "type")),
+    kinds={
+        "web_search_call": "web_search",
+        "web_search_call/search": "web_search",
+        "file_search_call": "file_search",
+        "code_interpreter_call": "code_interpreter",
+        "image_generation_call": "image_generation",
+    },
+)
+
+RULES = Rules(
+    model=(("model",), ("response", "model")),
+    vendor_id=(("id",), ("response", "id")),
+    tier=(("service_tier",), ("response", "service_tier")),
+    status=(("status",), ("response", "status")),
+    waiting=frozenset({"queued", "in_progress"}),
+    error=(("error",), ("response", "error")),
+    text=(
+        ("delta",),  # of text, reasoning, refusals, arguments and code alike
+        ("output", ANY, "content", ANY, "text"),
+        ("output", ANY, "content", ANY, "refusal"),
+        ("output", ANY, "summary", ANY, "text"),
+        ("output", ANY, "arguments"),
+        ("output", ANY, "input"),
+    ),
+    terminal=frozenset({"response.completed", "response.incomplete", "response.failed"}),
+    failing=frozenset({"error", "response.failed"}),
+    tools=CALLS,
+)
+
+_CREATE = OperationSpec(
+    "responses",
+    "responses",
+    streams=True,
+    generates_text=True,
+    guarded=("model", "stream", "max_output_tokens", "background", "service_tier"),
+    meter=USAGE,
+    rules=RULES,
+)
+
+
+def _kept(name: str, path: str, *methods: str, request: str = "none") -> OperationSpec:
+    """A call about a response that exists: what it cost was charged to the call that made it."""
+    return OperationSpec(
+        f"responses.{name}",
+        f"responses/{path}",
+        methods,
+        api="responses",
+        request=request,
+        model_at="none",
+        billed=False,
+        meter=USAGE,
+        rules=RULES,
+    )
+
+
+SPECS = (
+    _CREATE,
+    OperationSpec(
+        "responses.compact",
+        "responses/compact",
+        api="responses",
+        generates_text=True,
+        guarded=("model",),
+        meter=USAGE,
+        rules=RULES,
+    ),
+    OperationSpec(
+        "responses.input_tokens",
+        "responses/input_tokens",
+        api="responses",
+        billed=False,
+        guarded=("model",),
+        rules=Rules(),
+    ),
+    _kept("get", "{response_id}", "GET"),
+    _kept("delete", "{response_id}", "DELETE"),
+    _kept("cancel", "{response_id}/cancel", "POST", request="opaque"),
+    _kept("input_items", "{response_id}/input_items", "GET"),
+)
