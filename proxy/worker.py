@@ -40,6 +40,7 @@ from proxy.relay.plan import Tools
 from proxy.relay.pool import Pool, tls_context
 from proxy.relay.settling import Settler
 from proxy.relay.sweep import Sweeper
+from proxy.routing.selection import Place
 from proxy.settings import Settings
 from proxy.snapshot import Assembly
 from proxy.telemetry import Stats
@@ -276,10 +277,10 @@ class Worker:
                 x.pump.cut("revoked", InvalidKey())
 
     def _cool(self, args: dict[str, Any]) -> None:
-        self.relay.cooldowns.cool(args["upstream"], args["credential"], args["model"], args["until_ms"])
+        self.relay.cooldowns.cool(Place.of(args), args["until_ms"])
 
     def _uncool(self, args: dict[str, Any]) -> None:
-        self.relay.cooldowns.uncool(args["upstream"], args["credential"], args["model"])
+        self.relay.cooldowns.uncool(Place.of(args))
 
     def _estimates(self, args: dict[str, Any]) -> None:
         self.desk.estimates.update(args)

@@ -130,6 +130,6 @@ class Broker:
         self.desks.limits.give(worker.incarnation, args["bucket"], args["n"])
 
     def _health(self, worker: Worker, args: Args) -> None:
-        cool = self.desks.health.report(args, self._now_ms())
-        if cool is not None:
-            self._tell("cool", cool)
+        message = self.desks.health.report(args, self._now_ms())
+        if message is not None:
+            self._tell(*message)

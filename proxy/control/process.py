@@ -103,7 +103,7 @@ class Control:
         self._sites: Any = None
         self.database: Database | None = None  # once it was reached
         self.journals: Journals | None = None  # once it was made ready
-        self._rests = Rests(settings.data / "health.json")
+        self.rests = Rests(settings.data / "health.json", self.desks.health, self._tell, now_ms)
         self._table: Table | None = None
         self._demo_key = ""
         self._is_announced = False
@@ -140,7 +140,7 @@ class Control:
     async def _begin_channel(self) -> None:
         """Workers say once what they hold: best when the leases are loaded. Not if that has to wait."""
         self.trust.restore(await asyncio.to_thread(list, earlier(self.settings.journal_dir)))
-        self._rests.recall(self.desks.health, now_ms())
+        self.rests.recall()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(CONNECT_PATIENCE_S):
                 await self._tried_postgres.wait()
@@ -283,14 +283,7 @@ class Control:
     def _tell(self, op: str, args: dict[str, Any]) -> None:
         self.server.broadcast(op, args)
         if op in ("cool", "uncool"):
-            self._rests.save(self.desks.health, now_ms())
-
-    def enable(self, upstream: str, credential: str) -> int:
-        """An operator says that a credential is good again; how many cooldowns end."""
-        freed = self.desks.health.enable(upstream, credential)
-        for place in freed:
-            self._tell("uncool", place)
-        return len(freed)
+            self.rests.save()
 
     # -- what the desks ask ---------------------------------------------------------------------
 
@@ -309,7 +302,8 @@ class Control:
 
     def _install(self, document: dict[str, Any]) -> None:
         """A new table: for the node, for every worker."""
-        self._table = Table.from_document(document)
+        old, self._table = self._table, Table.from_document(document)
+        self.rests.renewed(old, self._table)
         redactor.conceal(c.secret for u in self._table.upstreams.values() for c in u.credentials)
         for message in self.routes.messages():
             self.server.broadcast("table", message)

@@ -65,8 +65,8 @@ class Sites:
         is_new = await routes.load()
         return {"generation": routes.generation, "changed": is_new, "warnings": routes.warnings}
 
-    def enable(self, upstream: str, credential: str) -> int:
-        return self._control.enable(upstream, credential)
+    def enable(self, upstream: str, *, credential: str = "", mirror: str = "") -> int:
+        return self._control.rests.enable(upstream, credential=credential, mirror=mirror)
 
     def status(self) -> dict[str, Any]:
         control = self._control
@@ -97,8 +97,5 @@ class Sites:
             },
             "leased_nanos": control.desks.money.leased(),
             "keys_cached": len(control.desks.keys),
-            "resting": [
-                {"upstream": u, "credential": c, "model": m, "until_ms": r.until_ms, "why": r.why}
-                for (u, c, m), r in sorted(control.desks.health.resting.items())
-            ],
+            "resting": control.rests.rows(),
         }

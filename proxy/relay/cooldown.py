@@ -1,71 +1,165 @@
-"""Which credentials are cooling down, as control broadcasts it and as this worker has just seen.
+"""What must rest and what is measured, as one worker sees it: credentials, and mirrors apart from them.
 
-Owns a worker's view; the state machine behind it is control's (broker). A worker acts on its own
-bad answer at once and tells control, which tells the others.
+Owns a worker's view and who may try whether a rest is over; the rules from bad answers to cooldowns are
+control's (broker/health.py). A worker acts on its own bad answer at once and tells control, which tells
+the others. A rest that has run out is half-open: one call tries, and its answer decides for all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
+from proxy.errors import (
+    ProxyError,
+    UpstreamClosed,
+    UpstreamConnectFailed,
+    UpstreamGarbage,
+    UpstreamTimeout,
+)
 from proxy.relay.answers import BUSY_STATUS
-from proxy.routing.selection import Choice
+from proxy.relay.measures import Measures
+from proxy.routing.selection import RESTING, TRIAL, UNTRIED, Choice, Place
+from proxy.routing.table import Mirror
 
 LOCAL_S = 1.0  # until control's own word arrives
 LOCAL_MAX_S = 60.0  # however long an upstream asks for: control may be away
+TRIAL_MS = 10_000  # for the call that tries; when it has said nothing by then, another one may
+FAILURES_IN_A_ROW = 5  # an upstream that fails now and then serves most calls well
+
+MIRROR_FAULTS = (UpstreamConnectFailed, UpstreamClosed, UpstreamGarbage, UpstreamTimeout)
+
+
+@dataclass(slots=True)
+class _Rest:
+    until_ms: int
+    trial_ms: int = 0  # until then a call tries whether it is over
+
+    def is_on(self, now_ms: int) -> bool:
+        return self.until_ms > now_ms or self.trial_ms > now_ms
 
 
 class Cooldowns:
-    """(upstream, credential, model) -> when it may be tried again. Model "" stands for all."""
+    """`tell` carries (op, args) to control."""
 
-    def __init__(self, wall_ms: Callable[[], int], tell: Callable[[str, dict[str, object]], object]) -> None:
+    def __init__(self, wall_ms: Callable[[], int], tell: Callable[[str, dict[str, Any]], object]) -> None:
         self._wall_ms = wall_ms
         self._tell = tell
-        self._until: dict[tuple[str, str, str], int] = {}
+        self._rests: dict[Place, _Rest] = {}
+        self._failures: dict[Place, int] = {}  # of mirrors, since their last answer
+        self._trials: dict[Place, int] = {}  # mirrors that were never measured: until when one call tries
+        self.measures = Measures()
+
+    # -- questions --
 
     def is_cooling(self, choice: Choice) -> bool:
-        return bool(self._until) and self.is_cooling_at(
+        return bool(self._rests) and self.is_cooling_at(
             choice.upstream.name, choice.credential.name, choice.model
         )
 
     def is_cooling_at(self, upstream: str, credential: str, model: str) -> bool:
-        if not self._until:
+        """Must this credential rest, for this model or for all?"""
+        if not self._rests:
             return False
         now = self._wall_ms()
-        return any(self._until.get((upstream, credential, m), 0) > now for m in (model, ""))
+        return any(
+            (rest := self._rests.get(Place(upstream, "", credential, m))) is not None and rest.is_on(now)
+            for m in (model, "")
+        )
+
+    def rank(self, mirror: Mirror, is_stream: bool) -> int | None:
+        """For `selection.order`: rests, a trial that is due, then what was measured."""
+        place = Place(mirror.upstream, mirror.name)
+        now = self._wall_ms()
+        rest = self._rests.get(place)
+        if rest is not None:
+            return RESTING if rest.is_on(now) else TRIAL
+        rank = self.measures.rank(place, now)
+        if rank is None and is_stream:  # only a stream's first byte can be measured
+            return TRIAL if self._trials.get(place, 0) <= now else UNTRIED
+        return rank
 
     def shortest_s(self) -> float:
         """Until the first of them may be tried again."""
         now = self._wall_ms()
-        left = [until - now for until in self._until.values() if until > now]
+        left = [r.until_ms - now for p, r in self._rests.items() if p.credential and r.until_ms > now]
         return max(1.0, min(left, default=1000) / 1000)
 
+    def needs_word(self, choice: Choice) -> bool:
+        """Must `begin` and `answered` be called for this choice? Not on the plain path."""
+        return bool(self._rests or self._failures) or len(choice.upstream.mirrors) > 1
+
+    # -- what happens to a call --
+
+    def begin(self, choice: Choice, *, is_stream: bool) -> bool:
+        """A call is about to try it; False: its credential began to rest. Half-open, this call is the one
+        that tries."""
+        now = self._wall_ms()
+        for place in choice.places:
+            rest = self._rests.get(place)
+            if rest is None:
+                continue
+            if not rest.is_on(now):
+                rest.trial_ms = now + TRIAL_MS
+            elif place.credential:
+                return False
+        mirror = choice.mirror_place
+        if is_stream and len(choice.upstream.mirrors) > 1 and self.measures.rank(mirror, now) is None:
+            self._trials[mirror] = now + TRIAL_MS
+        return True
+
+    def answered(self, choice: Choice, first_byte_s: float | None) -> None:
+        """The upstream took the call. `first_byte_s`: of a stream, since the request was sent."""
+        now = self._wall_ms()
+        for place in choice.places:
+            rest = self._rests.get(place)
+            # An answer to a call that was sent before the credential had to rest proves nothing.
+            if rest is not None and (place.mirror or rest.until_ms <= now):
+                del self._rests[place]
+                self._tell("health", {**place._asdict(), "event": "ok"})
+                self.measures.forgive(place)
+        mirror = choice.mirror_place
+        self._failures.pop(mirror, None)
+        if len(choice.upstream.mirrors) > 1:
+            self.measures.answered(mirror, first_byte_s, now)
+            self._trials.pop(mirror, None)
+
     def report(self, choice: Choice, status: int, retry_after_s: float | None) -> None:
-        """An answer that speaks against a credential: cool it here and tell control.
-
-        A 5xx now and then is no reason to rest, and another mirror may serve the same credential well:
-        such an answer counts with control only, and only where there is no other mirror.
-        """
-        where = (choice.upstream.name, choice.credential.name, choice.model)
-        if status < 500 or status in BUSY_STATUS or retry_after_s is not None:
-            self._until[where] = self._wall_ms() + int(1000 * min(retry_after_s or LOCAL_S, LOCAL_MAX_S))
-        elif len(choice.upstream.mirrors) > 1:
+        """A bad answer. What speaks against the credential cools it here and is told to control; another
+        5xx counts against the mirror."""
+        if status >= 500 and status not in BUSY_STATUS and retry_after_s is None:
+            self._count_failure(choice, f"status:{status}")
             return
-        self._tell(
-            "health",
-            {
-                "upstream": where[0],
-                "mirror": choice.mirror.name,
-                "credential": where[1],
-                "model": where[2],
-                "event": f"status:{status}",
-                "retry_after_s": retry_after_s,
-            },
-        )
+        place = Place(choice.upstream.name, "", choice.credential.name, choice.model)
+        self._rest(place, min(retry_after_s or LOCAL_S, LOCAL_MAX_S))
+        self._tell("health", {**place._asdict(), "event": f"status:{status}", "retry_after_s": retry_after_s})
 
-    def cool(self, upstream: str, credential: str, model: str, until_ms: int) -> None:
-        """Control's word."""
-        self._until[(upstream, credential, model)] = until_ms
+    def failed(self, choice: Choice, error: ProxyError) -> None:
+        """A try that brought no answer; what says nothing about the mirror is ignored."""
+        if isinstance(error, MIRROR_FAULTS):
+            self._count_failure(choice, error.code)
 
-    def uncool(self, upstream: str, credential: str, model: str) -> None:
-        self._until.pop((upstream, credential, model), None)
+    def _count_failure(self, choice: Choice, event: str) -> None:
+        place = choice.mirror_place
+        if len(choice.upstream.mirrors) > 1:
+            self.measures.failed(place, self._wall_ms())
+        count = self._failures[place] = self._failures.get(place, 0) + 1
+        if count >= FAILURES_IN_A_ROW or place in self._rests:  # a trial fails at once
+            self._rest(place, LOCAL_S)
+            self._tell("health", {**place._asdict(), "event": event})
+
+    def _rest(self, place: Place, rest_s: float) -> None:
+        known = self._rests.get(place)
+        until_ms = self._wall_ms() + int(1000 * rest_s)
+        self._rests[place] = _Rest(max(until_ms, known.until_ms) if known is not None else until_ms)
+
+    # -- control's word --
+
+    def cool(self, place: Place, until_ms: int) -> None:
+        self._rests[place] = _Rest(until_ms)
+
+    def uncool(self, place: Place) -> None:
+        if self._rests.pop(place, None) is not None:
+            self.measures.forgive(place)
+        self._failures.pop(place, None)

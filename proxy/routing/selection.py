@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import blake2b
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.routing import texts
 from proxy.routing.table import Candidate, Credential, Mirror, Upstream
@@ -20,17 +20,17 @@ SHORT_READ_TIMEOUT_MS = 300_000  # a whole answer may take longer than this: CDN
 # No vendor caches prompts of less than 1,024 tokens. So much of a request is the same in every turn of
 # a conversation, and tells it from others.
 PREFIX_BYTES = 4096
-# Ranks of a mirror that are no measured ones; all measured ones are between them.
-TRIAL, RESTING = -1_000, 1_000
+# Ranks that are not measured: a call should try it, another call is trying it, it must rest.
+TRIAL, UNTRIED, RESTING = -1_000, 1_000, 1_001
 
 Preference = str | tuple[str, ...]  # auto | a name | names in order, the last of them may be auto
 Cooling = Callable[[str, str, str], bool]  # (upstream, credential, model there)
-Rank = Callable[[Mirror, bool], int]  # (mirror, is it a stream) -> the lower, the better
+# (mirror, is it a stream) -> the lower, the better; None: not known, as good as the best that is known
+Rank = Callable[[Mirror, bool], int | None]
 
 
-def unranked(mirror: Mirror, is_stream: bool) -> int:
+def unranked(mirror: Mirror, is_stream: bool) -> None:
     """Nothing was measured: the order of the file."""
-    return 0
 
 
 class Place(NamedTuple):
@@ -40,6 +40,11 @@ class Place(NamedTuple):
     mirror: str = ""
     credential: str = ""
     model: str = ""
+
+    @classmethod
+    def of(cls, message: Mapping[str, Any]) -> Place:
+        """Of a message between worker and control."""
+        return cls(*(message.get(name, "") for name in cls._fields))
 
 
 class Wish(NamedTuple):
@@ -135,9 +140,12 @@ def by_preference(mirrors: tuple[Mirror, ...], wish: Wish, rank: Rank = unranked
     """
     if len(mirrors) == 1:
         return list(mirrors)
+    ranks = {mirror.name: rank(mirror, wish.is_stream) for mirror in mirrors}
+    best = min((r for r in ranks.values() if r is not None and TRIAL < r < UNTRIED), default=0)
 
     def health(mirror: Mirror) -> tuple[bool, int]:
-        return not wish.is_stream and _is_short(mirror), rank(mirror, wish.is_stream)
+        known = ranks[mirror.name]
+        return not wish.is_stream and _is_short(mirror), best if known is None else known
 
     named = (wish.mirror,) if isinstance(wish.mirror, str) else wish.mirror
     chosen = [mirror for name in named for mirror in mirrors if mirror.name == name]

@@ -34,8 +34,8 @@ class Control(Protocol):
     async def reload(self) -> dict[str, Any]:
         """Read routes.yaml now. Returns what changed; raises ConfigError and keeps the old table."""
 
-    def enable(self, upstream: str, credential: str) -> int:
-        """A credential is good again; how many of its cooldowns that ended."""
+    def enable(self, upstream: str, *, credential: str = "", mirror: str = "") -> int:
+        """A credential or a mirror is good again; how many of its cooldowns that ended."""
 
 
 CONTROL = web.AppKey("CONTROL", Control)
@@ -54,6 +54,7 @@ def make_admin_app(control: Control, token: str) -> web.Application:
     app.router.add_get("/admin/status", status)
     app.router.add_post("/admin/reload", reload)
     app.router.add_post("/admin/credentials/{upstream}/{credential}/enable", enable)
+    app.router.add_post("/admin/mirrors/{upstream}/{mirror}/enable", enable)
     accounts.add_routes(app, control.catalog, control.reports)
     return app
 
@@ -83,6 +84,5 @@ async def reload(request: web.Request) -> web.Response:
 
 
 async def enable(request: web.Request) -> web.Response:
-    """After the vendor's account was mended: do not wait for the cooldown."""
-    place = request.match_info
-    return json_answer({"ended": request.app[CONTROL].enable(place["upstream"], place["credential"])})
+    """After the vendor's account or the line was mended: do not wait for the cooldown."""
+    return json_answer({"ended": request.app[CONTROL].enable(**request.match_info)})

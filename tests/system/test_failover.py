@@ -91,10 +91,11 @@ def test_the_next_credential_answers_and_the_refused_one_is_not_used_again(troub
     lane = troubled.lane("credentials")
     lane.script(unhappy(401), HELLO)
     row = troubled.row(troubled.call(lane).call)
-    assert [a["credential"] for a in row["attempts"]] == ["c0", "c1"]
+    refused, good = (a["credential"].removeprefix("c").encode() for a in row["attempts"])
+    assert {refused, good} == {b"0", b"1"}  # a pool has no first one
     assert troubled.call(lane).status == 200
     used = [(r.header(b"authorization") or b"").rpartition(b"-")[2] for r in lane.asked()]
-    assert used == [b"0", b"1", b"1"]
+    assert used == [refused, good, good]
 
 
 def test_no_more_than_three_are_tried(troubled: Troubled) -> None:

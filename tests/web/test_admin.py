@@ -34,8 +34,8 @@ class Node:
     def exposition(self) -> bytes:
         return b"headrace_calls_total 1\n"
 
-    def enable(self, upstream: str, credential: str) -> int:
-        return {("openai", "main"): 2}.get((upstream, credential), 0)
+    def enable(self, upstream: str, *, credential: str = "", mirror: str = "") -> int:
+        return {("openai", "main", ""): 2, ("openai", "", "hk"): 1}.get((upstream, credential, mirror), 0)
 
     async def reload(self) -> dict[str, Any]:
         if self.mistakes:
@@ -130,9 +130,13 @@ async def test_a_reload_tells_every_mistake(admin, node):
     assert (await answer.json())["error"]["mistakes"] == node.mistakes
 
 
-async def test_a_mended_credential_need_not_wait(admin):
-    for path, ended in (("openai/main", 2), ("openai/spare", 0)):
-        answer = await admin.post(f"/admin/credentials/{path}/enable")
+async def test_a_mended_credential_or_mirror_need_not_wait(admin):
+    for path, ended in (
+        ("credentials/openai/main", 2),
+        ("credentials/openai/spare", 0),
+        ("mirrors/openai/hk", 1),
+    ):
+        answer = await admin.post(f"/admin/{path}/enable")
         assert await answer.json() == {"ended": ended}
 
 

@@ -1,0 +1,206 @@
+"""What a worker lets rest, whom it lets try, and how it orders mirrors by what it has measured."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from proxy.errors import UpstreamConnectFailed, UpstreamRefused, UpstreamStale
+from proxy.relay.cooldown import FAILURES_IN_A_ROW, TRIAL_MS, Cooldowns
+from proxy.relay.measures import FORGET_MS
+from proxy.routing.selection import RESTING, TRIAL, Choice, Place, Wish, by_preference
+from tests.routing.compiling import table
+
+FILE = """\
+upstreams:
+  one:
+    dialect: openai
+    mirrors:
+      direct: {url: "https://direct.example"}
+      cdn: {url: "https://cdn.example"}
+      hk: {url: "https://hk.example"}
+    credentials: {main: "${env:A}", spare: "${env:B}"}
+  plain:
+    dialect: openai
+    mirrors: {direct: {url: "https://plain.example"}}
+    credentials: {main: "${env:A}"}
+models: {m: {candidates: [{upstream: one}, {upstream: plain}]}}
+prices: {m: {input: 1 USD, output: 1 USD}}
+"""
+TABLE = table(FILE, {"A": "a", "B": "b"})
+MIRRORS = TABLE.upstreams["one"].mirrors
+DIRECT, CDN, HK = range(3)
+
+
+def choice(mirror: int = DIRECT, credential: int = 0, upstream: str = "one", model: str = "m") -> Choice:
+    up = TABLE.upstreams[upstream]
+    return Choice(up, up.mirrors[mirror], up.credentials[credential], model)
+
+
+class Node:
+    """A worker's cooldowns, its clock, and what it told control."""
+
+    def __init__(self) -> None:
+        self.now_ms = 1_000_000
+        self.told: list[dict[str, Any]] = []
+        self.cooldowns = Cooldowns(lambda: self.now_ms, lambda op, args: self.told.append(args))
+
+    def order(self, *, is_stream: bool = True) -> list[str]:
+        mirrors = by_preference(MIRRORS, Wish("m", is_stream), self.cooldowns.rank)
+        return [mirror.name for mirror in mirrors]
+
+    def fail(self, where: Choice, times: int = FAILURES_IN_A_ROW) -> None:
+        for _ in range(times):
+            self.cooldowns.failed(where, UpstreamConnectFailed())
+
+    def measure(self, **first_byte_s: float) -> None:
+        for mirror in MIRRORS:
+            where = choice(MIRRORS.index(mirror))
+            self.cooldowns.begin(where, is_stream=True)
+            self.cooldowns.answered(where, first_byte_s[mirror.name])
+
+
+@pytest.fixture
+def node() -> Node:
+    return Node()
+
+
+# -- credentials -----------------------------------------------------------------------------------
+
+
+def test_a_busy_credential_rests_for_its_model_at_every_mirror_and_no_mirror_rests(node: Node) -> None:
+    node.cooldowns.report(choice(), 429, 20.0)
+    assert node.cooldowns.is_cooling(choice(CDN))
+    assert not node.cooldowns.is_cooling(choice(model="other"))
+    assert not node.cooldowns.is_cooling(choice(credential=1))
+    assert node.cooldowns.rank(MIRRORS[DIRECT], False) is None
+    assert node.cooldowns.shortest_s() == 20.0
+    assert node.told == [
+        {"upstream": "one", "mirror": "", "credential": "main", "model": "m",
+         "event": "status:429", "retry_after_s": 20.0},
+    ]  # fmt: skip
+
+
+def test_controls_word_counts_for_all_models_of_a_credential(node: Node) -> None:
+    node.cooldowns.cool(Place("one", "", "main"), node.now_ms + 5_000)
+    assert node.cooldowns.is_cooling(choice())
+    assert not node.cooldowns.begin(choice(), is_stream=True)
+    node.cooldowns.uncool(Place("one", "", "main"))
+    assert not node.cooldowns.is_cooling(choice())
+
+
+def test_after_its_rest_one_call_tries_a_credential_and_the_others_wait_for_its_answer(node: Node) -> None:
+    node.cooldowns.cool(Place("one", "", "main"), node.now_ms + 5_000)
+    node.now_ms += 5_000
+    assert not node.cooldowns.is_cooling(choice())
+    assert node.cooldowns.begin(choice(), is_stream=False)
+    assert node.cooldowns.is_cooling(choice())
+    assert not node.cooldowns.begin(choice(), is_stream=False)
+    node.cooldowns.answered(choice(), None)
+    assert not node.cooldowns.is_cooling(choice())
+    assert [(m["event"], m["credential"], m["model"]) for m in node.told] == [("ok", "main", "")]
+
+
+def test_a_trial_that_says_nothing_leaves_the_next_one_its_turn(node: Node) -> None:
+    node.cooldowns.cool(Place("one", "", "main"), node.now_ms)
+    assert node.cooldowns.begin(choice(), is_stream=False)
+    node.now_ms += TRIAL_MS
+    assert node.cooldowns.begin(choice(), is_stream=False)
+
+
+def test_an_answer_to_an_earlier_call_does_not_end_a_credentials_rest(node: Node) -> None:
+    node.cooldowns.report(choice(), 429, 20.0)
+    node.cooldowns.answered(choice(), 0.1)
+    assert node.cooldowns.is_cooling(choice())
+
+
+# -- mirrors ---------------------------------------------------------------------------------------
+
+
+def test_failures_in_a_row_rest_a_mirror_and_no_credential(node: Node) -> None:
+    node.fail(choice(CDN), FAILURES_IN_A_ROW - 1)
+    assert node.told == []
+    node.cooldowns.report(choice(CDN), 502, None)
+    assert [(m["mirror"], m["credential"], m["event"]) for m in node.told] == [("cdn", "", "status:502")]
+    assert node.cooldowns.rank(MIRRORS[CDN], False) == RESTING
+    assert not node.cooldowns.is_cooling(choice(CDN))
+
+
+def test_an_answer_between_failures_keeps_a_mirror_going(node: Node) -> None:
+    for _ in range(10):
+        node.fail(choice(CDN), FAILURES_IN_A_ROW - 1)
+        node.cooldowns.answered(choice(CDN), 0.1)
+    assert node.told == []
+
+
+def test_what_says_nothing_about_a_mirror_counts_against_none(node: Node) -> None:
+    for error in (UpstreamStale(), UpstreamRefused()):
+        for _ in range(20):
+            node.cooldowns.failed(choice(CDN), error)
+    assert not node.cooldowns.needs_word(choice(upstream="plain"))
+    assert node.told == []
+
+
+def test_half_open_a_mirror_is_tried_first_by_one_call_and_a_failure_closes_it_at_once(node: Node) -> None:
+    node.fail(choice(DIRECT))
+    node.cooldowns.cool(Place("one", "direct"), node.now_ms + 2_000)
+    assert node.order(is_stream=False) == ["cdn", "hk", "direct"]
+    node.now_ms += 2_000
+    assert node.order(is_stream=False) == ["direct", "cdn", "hk"]
+    node.cooldowns.begin(choice(DIRECT), is_stream=False)
+    assert node.order(is_stream=False) == ["cdn", "hk", "direct"]
+    told = len(node.told)
+    node.fail(choice(DIRECT), 1)
+    assert len(node.told) == told + 1
+    node.now_ms += 60_000
+    node.cooldowns.begin(choice(DIRECT), is_stream=False)
+    node.cooldowns.answered(choice(DIRECT), None)
+    assert node.told[-1]["event"] == "ok"
+    assert node.order(is_stream=False) == ["direct", "cdn", "hk"]
+
+
+# -- what was measured -----------------------------------------------------------------------------
+
+
+def test_each_mirror_is_tried_by_one_stream_before_it_is_judged(node: Node) -> None:
+    assert node.order() == ["direct", "cdn", "hk"]
+    node.cooldowns.begin(choice(DIRECT), is_stream=True)
+    assert node.order() == ["cdn", "hk", "direct"]
+    node.cooldowns.begin(choice(CDN), is_stream=True)
+    assert node.order()[0] == "hk"
+    assert node.cooldowns.rank(MIRRORS[HK], True) == TRIAL
+
+
+def test_auto_follows_the_time_to_the_first_byte(node: Node) -> None:
+    node.measure(direct=0.9, cdn=0.2, hk=0.5)
+    assert node.order() == ["cdn", "hk", "direct"]
+    assert node.order(is_stream=False) == ["cdn", "hk", "direct"]
+    for _ in range(50):
+        node.cooldowns.answered(choice(CDN), 3.0)
+    assert node.order() == ["hk", "direct", "cdn"]
+
+
+def test_mirrors_that_are_about_as_fast_keep_the_order_of_the_file(node: Node) -> None:
+    node.measure(direct=0.33, cdn=0.32, hk=0.3)
+    assert node.order() == ["direct", "cdn", "hk"]
+
+
+def test_a_fast_mirror_that_often_fails_comes_behind_a_slow_one(node: Node) -> None:
+    node.measure(direct=0.1, cdn=0.8, hk=0.9)
+    for _ in range(8):
+        node.fail(choice(DIRECT), 1)
+        node.cooldowns.answered(choice(DIRECT), 0.1)
+    assert node.order()[0] == "cdn"
+
+
+def test_what_was_measured_is_forgotten_and_measured_again(node: Node) -> None:
+    node.measure(direct=0.9, cdn=0.2, hk=0.5)
+    node.now_ms += FORGET_MS + 1
+    assert node.cooldowns.rank(MIRRORS[DIRECT], False) is None
+    assert node.order() == ["direct", "cdn", "hk"]
+
+
+def test_the_only_mirror_of_a_healthy_upstream_needs_no_word(node: Node) -> None:
+    assert not node.cooldowns.needs_word(choice(upstream="plain"))
+    assert node.cooldowns.needs_word(choice())
