@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from proxy.dialects import openai_format as fmt
 from proxy.dialects import openai_media, openai_resources, openai_responses
 from proxy.dialects.base import Dialect
+from proxy.dialects.owned import IdOut
 
+# A chat may be kept there (only when asked to), and may name files.
+_CHAT = replace(
+    fmt.OPERATIONS["chat"],
+    ids_in=openai_resources.NAMED,
+    ids_out=(IdOut("completion", (("id",),), asked="store", by_default=False),),
+)
 OPERATIONS = fmt.OPERATIONS | {
     spec.name: spec for spec in (*openai_responses.SPECS, *openai_media.SPECS, *openai_resources.SPECS)
 }
+OPERATIONS["chat"] = _CHAT
+
 
 OPENAI = Dialect(
     name="openai",
@@ -18,6 +29,7 @@ OPENAI = Dialect(
     request_pass=fmt.REQUEST_PASS,
     response_pass=fmt.RESPONSE_PASS,
     response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
+    query_pass=fmt.QUERY_PASS,
     error_body=fmt.error_body,
     stream_error=fmt.in_stream(fmt.error_body),
     make_meter=fmt.make_meter,

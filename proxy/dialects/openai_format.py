@@ -309,6 +309,15 @@ REQUEST_PASS = frozenset({
     b"x-stainless-runtime-version", b"x-stainless-timeout", b"x-title",
 })  # fmt: skip
 
+# What pages of lists, and a look at a response, are asked by.
+QUERY_PASS = dict.fromkeys(
+    (
+        "after", "before", "filter", "include", "include[]", "include_obfuscation", "limit", "order",
+        "purpose", "run_id", "starting_after", "stream",
+    ),
+    frozenset[str](),
+)  # fmt: skip
+
 # Not the vendor's organisation or project, cookies, or what its CDN adds.
 RESPONSE_PASS = frozenset({
     b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"content-type",

@@ -1,26 +1,31 @@
 """What lives at OpenAI under an id: files, batches, fine-tunes, vector stores, conversations, threads.
 
-Owns the table of their paths. They are no model's: a station serves them from the first upstream that
-offers them. Calls that make the vendor work are billed under their own name (`vector_stores.search`) and
-refused without a price; looking at things, and taking them away, is free. Data only.
+Owns the table of their paths, and of the ids in them. They are no model's: a station serves them from the
+first upstream that offers them. Calls that make the vendor work are billed under their own name
+(`vector_stores.search`) and refused without a price; looking at things, and taking them away, is free.
+Data only.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
-from proxy.dialects.base import OperationSpec, Rules
+from proxy.dialects.answer import known_int
+from proxy.dialects.base import ANY, OperationSpec, UsagePointers
 from proxy.dialects.openai_format import TOP_USAGE
+from proxy.dialects.owned import DEEP, FAILED, SUCCEEDED, IdIn, IdOut, Listing, Task
 from proxy.dialects.rules import NOTHING, UNREAD
+from proxy.metering.usage import Usage
 
 FREE, SOLD = False, True
 
-# API, path, then (method, name, request body, sold).
+# Method, name, request body, sold.
 _Call = tuple[str, str, str, bool]
 _LIST: _Call = ("GET", "list", "none", FREE)
 _GET: _Call = ("GET", "get", "none", FREE)
 _DELETE: _Call = ("DELETE", "delete", "none", FREE)
-_UPDATE: _Call = ("POST", "update", "opaque", FREE)
+_UPDATE: _Call = ("POST", "update", "json", FREE)
 _CANCEL: _Call = ("POST", "cancel", "opaque", FREE)
 _CREATE: _Call = ("POST", "create", "json", FREE)
 _SELL: _Call = ("POST", "create", "json", SOLD)
@@ -28,90 +33,149 @@ _SELL: _Call = ("POST", "create", "json", SOLD)
 TABLE: tuple[tuple[str, str, str, tuple[_Call, ...]], ...] = (
     # API, name of the thing in it, path, what can be done there
     ("files", "", "files", (_LIST, ("POST", "create", "opaque", FREE))),
-    ("files", "", "files/{file_id}", (_GET, _DELETE)),
-    ("files", "", "files/{file_id}/content", (("GET", "content", "none", FREE),)),
+    ("files", "", "files/{id}", (_GET, _DELETE)),
+    ("files", "", "files/{id}/content", (("GET", "content", "none", FREE),)),
     ("uploads", "", "uploads", (_CREATE,)),
-    ("uploads", "", "uploads/{upload_id}/parts", (("POST", "part", "opaque", FREE),)),
-    ("uploads", "", "uploads/{upload_id}/complete", (("POST", "complete", "json", FREE),)),
-    ("uploads", "", "uploads/{upload_id}/cancel", (_CANCEL,)),
+    ("uploads", "", "uploads/{id}/parts", (("POST", "part", "opaque", FREE),)),
+    ("uploads", "", "uploads/{id}/complete", (("POST", "complete", "json", FREE),)),
+    ("uploads", "", "uploads/{id}/cancel", (_CANCEL,)),
     ("batches", "", "batches", (_LIST, _SELL)),
-    ("batches", "", "batches/{batch_id}", (_GET,)),
-    ("batches", "", "batches/{batch_id}/cancel", (_CANCEL,)),
+    ("batches", "", "batches/{id}", (_GET,)),
+    ("batches", "", "batches/{id}/cancel", (_CANCEL,)),
     ("fine_tuning", "", "fine_tuning/jobs", (_LIST, _SELL)),
-    ("fine_tuning", "", "fine_tuning/jobs/{job_id}", (_GET,)),
-    ("fine_tuning", "", "fine_tuning/jobs/{job_id}/cancel", (_CANCEL,)),
-    ("fine_tuning", "", "fine_tuning/jobs/{job_id}/pause", (("POST", "pause", "opaque", FREE),)),
-    ("fine_tuning", "", "fine_tuning/jobs/{job_id}/resume", (("POST", "resume", "opaque", FREE),)),
-    ("fine_tuning", "", "fine_tuning/jobs/{job_id}/events", (("GET", "events", "none", FREE),)),
-    ("fine_tuning", "", "fine_tuning/jobs/{job_id}/checkpoints", (("GET", "checkpoints", "none", FREE),)),
+    ("fine_tuning", "", "fine_tuning/jobs/{id}", (_GET,)),
+    ("fine_tuning", "", "fine_tuning/jobs/{id}/cancel", (_CANCEL,)),
+    ("fine_tuning", "", "fine_tuning/jobs/{id}/pause", (("POST", "pause", "opaque", FREE),)),
+    ("fine_tuning", "", "fine_tuning/jobs/{id}/resume", (("POST", "resume", "opaque", FREE),)),
+    ("fine_tuning", "", "fine_tuning/jobs/{id}/events", (("GET", "events", "none", FREE),)),
+    ("fine_tuning", "", "fine_tuning/jobs/{id}/checkpoints", (("GET", "checkpoints", "none", FREE),)),
     ("vector_stores", "", "vector_stores", (_LIST, _SELL)),
-    ("vector_stores", "", "vector_stores/{vector_store_id}", (_GET, _UPDATE, _DELETE)),
-    ("vector_stores", "", "vector_stores/{vector_store_id}/search", (("POST", "search", "json", SOLD),)),
-    ("vector_stores", "files", "vector_stores/{vector_store_id}/files", (_LIST, _CREATE)),
-    ("vector_stores", "files", "vector_stores/{vector_store_id}/files/{file_id}", (_GET, _UPDATE, _DELETE)),
-    ("vector_stores", "files", "vector_stores/{vector_store_id}/files/{file_id}/content",
+    ("vector_stores", "", "vector_stores/{id}", (_GET, _UPDATE, _DELETE)),
+    ("vector_stores", "", "vector_stores/{id}/search", (("POST", "search", "json", SOLD),)),
+    ("vector_stores", "files", "vector_stores/{id}/files", (_LIST, _CREATE)),
+    ("vector_stores", "files", "vector_stores/{id}/files/{file_id}", (_GET, _UPDATE, _DELETE)),
+    ("vector_stores", "files", "vector_stores/{id}/files/{file_id}/content",
      (("GET", "content", "none", FREE),)),
-    ("vector_stores", "file_batches", "vector_stores/{vector_store_id}/file_batches", (_CREATE,)),
-    ("vector_stores", "file_batches", "vector_stores/{vector_store_id}/file_batches/{batch_id}", (_GET,)),
-    ("vector_stores", "file_batches", "vector_stores/{vector_store_id}/file_batches/{batch_id}/cancel",
+    ("vector_stores", "file_batches", "vector_stores/{id}/file_batches", (_CREATE,)),
+    ("vector_stores", "file_batches", "vector_stores/{id}/file_batches/{batch_id}", (_GET,)),
+    ("vector_stores", "file_batches", "vector_stores/{id}/file_batches/{batch_id}/cancel",
      (_CANCEL,)),
-    ("vector_stores", "file_batches", "vector_stores/{vector_store_id}/file_batches/{batch_id}/files",
+    ("vector_stores", "file_batches", "vector_stores/{id}/file_batches/{batch_id}/files",
      (("GET", "files", "none", FREE),)),
-    ("conversations", "", "conversations", (("POST", "create", "opaque", FREE),)),
-    ("conversations", "", "conversations/{conversation_id}", (_GET, _UPDATE, _DELETE)),
-    ("conversations", "items", "conversations/{conversation_id}/items", (_LIST, _CREATE)),
-    ("conversations", "items", "conversations/{conversation_id}/items/{item_id}", (_GET, _DELETE)),
+    ("conversations", "", "conversations", (_CREATE,)),
+    ("conversations", "", "conversations/{id}", (_GET, _UPDATE, _DELETE)),
+    ("conversations", "items", "conversations/{id}/items", (_LIST, _CREATE)),
+    ("conversations", "items", "conversations/{id}/items/{item_id}", (_GET, _DELETE)),
     ("assistants", "", "assistants", (_LIST, _CREATE)),
-    ("assistants", "", "assistants/{assistant_id}", (_GET, _UPDATE, _DELETE)),
-    ("threads", "", "threads", (("POST", "create", "opaque", FREE),)),
-    ("threads", "", "threads/{thread_id}", (_GET, _UPDATE, _DELETE)),
-    ("threads", "messages", "threads/{thread_id}/messages", (_LIST, _CREATE)),
-    ("threads", "messages", "threads/{thread_id}/messages/{message_id}", (_GET, _UPDATE, _DELETE)),
-    ("threads", "runs", "threads/{thread_id}/runs", (_LIST, ("POST", "create", "json", SOLD))),
-    ("threads", "runs", "threads/{thread_id}/runs/{run_id}", (_GET, _UPDATE)),
-    ("threads", "runs", "threads/{thread_id}/runs/{run_id}/cancel", (_CANCEL,)),
-    ("threads", "runs", "threads/{thread_id}/runs/{run_id}/submit_tool_outputs",
-     (("POST", "submit", "json", SOLD),)),
-    ("threads", "run_steps", "threads/{thread_id}/runs/{run_id}/steps", (_LIST,)),
-    ("threads", "run_steps", "threads/{thread_id}/runs/{run_id}/steps/{step_id}", (_GET,)),
+    ("assistants", "", "assistants/{id}", (_GET, _UPDATE, _DELETE)),
+    ("threads", "", "threads", (_CREATE,)),
+    ("threads", "", "threads/{id}", (_GET, _UPDATE, _DELETE)),
+    ("threads", "messages", "threads/{id}/messages", (_LIST, _CREATE)),
+    ("threads", "messages", "threads/{id}/messages/{message_id}", (_GET, _UPDATE, _DELETE)),
+    ("threads", "runs", "threads/{id}/runs", (_LIST, _SELL)),
+    ("threads", "runs", "threads/{id}/runs/{run_id}", (_GET, _UPDATE)),
+    ("threads", "runs", "threads/{id}/runs/{run_id}/cancel", (_CANCEL,)),
+    ("threads", "runs", "threads/{id}/runs/{run_id}/submit_tool_outputs",
+     (("POST", "submit", "json", FREE),)),
+    ("threads", "run_steps", "threads/{id}/runs/{run_id}/steps", (_LIST,)),
+    ("threads", "run_steps", "threads/{id}/runs/{run_id}/steps/{step_id}", (_GET,)),
     ("chat", "stored", "chat/completions", (_LIST,)),
-    ("chat", "stored", "chat/completions/{completion_id}", (_GET, _UPDATE, _DELETE)),
-    ("chat", "stored", "chat/completions/{completion_id}/messages", (("GET", "messages", "none", FREE),)),
+    ("chat", "stored", "chat/completions/{id}", (_GET, _UPDATE, _DELETE)),
+    ("chat", "stored", "chat/completions/{id}/messages", (("GET", "messages", "none", FREE),)),
     ("decisions", "", "decisions", (_SELL,)),
 )  # fmt: skip
 
-# A run's own stream is of events like `thread.run.completed`; its usage covers all of its steps.
-_RUN = Rules(
-    kind=("object",),
-    status=(("status",),),
-    waiting=frozenset({"queued", "in_progress", "requires_action", "cancelling"}),
-    error=(("error",), ("last_error",)),
-    text=(("delta", "content"),),
-    failing=frozenset({"error"}),
+# API -> what the things in it are called where they are bound.
+_KINDS = {
+    "files": "file", "uploads": "upload", "batches": "batch", "fine_tuning": "fine_tune",
+    "vector_stores": "vector_store", "conversations": "conversation", "assistants": "assistant",
+    "threads": "thread", "chat": "completion",
+}  # fmt: skip
+
+# What any request may name, however deep: the parts of messages, the resources of tools.
+NAMED = (
+    IdIn(("body", DEEP, "file_id")),
+    IdIn(("body", DEEP, "file_ids", ANY)),
+    IdIn(("body", DEEP, "vector_store_id")),
+    IdIn(("body", DEEP, "vector_store_ids", ANY)),
 )
-_RULES = {"content": UNREAD, "create": NOTHING}
+_PATH = IdIn(("path", "id"))
+_NAMED_BY = {
+    "batches.create": (IdIn(("body", "input_file_id")),),
+    "fine_tuning.create": (IdIn(("body", "training_file")), IdIn(("body", "validation_file"))),
+    "threads.runs.create": (IdIn(("body", "assistant_id")),),
+}
 
 
-def _specs() -> Iterator[OperationSpec]:
-    for api, thing, path, calls in TABLE:
-        for method, name, request, is_sold in calls:
-            is_run = is_sold and thing == "runs"
-            yield OperationSpec(
-                ".".join(part for part in (api, thing, name) if part),
-                path,
-                (method,),
-                api=api,
-                kind="text" if is_run else "calls",
-                request=request,
-                model_at="none",
-                streams=is_run,
-                billed=is_sold,
-                replayable=method != "POST",
-                guarded=("stream",) if is_run else (),
-                terminal_hint=b"[DONE]" if is_run else b"",
-                meter=TOP_USAGE if is_run else None,
-                rules=_RUN if is_run else _RULES.get(name, NOTHING),
-            )
+def _read_trained(job: dict[str, Any]) -> Usage | None:
+    """A price that has none for `training_input` would sell training as inference: it is refused."""
+    tokens = known_int(job.get("trained_tokens"))
+    return Usage(units={"training_input": tokens}, calls=1) if tokens else None
+
+
+_TASKS = {
+    "batches": Task(
+        "batch",
+        poll="batches.get",
+        state=(("status",),),
+        # What was done before it was stopped is charged.
+        states={"completed": SUCCEEDED, "expired": SUCCEEDED, "cancelled": SUCCEEDED, "failed": FAILED},
+        usage=TOP_USAGE,
+        model=("model",),
+        service_tier="batch",
+        shortest_s=30.0,
+    ),
+    "fine_tuning": Task(
+        "fine_tune",
+        poll="fine_tuning.get",
+        state=(("status",),),
+        states={"succeeded": SUCCEEDED, "failed": FAILED, "cancelled": SUCCEEDED},
+        usage=UsagePointers(places=((),), read=_read_trained),
+        shortest_s=30.0,
+        deadline_s=7 * 86400.0,
+    ),
+}
+_SHOWS = frozenset({"get", "cancel", "create", "pause", "resume"})
+
+# Files that the vendor makes, and tells of where their maker is shown.
+_MADE = {
+    "batches": IdOut("file", (("output_file_id",), ("error_file_id",))),
+    "fine_tuning": IdOut("file", (("result_files", ANY),)),
+    "uploads": IdOut("file", (("file", "id"),)),
+}
+
+
+def _ids_out(api: str, thing: str, name: str) -> Iterator[IdOut]:
+    if name == "create" and not thing and api in _KINDS:
+        yield IdOut(_KINDS[api], (("id",),))
+    if api in _MADE and name != "list":
+        yield _MADE[api]
+
+
+def _spec(api: str, thing: str, path: str, call: _Call) -> OperationSpec:
+    method, name, request, is_sold = call
+    full = ".".join(part for part in (api, thing, name) if part)
+    ids: tuple[IdIn, ...] = (_PATH,) if "{id}" in path else ()
+    if request == "json":
+        ids += NAMED + _NAMED_BY.get(full, ())
+    is_own_list = name == "list" and "{id}" not in path
+    return OperationSpec(
+        full,
+        path,
+        (method,),
+        api=api,
+        kind="calls",
+        request=request,
+        model_at="none",
+        billed=is_sold,
+        replayable=method != "POST",
+        guarded=(),
+        rules=UNREAD if name == "content" else NOTHING,
+        ids_in=ids,
+        ids_out=tuple(_ids_out(api, thing, name)),
+        task=_TASKS.get(api) if name in _SHOWS else None,
+        lists=Listing(_KINDS[api]) if is_own_list else None,
+    )
 
 
 # Any path that a route declares: the same path there, sold by the call.
@@ -119,4 +183,4 @@ CALL = OperationSpec(
     "call", "", ("POST",), kind="calls", request="opaque", model_at="none", replayable=False, rules=UNREAD
 )
 
-SPECS = (*_specs(), CALL)
+SPECS = (*(_spec(api, thing, path, call) for api, thing, path, calls in TABLE for call in calls), CALL)

@@ -6,6 +6,8 @@ from __future__ import annotations
 
 from proxy.dialects.base import ANY, OperationSpec, Rules, Tools
 from proxy.dialects.openai_format import read_usage
+from proxy.dialects.openai_resources import NAMED
+from proxy.dialects.owned import DEEP, FAILED, SUCCEEDED, IdIn, IdOut, Task
 from proxy.dialects.rules import reading
 
 USAGE = reading(read_usage, ("response", "usage"), ("usage",))
@@ -43,14 +45,34 @@ RULES = Rules(
     tools=CALLS,
 )
 
+TASK = Task(
+    "response",
+    poll="responses.get",
+    state=(("status",), ("response", "status")),
+    states={"completed": SUCCEEDED, "incomplete": SUCCEEDED, "failed": FAILED, "cancelled": FAILED},
+    asked="background",
+    usage=USAGE,
+    model=("model",),
+)
+_IDS = (
+    IdIn(("body", "previous_response_id")),
+    IdIn(("body", "conversation")),
+    IdIn(("body", "conversation", "id")),
+    IdIn(("body", DEEP, "container"), only="cntr_"),
+    *NAMED,
+)
+
 _CREATE = OperationSpec(
     "responses",
     "responses",
     streams=True,
     generates_text=True,
-    guarded=("model", "stream", "max_output_tokens", "background", "service_tier"),
+    guarded=("model", "stream", "max_output_tokens", "background", "store", "service_tier"),
     meter=USAGE,
     rules=RULES,
+    ids_in=_IDS,
+    ids_out=(IdOut("response", (("id",), ("response", "id")), asked="store"),),
+    task=TASK,
 )
 
 
@@ -66,6 +88,8 @@ def _kept(name: str, path: str, *methods: str, request: str = "none") -> Operati
         billed=False,
         meter=USAGE,
         rules=RULES,
+        ids_in=(IdIn(("path", "id")),),
+        task=TASK,
     )
 
 
@@ -79,6 +103,7 @@ SPECS = (
         guarded=("model",),
         meter=USAGE,
         rules=RULES,
+        ids_in=_IDS,
     ),
     OperationSpec(
         "responses.input_tokens",
@@ -87,9 +112,10 @@ SPECS = (
         billed=False,
         guarded=("model",),
         rules=Rules(),
+        ids_in=_IDS,
     ),
-    _kept("get", "{response_id}", "GET"),
-    _kept("delete", "{response_id}", "DELETE"),
-    _kept("cancel", "{response_id}/cancel", "POST", request="opaque"),
-    _kept("input_items", "{response_id}/input_items", "GET"),
+    _kept("get", "{id}", "GET"),
+    _kept("delete", "{id}", "DELETE"),
+    _kept("cancel", "{id}/cancel", "POST", request="opaque"),
+    _kept("input_items", "{id}/input_items", "GET"),
 )
