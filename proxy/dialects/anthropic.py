@@ -191,6 +191,7 @@ ANTHROPIC = Dialect(
     request_pass=REQUEST_PASS,
     response_pass=RESPONSE_PASS,
     response_pass_prefixes=(b"anthropic-ratelimit-", b"x-ratelimit-"),
+    query_pass={"beta": frozenset()},
     error_body=error_body,
     stream_error=stream_error,
     id_header=b"request-id",

@@ -88,6 +88,7 @@ class OperationSpec:
     model_at: str = "body"  # "body" (also a form's field) | "path" | "none"
     streams: bool = False  # has a `stream` member
     streams_unasked: bool = False  # what the absence of that member means
+    stream_header: str = ""  # the request header that asks for a stream instead
     include_usage: bool = False  # understands stream_options.include_usage
     generates_text: bool = False  # its output can be counted where the vendor reports no usage
     billed: bool = True  # False: free (models, count_tokens, moderations)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import cache
+from functools import cache, reduce
 from typing import Any, cast
 
 from orjson import dumps
@@ -23,6 +23,7 @@ Take = Callable[["RuledMeter", dict[str, Any], Pointer], None]
 
 UNREAD = Rules(is_text=False)  # of operations whose answers tell nothing about the bill
 NOTHING = Rules()
+NOT_YET = (None, "", "null")  # as vendors write a reason that there is not
 
 
 class RuledMeter(AnswerMeter):
@@ -98,14 +99,13 @@ class RuledMeter(AnswerMeter):
         objects = [doc] if self._is_spread else []
         for place in reversed(self._places):
             objects = objects or [value for value in every(doc, place) if type(value) is dict]
-        before = self._usage
-        for value in objects:
-            usage = self._read(value)
-            if usage is None:
-                continue
-            usage.calls = 1
-            self._usage = self._usage.plus(usage) if self._usage and self._adds_up else usage
-        return self._usage is not before
+        told = [usage for value in objects if (usage := self._read(value)) is not None]
+        if not told:
+            return False
+        told[0].calls = 1  # however many parts it has
+        before = [self._usage] if self._usage and self._adds_up else []
+        self._usage = reduce(Usage.plus, (*before, *told))
+        return True
 
     def _sniff(self, content: bytes) -> bytes:
         content = super()._sniff(content)
@@ -136,7 +136,7 @@ class RuledMeter(AnswerMeter):
             self.deferred = status in self._rules.waiting
 
     def _take_finished(self, doc: dict[str, Any], pointer: Pointer) -> None:
-        self.finished |= look_up(doc, pointer) is not None
+        self.finished |= look_up(doc, pointer) not in NOT_YET
 
     def _take_error(self, doc: dict[str, Any], pointer: Pointer) -> None:
         self.error |= bool(look_up(doc, pointer))

@@ -243,7 +243,7 @@ _plain_counts = attrgetter(*(f.name for f in FIELDS if f.default == 0))
 def _is_sane(usage: Usage) -> bool:
     # What is within the smaller maximum is within both: of most usages nothing more is looked at.
     plain = _plain_counts(usage)
-    if min(plain) >= 0 and max(plain) <= SINGLE_MAX and not usage.tools and not usage.units:
+    if min(plain) >= 0 and max(plain) <= SINGLE_MAX and not (usage.tools or usage.units or usage.waived):
         return True
     for name, counts in usage.as_dict().items():
         most = _most(name)

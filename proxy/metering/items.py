@@ -27,7 +27,7 @@ def items(price: Price, usage: Usage) -> Iterator[Item]:
     its multipliers and its one rounding. `reasoning` is within `output` and no item of its own."""
     at = price.figures(usage.input_tokens_all())
     for bucket in TOKEN_BUCKETS:
-        if count := getattr(usage, bucket):
+        if count := usage.charged(bucket):
             yield Item(bucket, count, _unless_free(price, getattr(at, bucket)), SCALE)
     for bucket, (_, worth) in UNIT_BUCKETS.items():
         if count := getattr(usage, bucket):

@@ -242,7 +242,7 @@ def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int
         + usage.images * at.images
         + usage.calls * at.calls
     )
-    if usage.tools or usage.units:
+    if usage.tools or usage.units or usage.waived:
         total += _cost_of_kinds(price, at, usage)
     if not price.multiplied:
         return round_half_even(total, SCALE)
@@ -252,7 +252,10 @@ def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int
 def _cost_of_kinds(price: Price, at: Figures, usage: Usage) -> int:
     tools = sum(count * price.tools.get(kind, 0) for kind, count in usage.tools.items())
     units = sum(count * unit_figure(price, at, kind) for kind, count in usage.units.items())
-    return tools * SCALE + units
+    waived: int = sum(
+        (getattr(usage, bucket) - usage.charged(bucket)) * getattr(at, bucket) for bucket in usage.waived
+    )
+    return tools * SCALE + units - waived
 
 
 def unit_figure(price: Price, at: Figures, kind: str) -> int:

@@ -43,6 +43,7 @@ class Usage:
     calls: int = 0
     tools: dict[str, int] = field(default_factory=dict)  # server tool calls by kind
     units: dict[str, int] = field(default_factory=dict)  # pages, search units by kind
+    waived: dict[str, int] = field(default_factory=dict)  # of a bucket: counted by the vendor, not charged
 
     def input_tokens_all(self) -> int:
         """Everything that went in, as one figure in tokens."""
@@ -59,6 +60,10 @@ class Usage:
     def output_tokens_all(self) -> int:
         """Everything that came out, reasoning included, as one figure in tokens."""
         return self.output + self.output_audio + self.output_image
+
+    def charged(self, bucket: str) -> int:
+        """What of a bucket is charged."""
+        return max(0, int(getattr(self, bucket)) - self.waived.get(bucket, 0))
 
     def plus(self, other: Usage) -> Usage:
         """Both together, of two different calls."""

@@ -32,17 +32,14 @@ CREDENTIAL_HEADERS = frozenset(
     b"sec-websocket-protocol x-amz-security-token".split()
 )  # fmt: skip
 
-# Query parameters of clients that are part of the call, by dialect of the upstream. Keys never are.
-QUERY_PASS: dict[str, frozenset[str]] = {"anthropic": frozenset({"beta"})}
 _PLACEHOLDER = re.compile(r"\{([a-z0-9_]+)\}")
-_NO_QUERY: frozenset[str] = frozenset()
 
 
 class Vendor(Protocol):
     """What rewriting needs to know of a dialect."""
 
     @property
-    def name(self) -> str: ...
+    def query_pass(self) -> Mapping[str, frozenset[str]]: ...
     @property
     def request_pass(self) -> frozenset[bytes]: ...
 
@@ -69,9 +66,12 @@ def upstream_target(
         path, _ = canonical(_PLACEHOLDER.sub(lambda found: _segment(found[1], model, captures), path))
     parameters = list(operation.query)
     if query:
-        passing = QUERY_PASS.get(dialect.name, _NO_QUERY)
-        own = {name for name, _ in parameters}
-        parameters += [(n, v) for n, v in parse_qsl(query, keep_blank_values=True) if n in passing - own]
+        passing, own = dialect.query_pass, {name for name, _ in parameters}
+        parameters += [
+            (name, value)
+            for name, value in parse_qsl(query, keep_blank_values=True)
+            if name in passing and name not in own and value in (passing[name] or (value,))
+        ]
     target = mirror.base_path + path
     return f"{target}?{urlencode(parameters)}" if parameters else target
 

@@ -10,11 +10,25 @@ import pytest
 from proxy import errors
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
+from proxy.metering.events import JsonSplitter, SseSplitter
+from proxy.metering.scanner import PointerScanner
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
 REFUSALS = [
     kind for kind in vars(errors).values() if isinstance(kind, type) and issubclass(kind, errors.ProxyError)
 ]
+
+
+# What some SDKs read differs from OpenAI's envelope; where the message is, and what it stands beside.
+MESSAGE_AT = {"cohere": "message", "mistral": "message", "dashscope": "message", "ollama": "error"}
+BESIDE = {
+    "gemini": {"code", "message", "status", "details"},
+    "vertex": {"code", "message", "status", "details"},
+    "cohere": {"id", "message"},
+    "mistral": {"object", "message", "type", "param", "code"},
+    "dashscope": {"code", "message", "request_id"},
+    "ollama": {"error"},
+}
 
 
 def body(dialect: Dialect, error: errors.ProxyError) -> dict[str, Any]:
@@ -24,7 +38,7 @@ def body(dialect: Dialect, error: errors.ProxyError) -> dict[str, Any]:
 
 def test_each_dialect_is_found_by_its_name():
     assert {name: dialect.name for name, dialect in DIALECTS.items()} == {name: name for name in DIALECTS}
-    assert set(DIALECTS) == {"openai", "azure", "anthropic"}
+    assert len(DIALECTS) == 9
 
 
 @each_dialect
@@ -54,6 +68,10 @@ def test_keys_are_written_where_the_vendor_reads_them():
         "openai": (b"authorization", b"Bearer "),
         "azure": (b"api-key", b""),
         "anthropic": (b"x-api-key", b""),
+        "gemini": (b"x-goog-api-key", b""),
+        **dict.fromkeys(
+            ("vertex", "cohere", "mistral", "dashscope", "ollama"), (b"authorization", b"Bearer ")
+        ),
     }
 
 
@@ -64,6 +82,9 @@ def test_no_header_passes_that_carries_a_key_or_names_our_account(dialect: Diale
         b"openai-organization",
         b"openai-project",
         b"anthropic-organization-id",
+        b"x-goog-user-project",
+        b"x-goog-api-key",
+        b"x-dashscope-async",
         b"host",
         b"content-length",
     }
@@ -78,16 +99,27 @@ def test_no_header_passes_that_carries_a_key_or_names_our_account(dialect: Diale
 def test_every_refusal_has_a_body_and_a_stream_event(dialect: Dialect, kind: type[errors.ProxyError]):
     error = kind(param="model")
     answer = body(dialect, error)
-    assert answer["error"]["message"] == error.message
-    assert type(answer["error"]["type"]) is str
+    where = MESSAGE_AT.get(dialect.name)
+    told = answer if where else answer["error"]
+    assert told[where or "message"] == error.message
+    assert set(told) >= BESIDE.get(dialect.name, {"message", "type"})
     event = dialect.stream_error(error.kind, error.code, error.message, None, error.status, "req-1")
-    assert event.endswith(b"}\n\n") and event.count(b"data: ") == 1
+    assert len(events(event)) == 1
+
+
+def events(stream: bytes) -> list[bytes]:
+    """What a client of the stream sees: server-sent events, or lines."""
+    for splitter in (SseSplitter(lambda: PointerScanner(())), JsonSplitter(lambda: PointerScanner(()))):
+        if found := splitter.feed(stream):
+            return [event for event in found if type(event) is bytes]
+    return []
 
 
 @each_dialect
 def test_a_message_with_line_ends_makes_no_second_event(dialect: Dialect):
     event = dialect.stream_error("server_error", "x", "a\n\ndata: [DONE]\r\n\r\n", None, 500, "r")
-    assert event.count(b"\n\n") == 1 and b"\r" not in event
+    (only,) = events(event)
+    assert b"[DONE]" in only and b"\n" not in only
 
 
 @pytest.mark.parametrize(
@@ -135,6 +167,26 @@ def test_anthropic_errors_have_their_own_types_and_the_request_id(error: errors.
     }
     event = DIALECTS["anthropic"].stream_error("server_error", "x", "m", None, 500, "r")
     assert event.startswith(b"event: error\ndata: {")
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "name"),
+    [
+        (errors.InvalidKey(), 401, "UNAUTHENTICATED"),
+        (errors.ModelNotPermitted(), 403, "PERMISSION_DENIED"),
+        (errors.UnknownModel(), 404, "NOT_FOUND"),
+        (errors.BodyTooLarge(), 413, "INVALID_ARGUMENT"),
+        (errors.LimitExceeded(), 429, "RESOURCE_EXHAUSTED"),
+        (errors.InternalError(), 500, "INTERNAL"),
+        (errors.Overloaded(), 503, "UNAVAILABLE"),
+    ],
+)
+def test_gemini_errors_are_google_statuses_and_name_our_reason(
+    error: errors.ProxyError, status: int, name: str
+):
+    answer = body(DIALECTS["gemini"], error)["error"]
+    assert (answer["code"], answer["status"], answer["message"]) == (status, name, error.message)
+    assert answer["details"][0]["reason"] == error.code.upper()
 
 
 def test_anthropic_names_the_request_twice():

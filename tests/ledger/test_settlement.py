@@ -209,7 +209,7 @@ def test_a_trusted_upstream_is_billed_as_it_reports_and_flagged():
     assert (end.cost_nanos, end.flags) == (price_of(40, 30), [OVER_INPUT, OVER_OUTPUT])
 
 
-@pytest.mark.parametrize("name", [f.name for f in FIELDS if f.name not in ("tools", "units")])
+@pytest.mark.parametrize("name", [f.name for f in FIELDS if f.default == 0])
 @pytest.mark.parametrize("lie", [-5, 10**12, 10**30])
 def test_absurd_figures_are_cut_in_every_bucket(name, lie):
     end = close(entry.COMPLETE, Figures(Usage(**{name: lie}), is_final=True))
@@ -222,6 +222,11 @@ def test_absurd_tools_and_units_are_cut():
     lies = Usage(tools={"web_search": -1}, units={"pages": 10**15})
     end = close(entry.COMPLETE, Figures(lies, is_final=True))
     assert end.usage == {"tools": {"web_search": 0}, "units": {"pages": SINGLE_MAX}}
+
+
+def test_more_waived_than_there_was_makes_nothing_cheaper_than_free():
+    lies = Usage(input=10, output=5, waived={"input": 10**15})
+    assert close(entry.COMPLETE, Figures(lies, is_final=True)).cost_nanos == price_of(0, 5)
 
 
 def test_the_figures_of_the_meter_are_not_changed_by_billing():

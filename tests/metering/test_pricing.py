@@ -147,6 +147,14 @@ def test_tools_cost_per_call_and_tokens_on_top_cost_as_tokens():
     assert cost(content, Usage(units={"advisor_input": 7})) == 35
 
 
+def test_what_the_vendor_counts_and_waives_costs_nothing():
+    price = price_from_content({"input": 2_000_000_000, "output": 8_000_000_000})
+    counted = Usage(input=54, cache_read=448, output=24, waived={"cache_read": 448, "input": 47, "output": 3})
+    billed = Usage(input=7, output=21)
+    assert cost_nanos(price, counted, PPM, PPM) == cost_nanos(price, billed, PPM, PPM)
+    assert counted.input_tokens_all() == 502
+
+
 def test_the_answers_service_tier_decides():
     content = {
         "input": 4 * M,

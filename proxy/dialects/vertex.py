@@ -1,0 +1,47 @@
+"""Google's Vertex AI: Gemini's verbs, and Anthropic's messages, under a path that names a publisher.
+
+Owns its paths and its kind of key. The base URL of a mirror says whose project and where:
+https://LOCATION-aiplatform.googleapis.com/v1/projects/PROJECT/locations/LOCATION
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from proxy.dialects import anthropic
+from proxy.dialects.base import Meter, OperationSpec
+from proxy.dialects.gemini import GEMINI
+from proxy.dialects.rules import RuledMeter
+
+# The model is in the path, and whether it streams is in the verb.
+_RAW = replace(
+    anthropic.OPERATIONS["messages"],
+    name="raw_predict",
+    path="rawPredict",
+    model_at="path",
+    own_meter=anthropic.MessagesMeter,
+)
+_CLAUDE = {
+    spec.name: spec
+    for spec in (
+        _RAW,
+        replace(_RAW, name="stream_raw_predict", path="streamRawPredict", streams_unasked=True),
+    )
+}
+
+
+def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
+    """A fresh meter for one answer."""
+    return (operation.own_meter or RuledMeter)(operation, is_event_stream)
+
+
+VERTEX = replace(
+    GEMINI,
+    name="vertex",
+    operations=GEMINI.operations | _CLAUDE,
+    paths=dict.fromkeys(GEMINI.operations, "/publishers/google/models/{model}:{operation_path}")
+    | dict.fromkeys(_CLAUDE, "/publishers/anthropic/models/{model}:{operation_path}"),
+    auth=(b"authorization", b"Bearer "),
+    request_pass=GEMINI.request_pass | {b"anthropic-beta", b"anthropic-version"},
+    make_meter=make_meter,
+)
