@@ -7,7 +7,9 @@ byte for byte as it came (design.md, "Same bytes").
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from decimal import Decimal
+from typing import Any
 
 import orjson
 
@@ -17,15 +19,17 @@ from proxy.errors import (
     ModelMissing,
     Overloaded,
     ParameterRefused,
+    UnknownModel,
     UnsupportedCoding,
 )
-from proxy.metering.scanner import Members, insert_member, read_members, remove_member
+from proxy.metering.members import Members, check_values, insert_member, read_members, remove_member
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
 from proxy.routing.table import Parameters
 
 BODIES_BYTES_MAX = 512 << 20  # request bodies in memory, per worker
 PARSE_IN_THREAD_BYTES = 256 << 10  # parsing more would hold up streams for a millisecond and longer
+MODEL_CHARS_MAX = 256  # tables of models and prices remember the names that they were asked for
 
 
 class Bodies:
@@ -68,27 +72,42 @@ class Bodies:
 async def parse(x: Exchange, facts: HeadFacts) -> None:
     """Fill in document, spans, model and stream flag of a JSON request.
 
-    Raises BodyNotJson, DuplicateMember, UnsupportedCoding, ParameterRefused, ModelMissing.
+    Raises BodyNotJson, DuplicateMember, UnsupportedCoding, ParameterRefused, ModelMissing, UnknownModel,
+    BodyTooLarge.
     """
     assert x.route is not None and x.operation is not None
     if x.operation.request == "json":
         if not facts.has_plain_body:
             raise UnsupportedCoding
         guarded, policy = x.operation.guarded, x.route.parameters
-        if policy is not None:
-            guarded += tuple(name for name, _, _ in policy.range)
-        members = await _members(x.content, guarded)
-        if policy is not None:
-            members = _apply(x, policy, members)
+        if len(x.content) > PARSE_IN_THREAD_BYTES:
+            x.content, members = await asyncio.to_thread(_understand_long, x.content, guarded, policy)
+        else:
+            x.content, members = _understand(x.content, guarded, policy)
         x.doc, x.spans = members.doc, members.spans
         x.is_stream = x.operation.streams and x.doc.get("stream") is True
     x.model = _model_of(x)
 
 
-async def _members(content: bytes, guarded: tuple[str, ...]) -> Members:
-    if len(content) > PARSE_IN_THREAD_BYTES:
-        return await asyncio.to_thread(read_members, content, guarded)
-    return read_members(content, guarded)
+def _understand_long(
+    content: bytes, guarded: tuple[str, ...], policy: Parameters | None
+) -> tuple[bytes, Members]:
+    check_values(content)
+    return _understand(content, guarded, policy)
+
+
+def _understand(content: bytes, guarded: tuple[str, ...], policy: Parameters | None) -> tuple[bytes, Members]:
+    """The body without what the route drops, and what is in it."""
+    if policy is None:
+        return content, read_members(content, guarded)
+    members = read_members(content, guarded + tuple(name for name, _, _ in policy.range))
+    _check_ranges(policy, members.doc)
+    dropped = [name for name in policy.drop if name in members.doc]
+    if not dropped:
+        return content, members
+    for name in dropped:
+        content = remove_member(content, read_members(content, (name,)).members[name])
+    return content, read_members(content, guarded)
 
 
 def _model_of(x: Exchange) -> str:
@@ -103,27 +122,20 @@ def _model_of(x: Exchange) -> str:
         raise ModelMissing(param="model")
     if not isinstance(named, str | None):
         raise BodyNotJson("The member 'model' must be a string.", param="model")
+    if named and len(named) > MODEL_CHARS_MAX:
+        raise UnknownModel(param="model")
     return named or ""
 
 
-def _apply(x: Exchange, policy: Parameters, members: Members) -> Members:
-    """The route's parameter policy: refuse what is out of range, cut out what is dropped."""
+def _check_ranges(policy: Parameters, doc: Mapping[str, Any]) -> None:
     for name, low, high in policy.range:
-        value = members.doc.get(name)
+        value = doc.get(name)
         if value is None:
             continue
         if isinstance(value, bool) or not isinstance(value, int | float):
             raise ParameterRefused(f"'{name}' must be a number.", param=name)
         if not Decimal(low) <= Decimal(str(value)) <= Decimal(high):
             raise ParameterRefused(f"'{name}' must be between {low} and {high}.", param=name)
-    dropped = [name for name in policy.drop if name in members.doc]
-    if not dropped:
-        return members
-    assert x.operation is not None
-    for name in dropped:
-        found = read_members(x.content, (name,))
-        x.content = remove_member(x.content, found.members[name])
-    return read_members(x.content, x.operation.guarded)
 
 
 def outgoing(x: Exchange, model: str, *, model_in_body: bool, include_usage: bool) -> bytes:

@@ -21,6 +21,7 @@ from proxy.errors import (
     Overloaded,
     ParameterRefused,
     ProxyError,
+    UnknownModel,
     UnsupportedCoding,
 )
 from proxy.relay.body import Bodies, asks_for_usage, outgoing, parse
@@ -157,6 +158,42 @@ async def test_a_compressed_body_is_refused() -> None:
     coded = HeadFacts("/", "", ENDPOINT, None, b"identity", False, "")
     with pytest.raises(UnsupportedCoding):
         await parse(parsed_call(b'{"model":"m"}'), coded)
+
+
+async def test_a_model_whose_name_is_longer_than_any_is_unknown() -> None:
+    with pytest.raises(UnknownModel):
+        await parse(parsed_call(b'{"model":"%b"}' % (b"m" * (1 << 20))), FACTS)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"x":' + b"[" * 100_000, b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}",
+        b'{"x":' * 100_000, '{"model":"m"}'.encode("utf-16"), '{"model":"m"}'.encode("utf-16-le"),
+        '{"model":"m"}'.encode("utf-32"), b'\xef\xbb\xbf{"model":"m"}', b'{"model":"\xff"}',
+        b'{"model":"\\ud800"}',
+        b'{"model":"m","n":NaN}', b'{"model":"m"}{', b"\x1f\x8b{}",
+    ],
+    ids=lambda content: repr(content[:20]),
+)  # fmt: skip
+async def test_what_only_looks_like_json_is_refused(content: bytes) -> None:
+    with pytest.raises(BodyNotJson):
+        await parse(parsed_call(content), FACTS)
+
+
+async def test_a_body_of_nothing_but_values_is_refused_before_it_is_parsed() -> None:
+    with pytest.raises(BodyTooLarge):
+        await parse(parsed_call(b'{"model":"m","x":[' + b"[]," * 1_000_000 + b"1]}"), FACTS)
+
+
+async def test_a_large_body_keeps_to_the_routes_parameters() -> None:
+    policy = Parameters(drop=("user",), range=(("n", "1", "2"),))
+    x = parsed_call(b'{"user":"u","messages":"%b","n":2}' % (b"x" * 1_000_000), parameters=policy)
+    x.captures = {"model": "m"}
+    await parse(x, FACTS)
+    assert x.content.startswith(b'{"messages"')
+    with pytest.raises(ParameterRefused):
+        await parse(parsed_call(b'{"messages":"%b","n":3}' % (b"x" * 1_000_000), parameters=policy), FACTS)
 
 
 async def test_a_large_body_is_parsed_all_the_same() -> None:
