@@ -8,12 +8,43 @@ BEGIN
     RETURN NULL;
 END $$;
 
+CREATE FUNCTION public.account_is_due() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    NEW.due_at := '-infinity';
+    RETURN NEW;
+END $$;
+
 CREATE FUNCTION public.api_key_changed() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
     NEW.generation := next_generation();
     RETURN NEW;
+END $$;
+
+CREATE FUNCTION public.draw_limit(the_bucket text, the_end bigint, the_holder text, the_node uuid, amount bigint, need bigint, want bigint, OUT total bigint, OUT remaining bigint) RETURNS record
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    taken bigint;
+BEGIN
+    PERFORM pg_advisory_xact_lock(hashtextextended(the_bucket, the_end));
+    SELECT coalesce(sum(s.granted), 0), coalesce(sum(s.granted) FILTER (WHERE s.holder = the_holder), 0)
+    INTO taken, total
+    FROM limit_slice s JOIN node n ON n.id = s.node
+    WHERE s.bucket = the_bucket AND s.ends_ms = the_end
+      AND (the_end > 0 OR s.holder = the_holder OR (n.alive_until > now() AND n.retired_at IS NULL));
+    remaining := amount - taken;
+    IF remaining >= need THEN
+        want := least(want, remaining);
+        INSERT INTO limit_slice AS s (bucket, ends_ms, holder, node, granted)
+        VALUES (the_bucket, the_end, the_holder, the_node, want)
+        ON CONFLICT (bucket, ends_ms, holder, node) DO UPDATE SET granted = s.granted + want;
+        total := total + want;
+        remaining := remaining - want;
+    END IF;
 END $$;
 
 CREATE FUNCTION public.first_id_of(day date) RETURNS uuid
@@ -41,6 +72,14 @@ BEGIN
     RETURN NULL;
 END $$;
 
+CREATE FUNCTION public.ledger_wakes_account() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+BEGIN
+    UPDATE account SET due_at = '-infinity' WHERE id = NEW.account;
+    RETURN NULL;
+END $$;
+
 CREATE FUNCTION public.make_usage_partition(day date) RETURNS void
     LANGUAGE plpgsql
     AS $$
@@ -65,6 +104,19 @@ BEGIN
     UPDATE station_state SET generation = generation + 1 RETURNING generation INTO now_at;
     PERFORM pg_notify('headrace_keys', now_at::text);
     RETURN now_at;
+END $$;
+
+CREATE FUNCTION public.pocket_moves_available() RETURNS trigger
+    LANGUAGE plpgsql
+    AS $$
+DECLARE
+    more bigint := CASE WHEN NEW.closed_at IS NULL THEN NEW.amount_nanos - NEW.used_nanos ELSE 0 END;
+BEGIN
+    IF TG_OP = 'UPDATE' AND OLD.closed_at IS NULL THEN
+        more := more - (OLD.amount_nanos - OLD.used_nanos);
+    END IF;
+    UPDATE account SET available_nanos = available_nanos + more WHERE id = NEW.account;
+    RETURN NULL;
 END $$;
 
 CREATE FUNCTION public.refuse_balance() RETURNS trigger
@@ -100,6 +152,7 @@ CREATE FUNCTION public.tier_grant_changed() RETURNS trigger
     LANGUAGE plpgsql
     AS $$
 BEGIN
+    UPDATE account SET due_at = '-infinity' WHERE id = NEW.account;
     UPDATE api_key SET generation = 0 WHERE account = NEW.account;
     RETURN NULL;
 END $$;
@@ -115,9 +168,16 @@ CREATE TABLE public.account (
     ledger_rows bigint DEFAULT 0 NOT NULL,
     ledger_seal bigint DEFAULT 0 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
+    contact text DEFAULT ''::text NOT NULL,
+    password text,
+    tier_rank integer,
+    earned_upto bigint DEFAULT 0 NOT NULL,
+    due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone,
     CONSTRAINT account_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT account_status_check CHECK ((status = ANY (ARRAY['active'::text, 'frozen'::text, 'closed'::text])))
 );
+
+COMMENT ON COLUMN public.account.available_nanos IS 'balance and what is left of the open pocket, less what open leases and pending tasks set aside';
 
 ALTER TABLE public.account ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     SEQUENCE NAME public.account_id_seq
@@ -151,6 +211,7 @@ CREATE TABLE public.api_key (
     generation bigint DEFAULT 0 NOT NULL,
     created_at timestamp with time zone DEFAULT now() NOT NULL,
     revoked_at timestamp with time zone,
+    note text DEFAULT ''::text NOT NULL,
     CONSTRAINT api_key_digest_check CHECK ((octet_length(digest) = 32)),
     CONSTRAINT api_key_limits_check CHECK ((jsonb_typeof(limits) = 'object'::text)),
     CONSTRAINT api_key_permissions_check CHECK ((jsonb_typeof(permissions) = 'object'::text)),
@@ -181,11 +242,42 @@ CREATE TABLE public.binding (
     deadline_ms bigint,
     next_poll_ms bigint,
     polls integer DEFAULT 0 NOT NULL,
-    result jsonb,
+    content jsonb,
     callback jsonb,
     closed_ms bigint,
     incarnation text NOT NULL,
+    entry jsonb,
+    failures integer DEFAULT 0 NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    gone_ms bigint,
     CONSTRAINT binding_state_check CHECK ((state = ANY (ARRAY['bound'::text, 'pending'::text, 'settled'::text, 'void'::text, 'disputed'::text])))
+);
+
+COMMENT ON COLUMN public.binding.deadline_ms IS 'when a pending task becomes disputed, a disputed one void';
+
+COMMENT ON COLUMN public.binding.polls IS 'the fencing token of a poll: who claims a task counts it up';
+
+CREATE TABLE public.code (
+    id bigint NOT NULL,
+    digest bytea NOT NULL,
+    masked text NOT NULL,
+    amount_nanos bigint NOT NULL,
+    expires_at timestamp with time zone,
+    note text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    redeemed_by bigint,
+    redeemed_at timestamp with time zone,
+    CONSTRAINT code_amount_nanos_check CHECK ((amount_nanos > 0)),
+    CONSTRAINT code_digest_check CHECK ((octet_length(digest) = 32))
+);
+
+ALTER TABLE public.code ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.code_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE public.correction (
@@ -200,6 +292,7 @@ CREATE TABLE public.correction (
     usage jsonb NOT NULL,
     incarnation text NOT NULL,
     seal bigint NOT NULL,
+    charged_nanos bigint,
     CONSTRAINT correction_cost_nanos_check CHECK ((cost_nanos >= 0))
 );
 
@@ -249,10 +342,11 @@ CREATE TABLE public.ledger (
     posted_ms bigint DEFAULT ((EXTRACT(epoch FROM clock_timestamp()) * (1000)::numeric))::bigint NOT NULL,
     note text DEFAULT ''::text NOT NULL,
     seal bigint NOT NULL,
+    undoes bigint,
     CONSTRAINT ledger_amount_nanos_check CHECK ((amount_nanos <> 0)),
     CONSTRAINT ledger_check CHECK (((paid_amount IS NULL) = (paid_currency IS NULL))),
     CONSTRAINT ledger_contra_check CHECK ((contra = ANY (ARRAY['cash'::text, 'revenue'::text, 'promotion'::text, 'write_off'::text]))),
-    CONSTRAINT ledger_kind_check CHECK ((kind = ANY (ARRAY['topup'::text, 'code'::text, 'adjustment'::text, 'refund'::text, 'usage'::text, 'correction'::text]))),
+    CONSTRAINT ledger_kind_check CHECK ((kind = ANY (ARRAY['topup'::text, 'code'::text, 'trial'::text, 'adjustment'::text, 'refund'::text, 'chargeback'::text, 'usage'::text, 'correction'::text]))),
     CONSTRAINT ledger_reference_check CHECK ((reference <> ''::text)),
     CONSTRAINT ledger_source_check CHECK ((source <> ''::text))
 );
@@ -266,11 +360,20 @@ ALTER TABLE public.ledger ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.limit_slice (
+    bucket text NOT NULL,
+    ends_ms bigint NOT NULL,
+    holder text NOT NULL,
+    node uuid NOT NULL,
+    granted bigint NOT NULL
+);
+
 CREATE TABLE public.node (
     id uuid NOT NULL,
     first_seen_at timestamp with time zone DEFAULT now() NOT NULL,
     last_seen_at timestamp with time zone DEFAULT now() NOT NULL,
-    retired_at timestamp with time zone
+    retired_at timestamp with time zone,
+    alive_until timestamp with time zone DEFAULT '-infinity'::timestamp with time zone NOT NULL
 );
 
 CREATE TABLE public.observation (
@@ -280,7 +383,30 @@ CREATE TABLE public.observation (
     vendor_id text NOT NULL,
     state text NOT NULL,
     usage jsonb NOT NULL,
-    incarnation text NOT NULL
+    incarnation text NOT NULL,
+    credential text DEFAULT ''::text NOT NULL,
+    parts jsonb DEFAULT '[]'::jsonb NOT NULL
+);
+
+CREATE TABLE public.old_key (
+    digest bytea NOT NULL,
+    key bigint NOT NULL,
+    masked text NOT NULL,
+    until timestamp with time zone NOT NULL,
+    CONSTRAINT old_key_digest_check CHECK ((octet_length(digest) = 32))
+);
+
+CREATE TABLE public.payment_order (
+    id uuid NOT NULL,
+    account bigint NOT NULL,
+    gateway text NOT NULL,
+    amount_nanos bigint NOT NULL,
+    price numeric NOT NULL,
+    currency text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    paid bigint,
+    CONSTRAINT payment_order_amount_nanos_check CHECK ((amount_nanos > 0)),
+    CONSTRAINT payment_order_price_check CHECK ((price > (0)::numeric))
 );
 
 CREATE TABLE public.pending_usage (
@@ -299,10 +425,11 @@ CREATE TABLE public.pocket (
     period_start timestamp with time zone NOT NULL,
     period_end timestamp with time zone NOT NULL,
     amount_nanos bigint NOT NULL,
-    leased_nanos bigint DEFAULT 0 NOT NULL,
     used_nanos bigint DEFAULT 0 NOT NULL,
+    closed_at timestamp with time zone,
     CONSTRAINT pocket_amount_nanos_check CHECK ((amount_nanos >= 0)),
-    CONSTRAINT pocket_check CHECK ((period_end > period_start))
+    CONSTRAINT pocket_check CHECK ((period_end > period_start)),
+    CONSTRAINT pocket_check1 CHECK (((used_nanos >= 0) AND (used_nanos <= amount_nanos)))
 );
 
 ALTER TABLE public.pocket ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -318,6 +445,29 @@ CREATE TABLE public.price (
     id text NOT NULL,
     content jsonb NOT NULL,
     first_seen_at timestamp with time zone DEFAULT now() NOT NULL
+);
+
+CREATE TABLE public.price_override (
+    id bigint NOT NULL,
+    account bigint NOT NULL,
+    model text NOT NULL,
+    ppm bigint,
+    content jsonb,
+    note text DEFAULT ''::text NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    ended_at timestamp with time zone,
+    CONSTRAINT price_override_check CHECK (((ppm IS NULL) <> (content IS NULL))),
+    CONSTRAINT price_override_model_check CHECK ((model <> ''::text)),
+    CONSTRAINT price_override_ppm_check CHECK ((ppm >= 0))
+);
+
+ALTER TABLE public.price_override ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
+    SEQUENCE NAME public.price_override_id_seq
+    START WITH 1
+    INCREMENT BY 1
+    NO MINVALUE
+    NO MAXVALUE
+    CACHE 1
 );
 
 CREATE TABLE public.quarantine (
@@ -340,6 +490,11 @@ ALTER TABLE public.quarantine ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
     CACHE 1
 );
 
+CREATE TABLE public.recall (
+    owner text NOT NULL,
+    at timestamp with time zone NOT NULL
+);
+
 CREATE TABLE public.schema_version (
     version integer NOT NULL,
     name text NOT NULL,
@@ -357,11 +512,20 @@ CREATE TABLE public.segment_cursor (
     moved_at timestamp with time zone DEFAULT now() NOT NULL
 );
 
+CREATE TABLE public.session (
+    digest bytea NOT NULL,
+    account bigint NOT NULL,
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    expires_at timestamp with time zone NOT NULL,
+    CONSTRAINT session_digest_check CHECK ((octet_length(digest) = 32))
+);
+
 CREATE TABLE public.station_state (
     only_row boolean DEFAULT true NOT NULL,
     generation bigint DEFAULT 1 NOT NULL,
     currency text,
     timezone text DEFAULT 'UTC'::text NOT NULL,
+    reviewed_rules text,
     CONSTRAINT station_state_only_row_check CHECK (only_row)
 );
 
@@ -375,7 +539,8 @@ CREATE TABLE public.tier_grant (
     source text NOT NULL,
     reference text NOT NULL,
     revoked_at timestamp with time zone,
-    created_at timestamp with time zone DEFAULT now() NOT NULL
+    created_at timestamp with time zone DEFAULT now() NOT NULL,
+    payments bigint[] DEFAULT '{}'::bigint[] NOT NULL
 );
 
 ALTER TABLE public.tier_grant ALTER COLUMN id ADD GENERATED ALWAYS AS IDENTITY (
@@ -433,6 +598,8 @@ CREATE TABLE public.usage (
     client text NOT NULL,
     incarnation text NOT NULL,
     seal bigint NOT NULL,
+    pocket bigint,
+    upstream_nanos bigint,
     CONSTRAINT usage_cost_nanos_check CHECK ((cost_nanos >= 0)),
     CONSTRAINT usage_provenance_check CHECK ((provenance = ANY (ARRAY['final'::text, 'early'::text, 'counted'::text, 'estimated'::text, 'none'::text]))),
     CONSTRAINT usage_state_check CHECK ((state = ANY (ARRAY['settled'::text, 'void'::text])))
@@ -460,6 +627,12 @@ ALTER TABLE ONLY public.binding
 ALTER TABLE ONLY public.binding
     ADD CONSTRAINT binding_upstream_credential_vendor_id_key UNIQUE (upstream, credential, vendor_id);
 
+ALTER TABLE ONLY public.code
+    ADD CONSTRAINT code_digest_key UNIQUE (digest);
+
+ALTER TABLE ONLY public.code
+    ADD CONSTRAINT code_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.correction
     ADD CONSTRAINT correction_pkey PRIMARY KEY (id);
 
@@ -481,11 +654,20 @@ ALTER TABLE ONLY public.ledger
 ALTER TABLE ONLY public.ledger
     ADD CONSTRAINT ledger_source_reference_key UNIQUE (source, reference);
 
+ALTER TABLE ONLY public.limit_slice
+    ADD CONSTRAINT limit_slice_pkey PRIMARY KEY (bucket, ends_ms, holder, node);
+
 ALTER TABLE ONLY public.node
     ADD CONSTRAINT node_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.observation
     ADD CONSTRAINT observation_pkey PRIMARY KEY (id);
+
+ALTER TABLE ONLY public.old_key
+    ADD CONSTRAINT old_key_pkey PRIMARY KEY (digest);
+
+ALTER TABLE ONLY public.payment_order
+    ADD CONSTRAINT payment_order_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.pending_usage
     ADD CONSTRAINT pending_usage_pkey PRIMARY KEY (id);
@@ -496,17 +678,26 @@ ALTER TABLE ONLY public.pocket
 ALTER TABLE ONLY public.pocket
     ADD CONSTRAINT pocket_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.price_override
+    ADD CONSTRAINT price_override_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.price
     ADD CONSTRAINT price_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.quarantine
     ADD CONSTRAINT quarantine_pkey PRIMARY KEY (id);
 
+ALTER TABLE ONLY public.recall
+    ADD CONSTRAINT recall_pkey PRIMARY KEY (owner);
+
 ALTER TABLE ONLY public.schema_version
     ADD CONSTRAINT schema_version_pkey PRIMARY KEY (version);
 
 ALTER TABLE ONLY public.segment_cursor
     ADD CONSTRAINT segment_cursor_pkey PRIMARY KEY (incarnation, segment);
+
+ALTER TABLE ONLY public.session
+    ADD CONSTRAINT session_pkey PRIMARY KEY (digest);
 
 ALTER TABLE ONLY public.station_state
     ADD CONSTRAINT station_state_pkey PRIMARY KEY (only_row);
@@ -520,6 +711,8 @@ ALTER TABLE ONLY public.tier_grant
 ALTER TABLE ONLY public.usage
     ADD CONSTRAINT usage_pkey PRIMARY KEY (id);
 
+CREATE INDEX account_due ON public.account USING btree (due_at) WHERE (due_at IS NOT NULL);
+
 CREATE INDEX allowance_account ON public.allowance USING btree (account, at_ms);
 
 CREATE INDEX api_key_account ON public.api_key USING btree (account);
@@ -528,9 +721,13 @@ CREATE INDEX api_key_generation ON public.api_key USING btree (generation);
 
 CREATE INDEX binding_account ON public.binding USING btree (account, kind, id);
 
-CREATE INDEX binding_due ON public.binding USING btree (next_poll_ms) WHERE (state = 'pending'::text);
+CREATE INDEX binding_disputed ON public.binding USING btree (deadline_ms) WHERE (state = 'disputed'::text);
+
+CREATE INDEX binding_due ON public.binding USING btree (upstream, next_poll_ms) WHERE (state = 'pending'::text);
 
 CREATE INDEX binding_held ON public.binding USING btree (account) WHERE (hold_nanos <> 0);
+
+CREATE INDEX binding_vendor_id ON public.binding USING btree (vendor_id, account);
 
 CREATE INDEX correction_corrects ON public.correction USING btree (corrects);
 
@@ -544,9 +741,29 @@ CREATE INDEX lease_open_of_node ON public.lease USING btree (node, incarnation) 
 
 CREATE INDEX ledger_account ON public.ledger USING btree (account, id);
 
+CREATE INDEX ledger_posted ON public.ledger USING btree (account, posted_day, id);
+
+CREATE INDEX ledger_undoes ON public.ledger USING btree (undoes) WHERE (undoes IS NOT NULL);
+
+CREATE INDEX limit_slice_ends ON public.limit_slice USING btree (ends_ms);
+
+CREATE INDEX limit_slice_node ON public.limit_slice USING btree (node);
+
 CREATE INDEX observation_of ON public.observation USING btree (upstream, vendor_id);
 
+CREATE INDEX old_key_key ON public.old_key USING btree (key);
+
+CREATE INDEX payment_order_account ON public.payment_order USING btree (account, created_at);
+
+CREATE UNIQUE INDEX pocket_open ON public.pocket USING btree (account) WHERE (closed_at IS NULL);
+
+CREATE UNIQUE INDEX price_override_current ON public.price_override USING btree (account, model) WHERE (ended_at IS NULL);
+
 CREATE UNIQUE INDEX quarantine_once ON public.quarantine USING btree (incarnation, segment, "position", sha256(payload));
+
+CREATE INDEX recall_at ON public.recall USING btree (at);
+
+CREATE INDEX session_account ON public.session USING btree (account);
 
 CREATE INDEX tier_grant_account ON public.tier_grant USING btree (account);
 
@@ -558,21 +775,29 @@ CREATE TRIGGER append_only BEFORE DELETE OR UPDATE OR TRUNCATE ON public.ledger 
 
 CREATE TRIGGER append_only BEFORE DELETE OR UPDATE ON public.usage FOR EACH ROW EXECUTE FUNCTION public.refuse_change();
 
+CREATE TRIGGER available AFTER INSERT OR UPDATE ON public.pocket FOR EACH ROW EXECUTE FUNCTION public.pocket_moves_available();
+
 CREATE TRIGGER balance AFTER INSERT ON public.ledger REFERENCING NEW TABLE AS posted FOR EACH STATEMENT EXECUTE FUNCTION public.ledger_moves_balance();
 
 CREATE TRIGGER balance_begins_at_zero BEFORE INSERT ON public.account FOR EACH ROW WHEN (((new.balance_nanos <> 0) OR (new.available_nanos <> 0) OR (new.ledger_rows <> 0) OR (new.ledger_seal <> 0))) EXECUTE FUNCTION public.refuse_balance();
 
 CREATE TRIGGER balance_moves_by_ledger BEFORE UPDATE ON public.account FOR EACH ROW WHEN (((pg_trigger_depth() = 0) AND ((old.balance_nanos IS DISTINCT FROM new.balance_nanos) OR (old.ledger_rows IS DISTINCT FROM new.ledger_rows) OR (old.ledger_seal IS DISTINCT FROM new.ledger_seal)))) EXECUTE FUNCTION public.refuse_balance();
 
-CREATE TRIGGER changed AFTER UPDATE OF name, status, tier ON public.account FOR EACH ROW EXECUTE FUNCTION public.account_changed();
+CREATE TRIGGER changed AFTER UPDATE OF name, status, tier, tier_rank ON public.account FOR EACH ROW EXECUTE FUNCTION public.account_changed();
 
 CREATE TRIGGER changed BEFORE INSERT OR UPDATE ON public.api_key FOR EACH ROW EXECUTE FUNCTION public.api_key_changed();
 
+CREATE TRIGGER changed AFTER INSERT OR UPDATE ON public.price_override FOR EACH ROW EXECUTE FUNCTION public.tier_grant_changed();
+
 CREATE TRIGGER changed AFTER INSERT OR UPDATE ON public.tier_grant FOR EACH ROW EXECUTE FUNCTION public.tier_grant_changed();
+
+CREATE TRIGGER due BEFORE UPDATE OF tier ON public.account FOR EACH ROW WHEN ((old.tier IS DISTINCT FROM new.tier)) EXECUTE FUNCTION public.account_is_due();
 
 CREATE TRIGGER seal BEFORE INSERT ON public.correction FOR EACH ROW EXECUTE FUNCTION public.seal_row();
 
 CREATE TRIGGER seal BEFORE INSERT ON public.ledger FOR EACH ROW EXECUTE FUNCTION public.seal_row();
+
+CREATE TRIGGER wakes AFTER INSERT ON public.ledger FOR EACH ROW WHEN ((new.kind <> ALL (ARRAY['usage'::text, 'correction'::text]))) EXECUTE FUNCTION public.ledger_wakes_account();
 
 ALTER TABLE ONLY public.allowance
     ADD CONSTRAINT allowance_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
@@ -582,6 +807,9 @@ ALTER TABLE ONLY public.api_key
 
 ALTER TABLE ONLY public.binding
     ADD CONSTRAINT binding_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.code
+    ADD CONSTRAINT code_redeemed_by_fkey FOREIGN KEY (redeemed_by) REFERENCES public.account(id);
 
 ALTER TABLE ONLY public.correction
     ADD CONSTRAINT correction_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
@@ -604,14 +832,29 @@ ALTER TABLE ONLY public.lease_use
 ALTER TABLE ONLY public.ledger
     ADD CONSTRAINT ledger_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
+ALTER TABLE ONLY public.limit_slice
+    ADD CONSTRAINT limit_slice_node_fkey FOREIGN KEY (node) REFERENCES public.node(id);
+
+ALTER TABLE ONLY public.old_key
+    ADD CONSTRAINT old_key_key_fkey FOREIGN KEY (key) REFERENCES public.api_key(id);
+
+ALTER TABLE ONLY public.payment_order
+    ADD CONSTRAINT payment_order_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
 ALTER TABLE ONLY public.pending_usage
     ADD CONSTRAINT pending_usage_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
 ALTER TABLE ONLY public.pocket
     ADD CONSTRAINT pocket_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
+ALTER TABLE ONLY public.price_override
+    ADD CONSTRAINT price_override_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
 ALTER TABLE ONLY public.segment_cursor
     ADD CONSTRAINT segment_cursor_incarnation_fkey FOREIGN KEY (incarnation) REFERENCES public.incarnation(id);
+
+ALTER TABLE ONLY public.session
+    ADD CONSTRAINT session_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
 ALTER TABLE ONLY public.tier_grant
     ADD CONSTRAINT tier_grant_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);

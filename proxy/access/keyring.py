@@ -11,7 +11,9 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
-from proxy.access.limits import Limit
+from proxy.access.limits import Limit, limits_of
+from proxy.access.overrides import Override
+from proxy.access.tiers import Held
 from proxy.errors import (
     AccountFrozen,
     AddressNotAllowed,
@@ -39,9 +41,7 @@ class KeyRecord:
     account_id: int
     status: str
     account_status: str
-    tier: str
-    tier_until_ms: int | None
-    tier_fallback: str
+    tiers: tuple[Held, ...]  # in the order in which the account has them; the last one never ends
     models: tuple[str, ...] | None  # globs; None: all that the tier allows
     routes: tuple[str, ...] | None  # globs of their paths as routes.yaml has them; None: all
     endpoints: tuple[str, ...] | None  # globs of their names; None: all
@@ -51,6 +51,7 @@ class KeyRecord:
     requests_per_minute: int | None
     concurrency: int | None
     masked: str
+    overrides: tuple[Override, ...] = ()  # prices of this account
 
     @classmethod
     def from_message(cls, data: dict[str, Any]) -> KeyRecord:
@@ -63,9 +64,7 @@ class KeyRecord:
             account_id=data["account_id"],
             status=data["status"],
             account_status=data["account_status"],
-            tier=data["tier"],
-            tier_until_ms=data.get("tier_until_ms"),
-            tier_fallback=data.get("tier_fallback") or data["tier"],
+            tiers=tuple(Held(tier, until_ms) for tier, until_ms in data["tiers"]),
             models=_names(data, "models"),
             routes=_names(data, "routes"),
             endpoints=_names(data, "endpoints"),
@@ -75,13 +74,15 @@ class KeyRecord:
             requests_per_minute=limits.get("requests_per_minute"),
             concurrency=limits.get("concurrency"),
             masked=data.get("masked", ""),
+            overrides=tuple(Override(*row) for row in data.get("overrides") or ()),
         )
 
     def tier_at(self, now_ms: int) -> str:
         """Workers expire an earned tier by the clock themselves."""
-        if self.tier_until_ms is not None and now_ms >= self.tier_until_ms:
-            return self.tier_fallback
-        return self.tier
+        for tier, until_ms in self.tiers:
+            if until_ms is None or now_ms < until_ms:
+                return tier
+        return ""
 
     def check(self, now_ms: int, address: str) -> None:
         """May this key be used at all, now and from there? Raises the refusal."""
@@ -108,16 +109,9 @@ class KeyRecord:
 
     def limits(self, tier: str, tier_rpm: int | None, tier_concurrency: int | None) -> tuple[Limit, ...]:
         """The limits that one call of this key counts against: its own and its account's by tier."""
-        limits = []
-        if self.requests_per_minute is not None:
-            limits.append(Limit(f"k{self.key_id}:rpm", "rate", self.requests_per_minute))
-        if self.concurrency is not None:
-            limits.append(Limit(f"k{self.key_id}:con", "concurrency", self.concurrency))
-        if tier_rpm is not None:
-            limits.append(Limit(f"a{self.account_id}:{tier}:rpm", "rate", tier_rpm))
-        if tier_concurrency is not None:
-            limits.append(Limit(f"a{self.account_id}:{tier}:con", "concurrency", tier_concurrency))
-        return tuple(limits)
+        own = {"requests_per_minute": self.requests_per_minute, "concurrency": self.concurrency}
+        of_tier = {"requests_per_minute": tier_rpm, "concurrency": tier_concurrency}
+        return limits_of(f"k{self.key_id}", own) + limits_of(f"a{self.account_id}:{tier}", of_tier)
 
 
 def _names(data: dict[str, Any], name: str) -> tuple[str, ...] | None:

@@ -7,100 +7,51 @@ mistakes. Amounts stay as they are written: the station's rates are not known he
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Discriminator, Field, PlainValidator, Tag, WithJsonSchema
+from pydantic import BaseModel, ConfigDict, Field, Tag
 
-from proxy.routing import texts, units
+from proxy.routing import units
+from proxy.routing.scalars import (
+    BY_KIND,
+    LIST,
+    MAPPING,
+    TEXT,
+    BaseUrl,
+    BodyLimit,
+    Bound,
+    Currency,
+    Duration,
+    Flag,
+    HeaderName,
+    HeaderValue,
+    Host,
+    LiteralModel,
+    MemberName,
+    Method,
+    ModelName,
+    Money,
+    Multiplier,
+    Name,
+    Network,
+    PathTemplate,
+    Period,
+    PerMinute,
+    Positive,
+    Rate,
+    RefusalStatus,
+    Secret,
+    Text,
+    UpstreamPath,
+    Whole,
+)
 
 BODY_LIMIT = 32 << 20  # bytes; JSON bodies are held whole
-BODY_LIMIT_MAX = 256 << 20
 CONCURRENCY = 50  # calls of one key at a time: the overspend bound is proportional to it
 NO_CREDIT_STATUS = 429
+NOT_PERMITTED_STATUS = 403
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-REFUSAL_STATUS = "401|402|403|429"
-
-# -- one value -----------------------------------------------------------------------------------
-
-
-def _read(parse: Callable[[str], object]) -> PlainValidator:
-    def validate(value: object) -> object:
-        if not isinstance(value, str):
-            raise ValueError("must be a single value")
-        return parse(value)
-
-    return PlainValidator(validate)
-
-
-def _shown(*json_types: str, pattern: str = "") -> WithJsonSchema:
-    """What editors are told: the value's JSON types and, where it is text, its pattern or a reference."""
-    schema: dict[str, Any] = {"type": json_types[0] if len(json_types) == 1 else list(json_types)}
-    if pattern:
-        schema["pattern"] = rf"^(?:{pattern})$|\$\{{"
-    return WithJsonSchema(schema)
-
-
-def _positive(text: str) -> int:
-    number = units.whole(text)
-    if number < 1:
-        raise ValueError("must be 1 or more")
-    return number
-
-
-def _refusal_status(text: str) -> int:
-    if text not in REFUSAL_STATUS.split("|"):
-        raise ValueError(f"must be one of {', '.join(REFUSAL_STATUS.split('|'))}")
-    return int(text)
-
-
-def _body_limit(text: str) -> int:
-    size = units.size_bytes(text)
-    if not 0 < size <= BODY_LIMIT_MAX:
-        raise ValueError(f"must be more than nothing and at most {BODY_LIMIT_MAX >> 20} MiB")
-    return size
-
-
-_INTEGER = _shown("integer", "string", pattern="[0-9]+")
-_DECIMAL = _shown("number", "string", pattern=r"-?[0-9]+(?:\.[0-9]+)?")
-
-Name = Annotated[str, _read(texts.name), _shown("string", pattern=texts.NAME)]
-ModelName = Annotated[str, _read(texts.model_name), _shown("string")]
-LiteralModel = Annotated[str, _read(texts.literal_model), _shown("string", pattern=r"[^*\s]+")]
-BaseUrl = Annotated[str, _read(texts.base_url), _shown("string", pattern="https?://.+")]
-Host = Annotated[str, _read(texts.host), _shown("string")]
-Network = Annotated[str, _read(texts.network), _shown("string")]
-HeaderName = Annotated[str, _read(texts.header_name), _shown("string", pattern=texts.HEADER)]
-HeaderValue = Annotated[str, _read(texts.header_value), _shown("string")]
-Secret = Annotated[str, _read(texts.secret), _shown("string", pattern=r".*\$\{.+\}.*")]
-Method = Annotated[str, _read(texts.method), _shown("string", pattern="[A-Z]{3,10}")]
-MemberName = Annotated[str, _read(texts.member_name), _shown("string")]
-UpstreamPath = Annotated[str, _read(texts.upstream_path), _shown("string", pattern="/.*")]
-PathTemplate = Annotated[str, _read(texts.path_template), _shown("string", pattern="/.*")]
-Text = Annotated[str, _read(str), _shown("string")]
-Flag = Annotated[bool, _read(units.flag), _shown("boolean", "string", pattern="true|false")]
-Whole = Annotated[int, _read(units.whole), _INTEGER]
-Positive = Annotated[int, _read(_positive), _INTEGER]
-RefusalStatus = Annotated[int, _read(_refusal_status), _shown("integer", "string", pattern=REFUSAL_STATUS)]
-Currency = Annotated[str, _read(units.currency), _shown("string", pattern="[A-Z]{3}")]
-Rate = Annotated[Decimal, _read(units.positive_decimal), _DECIMAL]
-Bound = Annotated[Decimal, _read(units.signed_decimal), _DECIMAL]
-Multiplier = Annotated[int, _read(units.multiplier_ppm), _DECIMAL]
-Money = Annotated[units.Amount, _read(units.amount), _shown("number", "string", pattern=units.AMOUNT)]
-Duration = Annotated[int, _read(units.duration_ms), _shown("string", pattern=units.DURATION)]
-Period = Annotated[units.Period, _read(units.period), _shown("string", pattern=units.PERIOD)]
-PerMinute = Annotated[int, _read(units.per_minute), _shown("string", pattern=units.RATE)]
-BodyLimit = Annotated[int, _read(_body_limit), _shown("integer", "string", pattern=units.SIZE)]
-
-TAGS = TEXT, MAPPING, LIST = ("<text>", "<mapping>", "<list>")  # of alternatives; no key can be one of them
-
-
-def _kind(value: object) -> str:
-    return MAPPING if isinstance(value, dict) else LIST if isinstance(value, list) else TEXT
-
-
-BY_KIND = Discriminator(_kind)  # only the alternative that was begun reports mistakes
 
 
 class Section(BaseModel):
@@ -116,6 +67,10 @@ class NoCredit(Section):
     status: RefusalStatus = NO_CREDIT_STATUS
 
 
+class NotPermitted(Section):
+    status: RefusalStatus = NOT_PERMITTED_STATUS
+
+
 class OutageAllowance(Section):
     """What one account may spend at one node while Postgres is away."""
 
@@ -125,6 +80,12 @@ class OutageAllowance(Section):
 OnOutage = Annotated[
     Annotated[Literal["unlimited", "refuse"], Tag(TEXT)] | Annotated[OutageAllowance, Tag(MAPPING)], BY_KIND
 ]
+
+
+class SignUp(Section):
+    """Who likes may open an account."""
+
+    trial: Money = Field(default=units.Amount(Decimal(0), None), description="Credit to begin with.")
 
 
 class Station(Section):
@@ -137,7 +98,14 @@ class Station(Section):
         default=[], description="Whose X-Forwarded-For and Host are believed."
     )
     no_credit: NoCredit = NoCredit()
+    not_permitted: NotPermitted = Field(
+        default=NotPermitted(), description="A model that the tier or the key leaves out."
+    )
+    codes_earn_tiers: Flag = Field(default=False, description="Redeemed codes count like top-ups.")
     on_outage: OnOutage = "refuse"
+    sign_up: SignUp | None = Field(
+        default=None, description="Accounts are made by the operator, if not said."
+    )
 
 
 class Endpoint(Section):
@@ -150,6 +118,44 @@ class Endpoint(Section):
     proxy_read_timeout: Duration | None = None
     cors: Flag = False
     tags: list[Text] = []
+
+
+# -- prices --------------------------------------------------------------------------------------
+
+
+class Figures(Section):
+    """Amounts: the first ones per million tokens, the others for one."""
+
+    input: Money | None = None
+    output: Money | None = None
+    cache_read: Money | None = None
+    cache_write_5m: Money | None = None
+    cache_write_1h: Money | None = None
+    input_audio: Money | None = None
+    cached_audio: Money | None = None
+    input_image: Money | None = None
+    output_audio: Money | None = None
+    output_image: Money | None = None
+    call: Money | None = None
+    second: Money | None = None
+    character: Money | None = None
+    image: Money | None = None
+    tools: dict[Text, Money] = Field(default_factory=dict)  # ten thousand prices: copying {} is slower
+    units: dict[Text, Money] = Field(default_factory=dict)
+    sizes: dict[Text, Money] = Field(default_factory=dict)
+
+
+class Level(Figures):
+    """Figures of calls with more than so many input tokens."""
+
+    input_tokens: Positive
+
+
+class Price(Figures):
+    above: list[Level] = Field(default_factory=list)
+    service_tiers: dict[Text, Figures] = Field(default_factory=dict)
+    multiplied: Flag = True
+    free: Flag = False
 
 
 # -- upstreams -----------------------------------------------------------------------------------
@@ -240,6 +246,9 @@ class Upstream(Section):
         Annotated[Annotated[list[Text], Tag(LIST)] | Annotated[dict[Text, Operation], Tag(MAPPING)], BY_KIND]
         | None
     ) = Field(default=None, description="All that the dialect knows, if not said.")
+    costs: dict[
+        ModelName, Annotated[Annotated[Multiplier, Tag(TEXT)] | Annotated[Price, Tag(MAPPING)], BY_KIND]
+    ] = Field(default={}, description="What it takes: a part of the model's price, or a price of its own.")
 
 
 # -- models and routes ---------------------------------------------------------------------------
@@ -291,42 +300,7 @@ class Task(BaseModel):
     upstream: Text
 
 
-# -- prices and tiers ----------------------------------------------------------------------------
-
-
-class Figures(Section):
-    """Amounts: the first ones per million tokens, the others for one."""
-
-    input: Money | None = None
-    output: Money | None = None
-    cache_read: Money | None = None
-    cache_write_5m: Money | None = None
-    cache_write_1h: Money | None = None
-    input_audio: Money | None = None
-    cached_audio: Money | None = None
-    input_image: Money | None = None
-    output_audio: Money | None = None
-    output_image: Money | None = None
-    call: Money | None = None
-    second: Money | None = None
-    character: Money | None = None
-    image: Money | None = None
-    tools: dict[Text, Money] = Field(default_factory=dict)  # ten thousand prices: copying {} is slower
-    units: dict[Text, Money] = Field(default_factory=dict)
-    sizes: dict[Text, Money] = Field(default_factory=dict)
-
-
-class Level(Figures):
-    """Figures of calls with more than so many input tokens."""
-
-    input_tokens: Positive
-
-
-class Price(Figures):
-    above: list[Level] = Field(default_factory=list)
-    service_tiers: dict[Text, Figures] = Field(default_factory=dict)
-    multiplied: Flag = True
-    free: Flag = False
+# -- tiers ----------------------------------------------------------------------------------------
 
 
 class TierLimits(Section):
@@ -351,8 +325,19 @@ class Tier(Section):
     limits: TierLimits = TierLimits()
     hold: Literal["estimate", "max"] = "estimate"
     on_outage: OnOutage | None = None
-    free_quota: FreeQuota | None = Field(default=None, description="Not used by this version.")
-    earned_by: list[Earned] = Field(default=[], description="Not used by this version.")
+    free_quota: FreeQuota | None = Field(default=None, description="Used before the balance is.")
+    earned_by: list[Earned] = Field(default=[], description="Top-ups that give this tier for a time.")
+
+
+class Gateway(Section):
+    """Who tells of payments, and how it proves that it does."""
+
+    kind: Literal["epay", "stripe", "hmac"]
+    secret: Secret
+    url: BaseUrl | None = Field(default=None, description="Where holders pay; of epay.")
+    pid: Text | None = Field(default=None, description="Our number there; of epay.")
+    currency: Currency | None = Field(default=None, description="What it takes; the station's, if not said.")
+    window: Duration = Field(default=300_000, description="How old a signed message may be.")
 
 
 class RoutesFile(Section):
@@ -367,6 +352,7 @@ class RoutesFile(Section):
     prices: dict[ModelName, Price] = {}
     multipliers: dict[ModelName, Multiplier] = {}
     tiers: dict[Name, Tier] = {}
+    gateways: dict[Name, Gateway] = {}
 
 
 def json_schema() -> dict[str, Any]:

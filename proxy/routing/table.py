@@ -15,6 +15,7 @@ from typing import Any
 
 from proxy.routing.globs import Globs
 from proxy.routing.paths import Match, PathIndex
+from proxy.routing.tiers import Gateway, Limits, OnOutage, Tier, tier_from
 
 __all__ = [
     "Candidate", "Credential", "Endpoint", "HeaderPolicy", "Limits", "Match", "Mirror", "Model",
@@ -26,14 +27,6 @@ ONE_PPM = 1_000_000
 
 
 @dataclass(frozen=True, slots=True)
-class OnOutage:
-    """What a node may grant while Postgres is away."""
-
-    kind: str = "refuse"  # allowance | unlimited | refuse
-    allowance_nanos: int = 0  # per account and node
-
-
-@dataclass(frozen=True, slots=True)
 class Station:
     name: str
     currency: str
@@ -42,6 +35,9 @@ class Station:
     default_tier: str
     trusted_proxies: tuple[str, ...]  # networks whose X-Forwarded-For and Host are believed
     no_credit_status: int
+    not_permitted_status: int  # of a model that the tier or the key leaves out
+    codes_earn_tiers: bool
+    trial_nanos: int | None  # what a new account begins with; None: nobody signs up
     on_outage: OnOutage
 
 
@@ -140,6 +136,7 @@ class Upstream:
     headers: HeaderPolicy
     auth: tuple[bytes, bytes]  # header, prefix
     line: int
+    costs: Mapping[str, Mapping[str, Any]]  # model or glob -> {"ppm"} of its price, or {"price"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -187,23 +184,6 @@ class Route:
     line: int  # 0: built in
 
 
-@dataclass(frozen=True, slots=True)
-class Limits:
-    requests_per_minute: int | None = None
-    concurrency: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Tier:
-    name: str
-    rank: int
-    models: tuple[str, ...]  # globs
-    multiplier_ppm: int
-    limits: Limits
-    hold: str  # estimate | max
-    on_outage: OnOutage | None
-
-
 Document = Mapping[str, Any]  # JSON values; keys as the fields above
 
 
@@ -213,10 +193,6 @@ def _pairs(rows: list[list[str]]) -> tuple[tuple[bytes, bytes], ...]:
 
 def _names(rows: list[str]) -> frozenset[bytes]:
     return frozenset(name.encode("latin-1") for name in rows)
-
-
-def _on_outage(data: Document | None) -> OnOutage | None:
-    return None if data is None else OnOutage(**data)
 
 
 def _on_disconnect(data: Document | None) -> OnDisconnect | None:
@@ -300,17 +276,6 @@ def _route(data: Document) -> Route:
     )
 
 
-def _tier(data: Document) -> Tier:
-    return Tier(
-        **{
-            **data,
-            "models": tuple(data["models"]),
-            "limits": Limits(**data["limits"]),
-            "on_outage": _on_outage(data["on_outage"]),
-        }
-    )
-
-
 class Models(Mapping[str, Model]):
     """pattern -> Model, built when it is first asked for."""
 
@@ -338,7 +303,8 @@ class Table:
 
     __slots__ = (
         "_by_host", "_default_endpoint", "_model_globs", "_multiplier_globs", "_multipliers", "_paths",
-        "content_hash", "endpoints", "generation", "models", "routes", "station", "tiers", "upstreams",
+        "content_hash", "endpoints", "gateways", "generation", "models", "routes", "station", "tiers",
+        "upstreams",
     )  # fmt: skip
 
     def __init__(self, document: Document) -> None:
@@ -349,7 +315,8 @@ class Table:
         self.upstreams = {u["name"]: _upstream(u) for u in document["upstreams"]}
         self.models = Models(document["models"])
         self.routes = tuple(_route(r) for r in document["routes"])
-        self.tiers = {t["name"]: _tier(t) for t in document["tiers"]}
+        self.tiers = {t["name"]: tier_from(t) for t in document["tiers"]}
+        self.gateways = {g["name"]: Gateway(**g) for g in document.get("gateways", ())}  # not for workers
         self._multipliers: dict[str, int] = document["multipliers"]
         self._multiplier_globs = Globs(self._multipliers)
         self._model_globs = Globs(self.models)

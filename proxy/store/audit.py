@@ -72,14 +72,15 @@ CHECKS: tuple[tuple[str, str], ...] = (
     ("I4b usage", """
         SELECT 'account ' || account || ' day ' || posted_day,
                'calls cost ' || coalesce(u.cost, 0) || ', the ledger took ' || coalesce(l.amount, 0)
-        FROM (SELECT account, posted_day, sum(cost_nanos) AS cost FROM usage GROUP BY 1, 2) u
+        FROM (SELECT account, posted_day, sum(cost_nanos - free_nanos) AS cost FROM usage GROUP BY 1, 2) u
         FULL JOIN (SELECT account, posted_day, -sum(amount_nanos) AS amount FROM ledger
                    WHERE kind = 'usage' GROUP BY 1, 2) l USING (account, posted_day)
         WHERE coalesce(u.cost, 0) <> coalesce(l.amount, 0)"""),
     ("I4b usage", """
         SELECT 'account ' || account || ' day ' || posted_day,
                'corrections of ' || coalesce(c.delta, 0) || ', the ledger took ' || coalesce(l.amount, 0)
-        FROM (SELECT account, posted_day, sum(delta_nanos) AS delta FROM correction GROUP BY 1, 2) c
+        FROM (SELECT account, posted_day, sum(coalesce(charged_nanos, delta_nanos)) AS delta
+              FROM correction GROUP BY 1, 2) c
         FULL JOIN (SELECT account, posted_day, -sum(amount_nanos) AS amount FROM ledger
                    WHERE kind = 'correction' GROUP BY 1, 2) l USING (account, posted_day)
         WHERE coalesce(c.delta, 0) <> coalesce(l.amount, 0)"""),
@@ -91,14 +92,17 @@ CHECKS: tuple[tuple[str, str], ...] = (
         SELECT 'usage ' || id, 'cost ' || cost_nanos || ' without a hold'
         FROM usage WHERE cost_nanos > 0 AND hold_nanos <= 0"""),
     ("I8 leases", """
-        SELECT 'account ' || a.id, 'available ' || a.available_nanos || ', balance less leases and tasks is '
-               || a.balance_nanos - l.aside - b.held
+        SELECT 'account ' || a.id, 'available ' || a.available_nanos
+               || ', balance and free quota less leases and tasks is '
+               || a.balance_nanos + p.free - l.aside - b.held
         FROM account a
         CROSS JOIN LATERAL (SELECT coalesce(sum(granted_nanos - used_nanos), 0) AS aside
                             FROM lease WHERE account = a.id AND closed_at IS NULL) l
         CROSS JOIN LATERAL (SELECT coalesce(sum(hold_nanos), 0) AS held
                             FROM binding WHERE account = a.id AND hold_nanos <> 0) b
-        WHERE a.available_nanos <> a.balance_nanos - l.aside - b.held"""),
+        CROSS JOIN LATERAL (SELECT coalesce(sum(amount_nanos - used_nanos), 0) AS free
+                            FROM pocket WHERE account = a.id AND closed_at IS NULL) p
+        WHERE a.available_nanos <> a.balance_nanos + p.free - l.aside - b.held"""),
     ("I8 leases", """
         SELECT 'lease ' || l.id, 'used ' || l.used_nanos || ', its users say ' || u.used
         FROM lease l CROSS JOIN LATERAL (
@@ -126,6 +130,20 @@ CHECKS: tuple[tuple[str, str], ...] = (
     ("I14 top-ups", """
         SELECT 'ledger ' || source || ' ' || reference, 'is there ' || count(*) || ' times'
         FROM ledger GROUP BY source, reference HAVING count(*) > 1"""),
+    ("I15 free quota", """
+        SELECT 'pocket ' || p.id, 'gave ' || p.used_nanos || ', its calls took ' || u.free
+        FROM pocket p CROSS JOIN LATERAL (
+            SELECT coalesce(sum(free_nanos), 0) AS free FROM usage
+            WHERE account = p.account AND pocket = p.id AND free_nanos <> 0) u
+        WHERE u.free <> p.used_nanos"""),
+    ("I15 free quota", """
+        SELECT 'usage ' || id, 'of its cost of ' || cost_nanos || ', ' || free_nanos || ' is free'
+        FROM usage WHERE free_nanos NOT BETWEEN 0 AND cost_nanos"""),
+    ("I16 refunds", """
+        SELECT 'ledger ' || p.id, 'of a payment of ' || p.amount_nanos || ', ' || -sum(b.amount_nanos)
+               || ' went back'
+        FROM ledger p JOIN ledger b ON b.undoes = p.id
+        GROUP BY p.id, p.amount_nanos HAVING -sum(b.amount_nanos) > p.amount_nanos"""),
     ("quarantine", """
         SELECT incarnation || '/' || segment || '@' || position, reason
         FROM quarantine WHERE resolved_at IS NULL"""),

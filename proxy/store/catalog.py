@@ -16,8 +16,10 @@ from typing import Any
 import asyncpg
 
 from proxy.access.keyformat import SECRET_BYTES, digest_of, make_key, masked
+from proxy.access.tiers import Held, line_of
 from proxy.errors import StateError
-from proxy.store.database import Connection, Database
+from proxy.store.database import Database
+from proxy.store.payments import Movement, Payments, Posting
 
 CHANGED_MAX = 10_000  # keys per answer; the rest follows with the next poll
 
@@ -32,19 +34,15 @@ class Account:
     status: str
     tier: str | None
     note: str
+    contact: str
     balance_nanos: int
-    available_nanos: int
+    free_nanos: int  # what is left of the free quota of this period
+    available_nanos: int  # balance and free quota, less what is set aside
     created_at: datetime
 
-
-@dataclass(frozen=True, slots=True)
-class Posting:
-    """A ledger row that a person caused. `is_new` False: the same one was made before."""
-
-    id: int
-    is_new: bool
-    account: int
-    amount_nanos: int
+    @property
+    def held_nanos(self) -> int:
+        return self.balance_nanos + self.free_nanos - self.available_nanos
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +50,7 @@ class KeySettings:
     """What of a key an operator chooses. None leaves a permission or a limit to the tier."""
 
     label: str = ""
+    note: str = ""
     mirror: str | tuple[str, ...] = "auto"
     models: tuple[str, ...] | None = None
     routes: tuple[str, ...] | None = None
@@ -64,6 +63,7 @@ class KeySettings:
     def columns(self) -> dict[str, Any]:
         return {
             "label": self.label,
+            "note": self.note,
             "mirror": self.mirror,
             "permissions": {n: v for n in PERMISSIONS if (v := getattr(self, n)) is not None},
             "limits": {n: v for n in LIMITS if (v := getattr(self, n)) is not None},
@@ -80,16 +80,25 @@ class Changes:
     records: list[dict[str, Any]]
 
 
+# A rotated key is known by its old digest, too, for as long as that one is good.
 _RECORD = """
-SELECT k.*, a.name AS account_name, a.status AS account_status, a.tier, g.grants
-FROM api_key k
+SELECT k.*, d.digest AS asked, d.masked AS shown, least(k.expires_at, d.until) AS ends_at, d.until,
+       a.name AS account_name, a.status AS account_status, a.tier, g.grants, o.overrides
+FROM (SELECT id, digest, masked, NULL::timestamptz AS until FROM api_key
+      UNION ALL SELECT key, digest, masked, until FROM old_key) d
+JOIN api_key k ON k.id = d.id
 JOIN account a ON a.id = k.account
 CROSS JOIN LATERAL (
     SELECT jsonb_agg(jsonb_build_array(tier, (extract(epoch FROM until) * 1000)::bigint)
                      ORDER BY rank DESC, until DESC NULLS FIRST) AS grants
     FROM tier_grant
     WHERE account = a.id AND revoked_at IS NULL AND starts_at <= now() AND (until IS NULL OR until > now())
+      AND (a.tier IS NULL OR rank > coalesce(a.tier_rank, -1))
 ) g
+CROSS JOIN LATERAL (
+    SELECT jsonb_agg(jsonb_build_array(id, model, ppm, content) ORDER BY id) AS overrides
+    FROM price_override WHERE account = a.id AND ended_at IS NULL
+) o
 """
 
 
@@ -124,12 +133,15 @@ class Catalog:
 
     # -- accounts --------------------------------------------------------------------------------------
 
-    async def create_account(self, name: str, *, tier: str | None = None, note: str = "") -> Account:
+    async def create_account(
+        self, name: str, *, tier: str | None = None, note: str = "", contact: str = ""
+    ) -> Account:
         """Raises StateError if the name is taken."""
         try:
             await self._database.execute(
-                "INSERT INTO account (name, tier, note) VALUES ($1, $2, $3)", name, tier, note
-            )
+                "INSERT INTO account (name, tier, note, contact) VALUES ($1, $2, $3, $4)",
+                name, tier, note, contact,
+            )  # fmt: skip
         except asyncpg.UniqueViolationError as e:
             raise StateError(f"there is an account {name!r} already") from e
         except asyncpg.CheckViolationError as e:
@@ -145,17 +157,48 @@ class Catalog:
 
     async def accounts(self, name: str | None = None) -> list[Account]:
         rows = await self._database.fetch(
-            "SELECT id, name, status, tier, note, balance_nanos, available_nanos, created_at"
-            " FROM account WHERE $1::text IS NULL OR name = $1 ORDER BY name",
+            "SELECT a.id, name, status, tier, note, contact, balance_nanos, available_nanos, created_at,"
+            " coalesce(p.amount_nanos - p.used_nanos, 0) AS free_nanos"
+            " FROM account a LEFT JOIN pocket p ON p.account = a.id AND p.closed_at IS NULL"
+            " WHERE $1::text IS NULL OR name = $1 ORDER BY name",
             name,
         )
         return [Account(**row) for row in rows]
 
     async def set_account_status(self, name: str, status: str) -> None:
         """active, frozen or closed. Raises LookupError."""
+        await self.set_account(name, status=status)
+
+    async def set_account(
+        self,
+        name: str,
+        *,
+        status: str | None = None,
+        tier: str | None = None,
+        note: str | None = None,
+        contact: str | None = None,
+    ) -> None:
+        """Change what is given; `tier` "": the station's default one. Raises LookupError."""
         done = await self._database.fetchval(
-            "UPDATE account SET status = $2 WHERE name = $1 RETURNING id", name, status
-        )
+            "UPDATE account SET status = coalesce($2, status), note = coalesce($4, note),"
+            " contact = coalesce($5, contact),"
+            " tier = CASE WHEN $3::text IS NULL THEN tier ELSE nullif($3, '') END"
+            " WHERE name = $1 RETURNING id",
+            name, status, tier, note, contact,
+        )  # fmt: skip
+        if done is None:
+            raise LookupError(f"there is no account {name!r}")
+
+    async def grant_tier(
+        self, name: str, tier: str, rank: int, until: datetime | None, reference: str
+    ) -> None:
+        """Give a tier until a moment, None: for good; once per reference. Raises LookupError."""
+        done = await self._database.fetchval(
+            "INSERT INTO tier_grant (account, tier, rank, starts_at, until, source, reference)"
+            " SELECT id, $2, $3, now(), $4, 'given', $5 FROM account WHERE name = $1"
+            " ON CONFLICT (source, reference, tier) DO UPDATE SET until = excluded.until RETURNING id",
+            name, tier, rank, until, reference,
+        )  # fmt: skip
         if done is None:
             raise LookupError(f"there is no account {name!r}")
 
@@ -173,23 +216,8 @@ class Catalog:
         `paid` is what was really paid, in its own currency. Raises LookupError (no such account) and
         StateError (the reference was used for something else).
         """
-        if amount_nanos <= 0:
-            raise StateError("a top-up is more than 0")
-        amount, currency = paid or (None, None)
-        async with self._database.transaction() as connection:
-            account = await connection.fetchval("SELECT id FROM account WHERE name = $1", name)
-            if account is None:
-                raise LookupError(f"there is no account {name!r}")
-            new_id = await connection.fetchval(
-                "INSERT INTO ledger (account, contra, kind, amount_nanos, source, reference,"
-                " paid_amount, paid_currency, posted_day)"
-                " SELECT $1, 'cash', 'topup', $2, $3, $4, $5, $6, (now() AT TIME ZONE timezone)::date"
-                " FROM station_state ON CONFLICT (source, reference) DO NOTHING RETURNING id",
-                account, amount_nanos, source, reference, amount, currency,
-            )  # fmt: skip
-            if new_id is None:
-                return await _first_posting(connection, account, amount_nanos, source, reference)
-            return Posting(new_id, True, account, amount_nanos)
+        movement = Movement("topup", amount_nanos, source, reference, paid)
+        return await Payments(self._database).move(name, movement)
 
     # -- keys ------------------------------------------------------------------------------------------
 
@@ -233,6 +261,7 @@ class Catalog:
             raise LookupError(f"there is no key {key_id}")
         values = {
             "label": row["label"],
+            "note": row["note"],
             "mirror": row["mirror"],
             "ip_allow": row["ip_allow"],
             "expires_at": row["expires_at"],
@@ -241,6 +270,30 @@ class Catalog:
         }
         frozen: dict[str, Any] = {n: tuple(v) if isinstance(v, list) else v for n, v in values.items()}
         return KeySettings(**frozen)
+
+    async def rotate_key(self, key_id: int, old_until: datetime | None = None) -> str:
+        """A new secret for the same key, which nobody can tell again; the old one is refused from
+        `old_until` on, None: from now. Raises LookupError, StateError (it is revoked)."""
+        key = make_key(os.urandom(SECRET_BYTES))
+        async with self._database.transaction() as connection:
+            row = await connection.fetchrow(
+                "SELECT digest, masked, status FROM api_key WHERE id = $1 FOR UPDATE", key_id
+            )
+            if row is None:
+                raise LookupError(f"there is no key {key_id}")
+            if row["status"] != "active":
+                raise StateError(f"key {key_id} is revoked")
+            await connection.execute(
+                "INSERT INTO old_key (digest, key, masked, until) VALUES ($1, $2, $3, coalesce($4, now()))",
+                row["digest"], key_id, row["masked"], old_until,
+            )  # fmt: skip
+            await connection.execute(
+                "UPDATE api_key SET digest = $2, masked = $3 WHERE id = $1",
+                key_id,
+                digest_of(key),
+                masked(key),
+            )
+        return key
 
     async def revoke_key(self, key_id: int) -> bool:
         """For good. False: it was revoked before. Raises LookupError."""
@@ -257,14 +310,14 @@ class Catalog:
     async def keys(self, account: str | None = None) -> list[dict[str, Any]]:
         """All key records, of one account or of the station."""
         rows = await self._database.fetch(
-            f"{_RECORD} WHERE $1::text IS NULL OR a.name = $1 ORDER BY k.id",
+            f"{_RECORD} WHERE d.until IS NULL AND ($1::text IS NULL OR a.name = $1) ORDER BY k.id",
             account,
         )
         return [_record(row) for row in rows]
 
     async def key(self, key_id: int) -> dict[str, Any]:
         """The record of one key. Raises LookupError."""
-        row = await self._database.fetchrow(f"{_RECORD} WHERE k.id = $1", key_id)
+        row = await self._database.fetchrow(f"{_RECORD} WHERE d.until IS NULL AND k.id = $1", key_id)
         if row is None:
             raise LookupError(f"there is no key {key_id}")
         return _record(row)
@@ -273,7 +326,7 @@ class Catalog:
 
     async def key_record(self, digest: bytes) -> dict[str, Any] | None:
         """What a call with this key needs to know; None: there is no such key."""
-        row = await self._database.fetchrow(f"{_RECORD} WHERE k.digest = $1", digest)
+        row = await self._database.fetchrow(f"{_RECORD} WHERE d.digest = $1", digest)
         return None if row is None else _record(row)
 
     async def generation(self) -> int:
@@ -282,7 +335,7 @@ class Catalog:
     async def changed_keys(self, since: int) -> Changes:
         """Records that changed after generation `since`, oldest change first."""
         rows = await self._database.fetch(
-            f"{_RECORD} WHERE k.generation > $1 ORDER BY k.generation LIMIT $2",
+            f"{_RECORD} WHERE k.generation > $1 ORDER BY k.generation FETCH FIRST $2 ROWS WITH TIES",
             since,
             CHANGED_MAX,
         )
@@ -290,43 +343,32 @@ class Catalog:
 
     async def known_keys(self, digests: Iterable[bytes]) -> list[dict[str, Any]]:
         """The records of those that exist: control's caches after a restart."""
-        rows = await self._database.fetch(f"{_RECORD} WHERE k.digest = ANY($1)", list(digests))
+        rows = await self._database.fetch(f"{_RECORD} WHERE d.digest = ANY($1)", list(digests))
         return [_record(row) for row in rows]
-
-
-async def _first_posting(
-    connection: Connection, account: int, amount_nanos: int, source: str, reference: str
-) -> Posting:
-    row = await connection.fetchrow(
-        "SELECT id, account, amount_nanos FROM ledger WHERE source = $1 AND reference = $2", source, reference
-    )
-    if (row["account"], row["amount_nanos"]) != (account, amount_nanos):
-        raise StateError(f"reference {reference!r} was used before, for another account or amount")
-    return Posting(row["id"], False, account, amount_nanos)
 
 
 def _record(row: asyncpg.Record) -> dict[str, Any]:
     """The contract between control and workers; "" is the station's default tier."""
-    own_tier = row["tier"] or ""
-    held = [*(row["grants"] or []), [own_tier, None]]
-    tier, until_ms = held[0]
-    permissions, expires = row["permissions"], row["expires_at"]
+    line = line_of([Held(*grant) for grant in row["grants"] or ()], row["tier"] or "")
+    permissions, ends_at = row["permissions"], row["ends_at"]
     return {
-        "digest": row["digest"].hex(),
+        "digest": row["asked"].hex(),
         "key_id": row["id"],
         "account_id": row["account"],
         "account": row["account_name"],
         "status": row["status"],
         "account_status": row["account_status"],
-        "tier": tier,
-        "tier_until_ms": until_ms,
-        "tier_fallback": next((t for t, end in held[1:] if end is None or (until_ms or 0) < end), own_tier),
+        "tier": line[0].tier,
+        "tier_until_ms": line[0].until_ms,
+        "tiers": line,
+        "overrides": row["overrides"],
         **{name: permissions.get(name) for name in PERMISSIONS},
         "mirror": row["mirror"],
-        "expires_ms": None if expires is None else int(expires.timestamp() * 1000),
+        "expires_ms": None if ends_at is None else int(ends_at.timestamp() * 1000),
         "ip_allow": None if row["ip_allow"] is None else list(row["ip_allow"]),
         "limits": row["limits"],
         "label": row["label"],
-        "masked": row["masked"],
+        "note": row["note"],
+        "masked": row["shown"],
         "version": row["generation"],
     }

@@ -29,6 +29,7 @@ from proxy.ledger import entry
 from proxy.ledger.entry import Begin, Checkpoint, End, Settle
 from proxy.store.database import Connection, Database, DatabaseUnavailable
 from proxy.store.posting import Batch, CursorMovedError, Item, Refused, post
+from proxy.store.upstream_costs import UpstreamCosts
 
 log = logging.getLogger("headrace.store")
 
@@ -73,7 +74,8 @@ class DrainReport:
 class Drainer:
     """Drains what lives below `journal_dir`. One `run_once` at a time; two drainers are harmless.
 
-    `station` says the time zone whose days are posted to; assign a new one after a reload.
+    `station` says the time zone whose days are posted to, `costs` what upstreams take; both change with a
+    reload.
     """
 
     def __init__(
@@ -86,6 +88,7 @@ class Drainer:
         now_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
     ) -> None:
         self.station = station
+        self.costs = UpstreamCosts()
         self._database = database
         self._journal_dir = journal_dir
         self._node = node
@@ -162,7 +165,7 @@ class Drainer:
         key = (batch.incarnation, batch.segment)
         try:
             inserted = await self._database.retry(
-                lambda connection: post(connection, batch, self._days()), deadline_s=RETRY_S
+                lambda connection: post(connection, batch, self._days(), self.costs), deadline_s=RETRY_S
             )
         except CursorMovedError as e:
             self._cursors[key] = e.position

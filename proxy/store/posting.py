@@ -19,8 +19,9 @@ from proxy.errors import StateError
 from proxy.journal.crashpoint import crash_point
 from proxy.ledger import entry
 from proxy.ledger.entry import Allowance, Bind, End, Entry, Observed, PriceEntry, Settle
-from proxy.store import usage_rows
+from proxy.store import pockets, usage_rows
 from proxy.store.database import Connection
+from proxy.store.upstream_costs import UpstreamCosts
 
 DayOf = Callable[[int], date]  # milliseconds -> the day in the station's zone that is posted to
 
@@ -71,13 +72,18 @@ class CursorMovedError(StateError):
         self.position = position
 
 
-async def post(connection: Connection, batch: Batch, day_of: DayOf) -> int:
+NOTHING_DECLARED = UpstreamCosts()
+
+
+async def post(
+    connection: Connection, batch: Batch, day_of: DayOf, costs: UpstreamCosts = NOTHING_DECLARED
+) -> int:
     """Apply a batch within the caller's transaction; how many usage rows are new.
 
     Raises CursorMovedError, and asyncpg's errors for an entry that no table takes.
     """
     await _lock_cursor(connection, batch)
-    work = _Work(connection, batch, day_of)
+    work = _Work(connection, batch, day_of, costs)
     await work.lock_accounts()
     await work.prices()
     await work.pendings()
@@ -113,10 +119,11 @@ async def _move_cursor(connection: Connection, batch: Batch, closed: int) -> Non
 class _Work:
     """What is to be done for one batch, sorted by kind. Refusals gather on the way."""
 
-    def __init__(self, connection: Connection, batch: Batch, day_of: DayOf) -> None:
+    def __init__(self, connection: Connection, batch: Batch, day_of: DayOf, costs: UpstreamCosts) -> None:
         self._connection = connection
         self._batch = batch
         self._day_of = day_of
+        self._costs = costs
         self._refused = list(batch.refused)
         self._ends: list[End] = []  # what becomes usage rows
         self._corrections: list[Item] = []
@@ -204,30 +211,31 @@ class _Work:
         settle = item.entry
         assert isinstance(settle, Settle)
         call = settle.corrects or settle.id
-        row = await self._connection.fetchrow(
-            "SELECT account, cost_nanos, coalesce((SELECT sum(delta_nanos)::bigint FROM correction"
-            " WHERE corrects = $1::uuid), 0) AS corrected_nanos FROM usage WHERE id = $1::uuid",
-            call,
-        )
+        row = await self._connection.fetchrow(_CLOSED_CALL, call)
         if row is None:
             self._refuse(item, f"settles the unknown call {call}")
             return
         if not settle.corrects and settle.cost_nanos == row["cost_nanos"]:
             return  # the Settle that closed the call, once more; what corrected it since then stands
-        delta = settle.cost_nanos - row["cost_nanos"] - row["corrected_nanos"]
+        cost_before = row["cost_nanos"] + row["corrected_nanos"]
+        delta = settle.cost_nanos - cost_before
         day = self._day_of(settle.at_ms)
+        # What was free stays so, and what was refunded is not given back once more.
+        not_paid = row["not_paid"]
+        charged = max(settle.cost_nanos - not_paid, 0) - max(cost_before - not_paid, 0)
         is_new = await self._connection.fetchval(
             "INSERT INTO correction (id, corrects, account, posted_day, at_ms, delta_nanos, cost_nanos,"
-            " provenance, usage, incarnation) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)"
+            " provenance, usage, incarnation, charged_nanos)"
+            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11::bigint, $6::bigint))"
             " ON CONFLICT (id) DO NOTHING RETURNING true",
             settle.id, call, row["account"], day, settle.at_ms, delta, settle.cost_nanos,
-            settle.provenance, settle.usage, self._batch.incarnation,
+            settle.provenance, settle.usage, self._batch.incarnation, charged,
         )  # fmt: skip
-        if is_new and delta:
+        if is_new and charged:
             await self._connection.execute(
                 "INSERT INTO ledger (account, contra, kind, amount_nanos, source, reference, posted_day)"
                 " VALUES ($1, 'revenue', 'correction', $2, 'correction', $3, $4)",
-                row["account"], -delta, str(UUID(settle.id)), day,
+                row["account"], -charged, str(UUID(settle.id)), day,
             )  # fmt: skip
 
     async def usage_rows(self) -> int:
@@ -235,10 +243,20 @@ class _Work:
         self.closed += len(self._ends)
         if not self._ends:
             return 0
+        drawn = await pockets.draw(self._connection, self._ends)
+        costs = await self._costs.of(self._connection, self._ends)
         crash_point("drain-before-copy")
         await usage_rows.stage(
             self._connection,
-            [usage_rows.record(e, self._batch.incarnation, self._day_of(e.at_ms)) for e in self._ends],
+            [
+                usage_rows.record(
+                    e,
+                    self._batch.incarnation,
+                    self._day_of(e.at_ms),
+                    usage_rows.shares(drawn.get(e.id), costs.get(e.id)),
+                )
+                for e in self._ends
+            ],
         )
         crash_point("drain-after-copy")
         return await usage_rows.charge(self._connection, self._batch.incarnation)
@@ -296,6 +314,15 @@ class _Work:
         if rows:
             await self._connection.executemany(sql, rows)
 
+
+_CLOSED_CALL = """
+SELECT account, cost_nanos,
+       coalesce((SELECT sum(delta_nanos)::bigint FROM correction
+                 WHERE corrects = u.id), 0) AS corrected_nanos,
+       free_nanos + coalesce((SELECT amount_nanos FROM ledger
+                              WHERE source = 'refund' AND reference = u.id::text), 0) AS not_paid
+FROM usage u WHERE id = $1::uuid
+"""
 
 _BIND = """
 INSERT INTO binding (id, account, key, kind, vendor_id, upstream, mirror, credential, at_ms, hold_nanos,

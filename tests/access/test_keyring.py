@@ -26,7 +26,7 @@ def record(**changes: Any) -> KeyRecord:
     """As control sends it."""
     message: dict[str, Any] = {
         "digest": D1.hex(), "key_id": 7, "account_id": 3, "account": "a", "status": "active",
-        "account_status": "active", "tier": "VIP", "tier_until_ms": None, "tier_fallback": "Free",
+        "account_status": "active", "tiers": [["VIP", None]],
         "models": None, "routes": None, "endpoints": None, "mirror": "auto", "expires_ms": None,
         "ip_allow": None, "limits": {}, "masked": "sk-abc…wxyz", "version": 1,
     }  # fmt: skip
@@ -117,8 +117,8 @@ def test_a_key_is_held_to_its_routes_and_endpoints(path: str, endpoint: str, may
 
 
 def test_an_earned_tier_ends_by_the_clock() -> None:
-    key = record(tier_until_ms=NOW)
-    assert [key.tier_at(now) for now in (NOW - 1, NOW, NOW + 1)] == ["VIP", "Free", "Free"]
+    key = record(tiers=[["VIP", NOW], ["Basic", NOW + 9], ["", None]])
+    assert [key.tier_at(NOW + n) for n in (-1, 0, 8, 9)] == ["VIP", "Basic", "Basic", ""]
     assert record().tier_at(NOW * 2) == "VIP"
 
 

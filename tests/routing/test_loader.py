@@ -218,7 +218,6 @@ def test_what_nothing_uses_is_told_without_being_a_mistake():
         "12:10: prices.unsold: matches no model",
         "13:15: multipliers.claude-*: matches no model",
         "14:31: tiers.A.models[0]: matches no model",
-        "14:39: tiers.A.earned_by: is not applied by this version",
         "15:9: tasks.mj: tasks are not served by this version",
     ]
 

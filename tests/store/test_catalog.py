@@ -114,8 +114,9 @@ async def test_the_highest_grant_wins_and_says_what_comes_after_it(catalog, data
             tier, rank, days, str(number),
         )  # fmt: skip
     record = await catalog.key_record(digest_of(key))
-    assert (record["tier"], record["tier_fallback"]) == ("Premium", "VIP")
-    assert record["tier_until_ms"] > datetime.now(UTC).timestamp() * 1000
+    tiers = KeyRecord.from_message(record).tiers
+    assert [tier for tier, _ in tiers] == ["Premium", "VIP", ""]
+    assert tiers[0].until_ms > datetime.now(UTC).timestamp() * 1000
 
 
 async def test_a_station_keeps_its_currency(catalog):

@@ -71,9 +71,6 @@ def _check_tiers(draft: Draft) -> None:
     for name, tier in draft.file.tiers.items():
         if of_rank.setdefault(tier.rank, name) != name:
             draft.wrong(("tiers", name, "rank"), f"tier {of_rank[tier.rank]} has this rank already")
-        for later in ("free_quota", "earned_by"):
-            if getattr(tier, later):
-                draft.warn(("tiers", name, later), "is not applied by this version")
 
 
 def _check_ties(draft: Draft, section: str) -> None:
@@ -91,13 +88,12 @@ def _check_upstream(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
         draft.unknown((*path, "dialect"), "dialect", draft.vendors.dialects)
     else:
         chosen = upstream.operations or ()
+        known = draft.operation_names(dialect.operations)
         for i, name in enumerate(chosen):
-            if name not in dialect.operations:
+            if name not in known:
                 what = f"the {upstream.dialect} dialect has no operation '{name}'"
                 step = i if isinstance(chosen, list) else name
-                draft.wrong(
-                    (*path, "operations", step), what + did_you_mean(name, dialect.operations), of_key=True
-                )
+                draft.wrong((*path, "operations", step), what + did_you_mean(name, known), of_key=True)
     _check_credentials(draft, path, upstream)
     for name, mirror in upstream.mirrors.items():
         if mirror.url.startswith("http:") and not mirror.url.startswith((*_LOOPBACK, ABSENT)):
@@ -187,7 +183,7 @@ def _check_routes(draft: Draft) -> None:
             draft.wrong(path, "operation is missing: the path is none of the built-in ones")
             continue
         if operation is None:
-            draft.unknown((*path, "operation"), "operation", draft.operations)
+            draft.unknown((*path, "operation"), "operation", draft.operation_names(draft.operations))
             continue
         for method in route.methods or operation.methods:
             first = taken.setdefault((shape(route.path), method), draft.line(path))

@@ -12,10 +12,10 @@ from urllib.parse import urlsplit
 
 from proxy.routing import spec
 from proxy.routing.globs import Globs
-from proxy.routing.loader.builtin import HIDDEN_REASONING, HIDDEN_REASONING_DRAIN_MS
+from proxy.routing.loader import business
+from proxy.routing.loader.builtin import DEFAULT_MODELS, HIDDEN_REASONING, HIDDEN_REASONING_DRAIN_MS
 from proxy.routing.loader.draft import Draft
-from proxy.routing.loader.mistakes import Path
-from proxy.routing.loader.rates import nanos, official_prices, own_prices
+from proxy.routing.loader.rates import official_prices, own_prices
 from proxy.routing.loader.vendors import Dialect
 from proxy.routing.table import Timeouts
 
@@ -38,8 +38,9 @@ def document(draft: Draft) -> Row:
         "upstreams": [_upstream(draft, name, u) for name, u in file.upstreams.items()],
         "models": {name: _model(draft, name, model) for name, model in file.models.items()},
         "routes": [*_file_routes(draft), *_builtin_routes(draft)],
-        "tiers": [_tier(draft, name, tier) for name, tier in tiers.items()],
+        "tiers": [business.tier(draft, name, tier) for name, tier in tiers.items()],
         "multipliers": dict(file.multipliers),
+        "gateways": business.gateways(draft),
         "prices": own_prices(draft),
         "official_prices": official_prices(draft),
     }
@@ -54,15 +55,11 @@ def _station(draft: Draft, station: spec.Station, first_tier: str) -> Row:
         "default_tier": station.default_tier or first_tier,
         "trusted_proxies": station.trusted_proxies,
         "no_credit_status": station.no_credit.status,
-        "on_outage": _on_outage(draft, ("station", "on_outage"), station.on_outage),
+        "not_permitted_status": station.not_permitted.status,
+        "codes_earn_tiers": station.codes_earn_tiers,
+        "trial_nanos": business.trial_nanos(draft),
+        "on_outage": business.on_outage(draft, ("station", "on_outage"), station.on_outage),
     }
-
-
-def _on_outage(draft: Draft, path: Path, given: str | spec.OutageAllowance) -> Row:
-    if isinstance(given, str):
-        return {"kind": given}
-    allowance = nanos(draft, (*path, "allowance"), given.allowance)
-    return {"kind": "allowance", "allowance_nanos": allowance}
 
 
 def _endpoint(name: str, endpoint: spec.Endpoint) -> Row:
@@ -75,19 +72,6 @@ def _endpoint(name: str, endpoint: spec.Endpoint) -> Row:
         "proxy_read_timeout_ms": endpoint.proxy_read_timeout,
         "cors": endpoint.cors,
         "tags": endpoint.tags,
-    }
-
-
-def _tier(draft: Draft, name: str, tier: spec.Tier) -> Row:
-    path = ("tiers", name, "on_outage")
-    return {
-        "name": name,
-        "rank": tier.rank,
-        "models": tier.models,
-        "multiplier_ppm": tier.multiplier,
-        "limits": {"requests_per_minute": tier.limits.requests, "concurrency": tier.limits.concurrency},
-        "hold": tier.hold,
-        "on_outage": None if tier.on_outage is None else _on_outage(draft, path, tier.on_outage),
     }
 
 
@@ -119,6 +103,7 @@ def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
         "headers": _headers(upstream.headers),
         "auth": [header.decode("latin-1"), prefix.decode("latin-1")],
         "line": draft.line(path),
+        "costs": business.costs(draft, name, upstream),
     }
 
 
@@ -127,7 +112,7 @@ def _operations(draft: Draft, name: str, upstream: spec.Upstream, dialect: Diale
     own = upstream.operations if isinstance(upstream.operations, dict) else {}
     rows = []
     for operation in sorted(draft.offered(name)):
-        said = own.get(operation, spec.Operation())
+        said = own.get(operation) or own.get(dialect.operations[operation].api) or spec.Operation()
         template = said.path or upstream.rewrite.path
         # What the dialect's own paths need (Azure's api-version) is not for other paths.
         query = dict(() if template else dialect.query) | upstream.rewrite.query
@@ -144,7 +129,11 @@ def _mirror(name: str, mirror: spec.Mirror, operations: list[Row]) -> Row:
     url = urlsplit(mirror.url)
     base = url.path
     # Forgiving: vendors give their base URL with /v1, and so do the dialects' paths.
-    if base.endswith("/v1") and operations and all(o["path"].startswith("/v1/") for o in operations):
+    if (
+        base.endswith("/v1")
+        and operations
+        and all(o["path"].startswith(("/v1/", "{path}")) for o in operations)
+    ):
         base = base.removesuffix("/v1")
     return {
         "name": name,
@@ -229,9 +218,24 @@ def _file_routes(draft: Draft) -> list[Row]:
 
 def _builtin_routes(draft: Draft) -> list[Row]:
     return [
-        _route(draft, spec.Route(path=b.path, operation=b.operation, dialect=b.dialect), line=0)
-        for b in draft.builtin_routes
+        _route(draft, route, line=0)
+        for builtin in draft.builtin_routes
+        if (route := _builtin_route(draft, *builtin)) is not None
     ]
+
+
+def _builtin_route(draft: Draft, path: str, name: str, dialect: str) -> spec.Route | None:
+    """None: it is no model's, and no upstream offers it."""
+    route = spec.Route(path=path, operation=name, dialect=dialect)
+    if draft.vendors.dialects[dialect].operations[name].model_at == "none":
+        upstream = draft.first_offering(name)
+        return (
+            route.model_copy(update={"candidates": [spec.Candidate(upstream=upstream)]}) if upstream else None
+        )
+    default = DEFAULT_MODELS.get(name, "")
+    if "{model}" not in path and default and draft.model_globs.find(default) is not None:
+        return route.model_copy(update={"default_model": default})
+    return route
 
 
 def _route(draft: Draft, route: spec.Route, line: int) -> Row:

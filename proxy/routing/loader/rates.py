@@ -37,7 +37,7 @@ def nanos(draft: Draft, path: Path, amount: units.Amount) -> int:
 
 def own_prices(draft: Draft) -> dict[str, Content]:
     """The prices of the file by name or glob. They come before the official ones, however particular."""
-    return {name: _content(draft, ("prices", name), price) for name, price in draft.file.prices.items()}
+    return {name: price_content(draft, ("prices", name), price) for name, price in draft.file.prices.items()}
 
 
 def official_prices(draft: Draft) -> dict[str, Content]:
@@ -83,7 +83,7 @@ def _official(draft: Draft) -> Mapping[str, Content] | None:
         return None
 
 
-def _content(draft: Draft, path: Path, price: spec.Price) -> Content:
+def price_content(draft: Draft, path: Path, price: spec.Price) -> Content:
     """A price of the file as metering.pricing keeps it: what is not written is not there."""
     content = _figures(draft, path, price)
     if price.above:

@@ -15,7 +15,8 @@ from pydantic import BaseModel, ValidationError
 
 from proxy.routing.loader.mistakes import Mistakes, Path, did_you_mean
 from proxy.routing.loader.tree import DEPTH_MAX, Node
-from proxy.routing.spec import TAGS, RoutesFile
+from proxy.routing.scalars import TAGS
+from proxy.routing.spec import RoutesFile
 
 _WORDS = {
     "missing": "is missing",

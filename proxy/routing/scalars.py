@@ -1,0 +1,95 @@
+"""What single values of routes.yaml may be: texts that are read into names, amounts, durations.
+
+Owns their types and what editors are told of them; how each is spelt is `texts`' and `units`'.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from decimal import Decimal
+from typing import Annotated, Any
+
+from pydantic import Discriminator, PlainValidator, WithJsonSchema
+
+from proxy.routing import texts, units
+
+BODY_LIMIT_MAX = 256 << 20
+REFUSAL_STATUS = "401|402|403|429"
+
+
+def _read(parse: Callable[[str], object]) -> PlainValidator:
+    def validate(value: object) -> object:
+        if not isinstance(value, str):
+            raise ValueError("must be a single value")
+        return parse(value)
+
+    return PlainValidator(validate)
+
+
+def _shown(*json_types: str, pattern: str = "") -> WithJsonSchema:
+    """What editors are told: the value's JSON types and, where it is text, its pattern or a reference."""
+    schema: dict[str, Any] = {"type": json_types[0] if len(json_types) == 1 else list(json_types)}
+    if pattern:
+        schema["pattern"] = rf"^(?:{pattern})$|\$\{{"
+    return WithJsonSchema(schema)
+
+
+def _positive(text: str) -> int:
+    number = units.whole(text)
+    if number < 1:
+        raise ValueError("must be 1 or more")
+    return number
+
+
+def _refusal_status(text: str) -> int:
+    if text not in REFUSAL_STATUS.split("|"):
+        raise ValueError(f"must be one of {', '.join(REFUSAL_STATUS.split('|'))}")
+    return int(text)
+
+
+def _body_limit(text: str) -> int:
+    size = units.size_bytes(text)
+    if not 0 < size <= BODY_LIMIT_MAX:
+        raise ValueError(f"must be more than nothing and at most {BODY_LIMIT_MAX >> 20} MiB")
+    return size
+
+
+_INTEGER = _shown("integer", "string", pattern="[0-9]+")
+_DECIMAL = _shown("number", "string", pattern=r"-?[0-9]+(?:\.[0-9]+)?")
+
+Name = Annotated[str, _read(texts.name), _shown("string", pattern=texts.NAME)]
+ModelName = Annotated[str, _read(texts.model_name), _shown("string")]
+LiteralModel = Annotated[str, _read(texts.literal_model), _shown("string", pattern=r"[^*\s]+")]
+BaseUrl = Annotated[str, _read(texts.base_url), _shown("string", pattern="https?://.+")]
+Host = Annotated[str, _read(texts.host), _shown("string")]
+Network = Annotated[str, _read(texts.network), _shown("string")]
+HeaderName = Annotated[str, _read(texts.header_name), _shown("string", pattern=texts.HEADER)]
+HeaderValue = Annotated[str, _read(texts.header_value), _shown("string")]
+Secret = Annotated[str, _read(texts.secret), _shown("string", pattern=r".*\$\{.+\}.*")]
+Method = Annotated[str, _read(texts.method), _shown("string", pattern="[A-Z]{3,10}")]
+MemberName = Annotated[str, _read(texts.member_name), _shown("string")]
+UpstreamPath = Annotated[str, _read(texts.upstream_path), _shown("string", pattern="/.*")]
+PathTemplate = Annotated[str, _read(texts.path_template), _shown("string", pattern="/.*")]
+Text = Annotated[str, _read(str), _shown("string")]
+Flag = Annotated[bool, _read(units.flag), _shown("boolean", "string", pattern="true|false")]
+Whole = Annotated[int, _read(units.whole), _INTEGER]
+Positive = Annotated[int, _read(_positive), _INTEGER]
+RefusalStatus = Annotated[int, _read(_refusal_status), _shown("integer", "string", pattern=REFUSAL_STATUS)]
+Currency = Annotated[str, _read(units.currency), _shown("string", pattern="[A-Z]{3}")]
+Rate = Annotated[Decimal, _read(units.positive_decimal), _DECIMAL]
+Bound = Annotated[Decimal, _read(units.signed_decimal), _DECIMAL]
+Multiplier = Annotated[int, _read(units.multiplier_ppm), _DECIMAL]
+Money = Annotated[units.Amount, _read(units.amount), _shown("number", "string", pattern=units.AMOUNT)]
+Duration = Annotated[int, _read(units.duration_ms), _shown("string", pattern=units.DURATION)]
+Period = Annotated[units.Period, _read(units.period), _shown("string", pattern=units.PERIOD)]
+PerMinute = Annotated[int, _read(units.per_minute), _shown("string", pattern=units.RATE)]
+BodyLimit = Annotated[int, _read(_body_limit), _shown("integer", "string", pattern=units.SIZE)]
+
+TAGS = TEXT, MAPPING, LIST = ("<text>", "<mapping>", "<list>")  # of alternatives; no key can be one of them
+
+
+def _kind(value: object) -> str:
+    return MAPPING if isinstance(value, dict) else LIST if isinstance(value, list) else TEXT
+
+
+BY_KIND = Discriminator(_kind)  # only the alternative that was begun reports mistakes

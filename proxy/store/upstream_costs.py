@@ -1,0 +1,66 @@
+"""What the upstreams take of each call, beside what it is sold for.
+
+Owns the figure `usage.upstream_nanos`: the call's usage at the price that the upstream's `costs` declare,
+a part of the model's own price or a price of its own. It is an estimate until a vendor's bill is compared,
+and never moves a balance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from proxy.ledger import entry
+from proxy.ledger.entry import End
+from proxy.metering.pricing import PPM, Price, cost_nanos, price_from_content
+from proxy.metering.usage import Usage
+from proxy.routing.globs import Globs
+from proxy.store.database import Connection
+
+PRICES_MAX = 10_000  # remembered by id
+
+
+@dataclass(frozen=True, slots=True)
+class _Declared:
+    globs: Globs
+    costs: Mapping[str, Mapping[str, Any]]
+
+
+class UpstreamCosts:
+    """Knows what upstreams declare; `declare` again after a reload."""
+
+    def __init__(self) -> None:
+        self._of: dict[str, _Declared] = {}
+        self._prices: dict[str, Price] = {}
+
+    def declare(self, costs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
+        """upstream -> model or glob -> {"ppm"} or {"price"}."""
+        self._of = {name: _Declared(Globs(c), c) for name, c in costs.items() if c}
+
+    async def of(self, connection: Connection, ends: Sequence[End]) -> dict[str, int]:
+        """By call; a call that is not in it went where nothing is declared."""
+        asked = [end for end in ends if end.upstream in self._of and end.state == entry.SETTLED]
+        missing = {end.price for end in asked} - self._prices.keys()
+        if missing:
+            rows = await connection.fetch("SELECT id, content FROM price WHERE id = ANY($1)", list(missing))
+            if len(self._prices) > PRICES_MAX:
+                self._prices.clear()
+            self._prices |= {row["id"]: price_from_content(row["content"]) for row in rows}
+        found = {}
+        for end in asked:
+            nanos = self._cost(end)
+            if nanos is not None:
+                found[end.id] = nanos
+        return found
+
+    def _cost(self, end: End) -> int | None:
+        declared = self._of[end.upstream]
+        pattern = declared.globs.find(end.model)
+        if pattern is None:
+            return None
+        cost, usage = declared.costs[pattern], Usage.from_dict(end.usage)
+        if "price" in cost:
+            return cost_nanos(price_from_content(cost["price"]), usage, PPM, PPM)
+        price = self._prices.get(end.price)
+        return None if price is None else cost_nanos(replace(price, multiplied=True), usage, cost["ppm"], PPM)
