@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proxy.metering.count import SLICE_CHARS, count_tokens, encoding_for
+from proxy.metering.count import SLICE_CHARS, count_tokens, encoding_for, is_exact, load_vocabulary
+
+
+@pytest.fixture(scope="module", autouse=True)
+def vocabularies():
+    for model in ("gpt-4", "gpt-4o", "qwen-max", "gpt-oss-20b"):
+        load_vocabulary(model)
 
 
 @pytest.mark.parametrize(
@@ -59,6 +68,18 @@ def test_a_surrogate_pair_in_two_pieces_is_one_character():
 def test_a_long_text_is_counted_in_slices_with_little_difference():
     text = "word " * (SLICE_CHARS // 2)
     assert abs(count_tokens([text], "gpt-4o") - len(text) // 5) <= 4
+
+
+def test_a_vocabulary_that_nobody_loaded_is_not_loaded_by_counting():
+    program = (
+        "from proxy.metering.count import count_tokens, is_exact, load_vocabulary\n"
+        "load_vocabulary()\n"
+        "usual = count_tokens(['antidisestablishmentarianism'], 'gpt-4o')\n"
+        "assert count_tokens(['antidisestablishmentarianism'], 'qwen-max') == usual\n"
+        "assert is_exact('gpt-4o') and not is_exact('qwen-max') and not is_exact('gpt-4')\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True)
+    assert is_exact("gpt-4")
 
 
 @settings(max_examples=100, deadline=None)
