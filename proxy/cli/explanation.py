@@ -18,7 +18,7 @@ from proxy.metering.bounds import Bound, hold_bound
 from proxy.metering.pricing import Price, cost_nanos
 from proxy.relay.admission import ESTIMATE_FLOOR_TOKENS
 from proxy.routing.canonical import canonical
-from proxy.routing.rewrite import request_headers, upstream_target
+from proxy.routing.rewrite import request_headers, same_path, upstream_target
 from proxy.routing.selection import Choice, Wish, order
 from proxy.routing.table import Candidate, Match, Model, Tier
 from proxy.snapshot import Snapshot
@@ -165,7 +165,7 @@ def _about(snapshot: Snapshot, candidate: Candidate) -> dict[str, Any]:
 def _choice(snapshot: Snapshot, match: Match, choice: Choice, query: str) -> dict[str, Any]:
     upstream, mirror = choice.upstream, choice.mirror
     dialect = snapshot.dialects[upstream.dialect]
-    offered = upstream.operations[match.route.operation]
+    offered = same_path(upstream.operations[match.route.operation], match.route)
     target = upstream_target(offered, mirror, choice.model or "{model}", match.captures, query, dialect)
     secret = f"<{upstream.name}.{choice.credential.name}>" if choice.credential.secret else ""
     named = replace(choice.credential, secret=secret)

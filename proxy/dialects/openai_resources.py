@@ -79,9 +79,9 @@ TABLE: tuple[tuple[str, str, str, tuple[_Call, ...]], ...] = (
      (("POST", "submit", "json", FREE),)),
     ("threads", "run_steps", "threads/{id}/runs/{run_id}/steps", (_LIST,)),
     ("threads", "run_steps", "threads/{id}/runs/{run_id}/steps/{step_id}", (_GET,)),
-    ("chat", "stored", "chat/completions", (_LIST,)),
-    ("chat", "stored", "chat/completions/{id}", (_GET, _UPDATE, _DELETE)),
-    ("chat", "stored", "chat/completions/{id}/messages", (("GET", "messages", "none", FREE),)),
+    ("stored_chats", "", "chat/completions", (_LIST,)),
+    ("stored_chats", "", "chat/completions/{id}", (_GET, _UPDATE, _DELETE)),
+    ("stored_chats", "", "chat/completions/{id}/messages", (("GET", "messages", "none", FREE),)),
     ("decisions", "", "decisions", (_SELL,)),
 )  # fmt: skip
 
@@ -89,7 +89,7 @@ TABLE: tuple[tuple[str, str, str, tuple[_Call, ...]], ...] = (
 _KINDS = {
     "files": "file", "uploads": "upload", "batches": "batch", "fine_tuning": "fine_tune",
     "vector_stores": "vector_store", "conversations": "conversation", "assistants": "assistant",
-    "threads": "thread", "chat": "completion",
+    "threads": "thread", "stored_chats": "completion",
 }  # fmt: skip
 
 # What any request may name, however deep: the parts of messages, the resources of tools.

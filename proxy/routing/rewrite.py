@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import lru_cache
 from typing import Protocol
 from urllib.parse import parse_qsl, quote, urlencode
@@ -47,6 +48,11 @@ class Vendor(Protocol):
 def never_passes(name: bytes) -> bool:
     """True for a lower-case header name that no list may let through."""
     return name in OWN_HEADERS or name in CREDENTIAL_HEADERS or b"_" in name
+
+
+def same_path(operation: OfferedOperation, route: Route) -> OfferedOperation:
+    """The operation with the route's own path, where it is served at whatever path a route declares."""
+    return operation if operation.path != "{path}" else replace(operation, path=route.path)
 
 
 def upstream_target(
@@ -124,7 +130,7 @@ def request_headers(
         ended = {name.strip() for name in nominated}
         fields = [field for field in fields if field[0].lower() not in ended]
     fields += policy.request_set
-    if credential.secret:
+    if credential.secret and upstream.auth[0]:
         name, prefix = upstream.auth
         fields.append((name, prefix + credential.secret.encode("latin-1")))
     return fields

@@ -69,10 +69,10 @@ def test_a_file_that_is_too_large_is_not_parsed():
 
 
 def test_every_section_is_checked_when_another_one_is_broken():
-    text = MINIMAL + "station: {currency: yuan}\nroutes:\n  - {path: /v1/files, operation: files}\n  - path\n"
+    text = MINIMAL + "station: {currency: yuan}\nroutes:\n  - {path: /v1/files, operation: filez}\n  - path\n"
     assert mistakes(text) == [
         "8:21: station.currency: must be a currency code of three capital letters such as USD",
-        "10:34: routes[0].operation: operation 'files' is not known",
+        "10:34: routes[0].operation: operation 'filez' is not known (did you mean 'files'?)",
         "11:5: routes[1]: must be a mapping",
     ]
 

@@ -7,7 +7,7 @@ import pytest
 from proxy.errors import MalformedRequest, MethodNotAllowed, UnknownPath
 from proxy.routing.canonical import canonical
 from proxy.routing.table import Table
-from tests.routing.compiling import ENVIRON, MINIMAL, UPSTREAMS, compile_text, table
+from tests.routing.compiling import ENVIRON, MINIMAL, MODELS, UPSTREAMS, compile_text, table
 
 BUILTIN = [
     ("/v1/chat/completions", "chat", "openai"),
@@ -15,6 +15,14 @@ BUILTIN = [
     ("/v1/embeddings", "embeddings", "openai"),
     ("/v1/moderations", "moderations", "openai"),
     ("/v1/images/generations", "images", "openai"),
+    ("/v1/images/edits", "images.edits", "openai"),
+    ("/v1/responses", "responses", "openai"),
+    ("/v1/responses/compact", "responses.compact", "openai"),
+    ("/v1/audio/speech", "speech", "openai"),
+    ("/v1/audio/transcriptions", "transcriptions", "openai"),
+    ("/v1/files", "files.create", "openai"),
+    ("/v1/batches", "batches.create", "openai"),
+    ("/v1/decisions", "decisions.create", "openai"),
     ("/v1/messages", "messages", "anthropic"),
     ("/v1/messages/count_tokens", "count_tokens", "anthropic"),
 ]
@@ -47,14 +55,14 @@ def test_only_a_model_may_hide_a_slash():
 
 
 def test_a_path_that_nothing_serves():
-    for path in ("/v1/organization/admin_api_keys", "/", "/v1", "/v1/chat/completions/x", "/EVIL/x"):
+    for path in ("/v1/organization/admin_api_keys", "/", "/v1", "/v1/chat/completions/x/y", "/EVIL/x"):
         with pytest.raises(UnknownPath):
             table(MINIMAL).match("POST", path)
 
 
 def test_a_method_that_a_path_does_not_take():
     with pytest.raises(MethodNotAllowed):
-        table(MINIMAL).match("GET", "/v1/chat/completions")
+        table(MINIMAL).match("PUT", "/v1/chat/completions")
     with pytest.raises(MethodNotAllowed):
         table(MINIMAL).match("DELETE", "/openai/deployments/x/embeddings")
 
@@ -113,7 +121,57 @@ def test_a_route_of_the_file_replaces_the_built_in_one():
     index = table(text)
     route = index.match("POST", "/chat/completions").route
     assert (route.default_model, route.body_limit, route.line) == ("gpt-4o-mini", 1 << 20, 9)
-    assert [r.path for r in index.routes].count("/v1/chat/completions") == 1
+    assert [(r.path, r.operation) for r in index.routes].count(("/v1/chat/completions", "chat")) == 1
+
+
+def test_a_path_has_an_operation_for_each_method():
+    minimal = table(MINIMAL)
+    for method, path, operation in (
+        ("GET", "/v1/files", "files.list"),
+        ("DELETE", "/files/file-1", "files.delete"),
+        ("GET", "/v1/v1/files/file-1/content", "files.content"),
+        ("GET", "/v1/responses/resp_1", "responses.get"),
+        ("GET", "/v1/chat/completions", "stored_chats.list"),
+        ("POST", "/v1/threads/t/runs", "threads.runs.create"),
+    ):
+        assert minimal.match(method, path).route.operation == operation
+
+
+def upstream(name: str, operations: str) -> str:
+    body = UPSTREAMS.split("openai:\n", 1)[1]
+    return f"  {name}:\n{body}" + (f"    operations: [{operations}]\n" if operations else "")
+
+
+def test_what_is_no_models_goes_to_the_first_upstream_that_offers_it():
+    models = MODELS.replace("openai", "first")
+    both = "upstreams:\n" + upstream("first", "chat") + upstream("second", "") + upstream("third", "")
+    route = table(both + models).match("GET", "/v1/files").route
+    assert [candidate.upstream for candidate in route.candidates] == ["second"]
+    with pytest.raises(UnknownPath):
+        table("upstreams:\n" + upstream("first", "chat") + models).match("GET", "/v1/files")
+
+
+def test_a_file_may_name_an_api_for_its_operations():
+    routes = """
+routes:
+  - {path: "/store/files/{id}", operation: files, candidates: [{upstream: openai}]}
+  - {path: "/v1/files", methods: [GET, POST], candidates: [{upstream: openai}]}
+  - {path: "/v1/anything/{x}", operation: call, methods: [GET, PUT], candidates: [{upstream: openai}]}
+"""
+    index = table("upstreams:\n" + upstream("openai", "chat, files, call") + MODELS + routes)
+    offered = index.upstreams["openai"].operations
+    assert set(offered) == {
+        "chat", "call", "files.list", "files.create", "files.get", "files.delete", "files.content",
+    }  # fmt: skip
+    assert {m: index.match(m, "/store/files/x").route.operation for m in ("GET", "DELETE")} == {
+        "GET": "files.get",
+        "DELETE": "files.delete",
+    }
+    assert {index.match(m, "/v1/files").route.operation for m in ("GET", "POST")} == {
+        "files.list",
+        "files.create",
+    }
+    assert index.match("PUT", "/v1/anything/1").route.operation == "call"
 
 
 def test_endpoints_are_found_by_host():

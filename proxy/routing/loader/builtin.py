@@ -11,21 +11,28 @@ class BuiltinRoute(NamedTuple):
     dialect: str  # the caller's
 
 
-_DEPLOYMENT = "/openai/deployments/{model}"
+class Mount(NamedTuple):
+    """Where all paths of a dialect are served; of two mounts that have a path, the first counts."""
 
-ROUTES = (
-    BuiltinRoute("/v1/chat/completions", "chat", "openai"),
-    BuiltinRoute("/v1/completions", "completions", "openai"),
-    BuiltinRoute("/v1/embeddings", "embeddings", "openai"),
-    BuiltinRoute("/v1/moderations", "moderations", "openai"),
-    BuiltinRoute("/v1/images/generations", "images", "openai"),
-    BuiltinRoute("/v1/messages", "messages", "anthropic"),
-    BuiltinRoute("/v1/messages/count_tokens", "count_tokens", "anthropic"),
-    BuiltinRoute(f"{_DEPLOYMENT}/chat/completions", "chat", "azure"),
-    BuiltinRoute(f"{_DEPLOYMENT}/completions", "completions", "azure"),
-    BuiltinRoute(f"{_DEPLOYMENT}/embeddings", "embeddings", "azure"),
-    BuiltinRoute(f"{_DEPLOYMENT}/images/generations", "images", "azure"),
+    prefix: str
+    dialect: str
+
+
+MOUNTS = (
+    Mount("/v1", "openai"),
+    Mount("/v1", "anthropic"),
+    Mount("/anthropic/v1", "anthropic"),
+    Mount("/openai/v1", "azure_v1"),
+    Mount("/openai/deployments/{model}", "azure"),
 )
+
+# What the vendor runs when a request names no model, where the station has it.
+DEFAULT_MODELS = {
+    "images": "dall-e-2",
+    "images.edits": "dall-e-2",
+    "images.variations": "dall-e-2",
+    "moderations": "omni-moderation-latest",
+}
 
 # Answered by the relay itself: a route here would never be asked.
 OWN_PATHS = frozenset({"/v1/models", "/endpoints", "/healthz", "/readyz", "/v1/me", "/status", "/portal"})

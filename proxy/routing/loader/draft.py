@@ -11,14 +11,13 @@ from functools import cached_property
 
 from proxy.routing import spec
 from proxy.routing.globs import Globs
-from proxy.routing.loader.builtin import ROUTES, BuiltinRoute
+from proxy.routing.loader.builtin import MOUNTS, OWN_PATHS, BuiltinRoute
 from proxy.routing.loader.mistakes import Mistakes, Path, did_you_mean
 from proxy.routing.loader.references import References
 from proxy.routing.loader.shape import Shaped
 from proxy.routing.loader.tree import Node
 from proxy.routing.loader.vendors import Dialect, Operation, Vendors
-
-BUILTIN_BY_PATH = {route.path: route for route in ROUTES}
+from proxy.routing.paths import shape
 
 
 @dataclass
@@ -66,37 +65,117 @@ class Draft:
         dialects = list(self.vendors.dialects.values())
         return {name: op for dialect in reversed(dialects) for name, op in dialect.operations.items()}
 
+    def operation_names(self, operations: Mapping[str, Operation]) -> dict[str, None]:
+        """What a file may call them: one by one, or an API."""
+        return dict.fromkeys((*operations, *(operation.api for operation in operations.values())))
+
     def offered(self, upstream: str) -> set[str]:
-        """The operations that an upstream offers."""
+        """The operations that an upstream offers. A file may name an API for all that it has."""
         dialect = self.dialect_of(upstream)
         if dialect is None:
             return set()
         chosen = self.file.upstreams[upstream].operations
-        return set(dialect.operations) & set(dialect.operations if chosen is None else chosen)
+        if chosen is None:
+            return set(dialect.operations)
+        return {name for name, spec in dialect.operations.items() if name in chosen or spec.api in chosen}
 
     # -- routes --
 
+    @cached_property
+    def _routes(self) -> list[tuple[Path, spec.Route]]:
+        indexed = zip(self.shaped.routes, self.file.routes, strict=True)
+        return [(("routes", index), one) for index, route in indexed for one in self._meant(route)]
+
     def routes(self) -> Iterator[tuple[Path, spec.Route]]:
-        """Each route of the file with its path there."""
-        for index, route in zip(self.shaped.routes, self.file.routes, strict=True):
-            yield ("routes", index), route
+        """Each route of the file with its path there, once for each operation that it stands for."""
+        return iter(self._routes)
+
+    def _meant(self, route: spec.Route) -> list[spec.Route]:
+        """A path has an operation for each method (list, create): a file may name the API, or nothing."""
+        if route.operation in self.operations:
+            return [route]
+        names = self._of_api(route) if route.operation else self._of_path(route)
+        if len(names) == 1:
+            return [route.model_copy(update={"operation": names[0]})]
+        meant = []
+        for name in names:
+            methods = [m for m in self.operations[name].methods if m in (route.methods or (m,))]
+            if methods:
+                meant.append(route.model_copy(update={"operation": name, "methods": methods}))
+        return meant or [route]
+
+    def _of_api(self, route: spec.Route) -> list[str]:
+        """The operations of an API at the path that a route ends with."""
+        dialect = self.vendors.dialects.get(route.dialect or "")
+        specs = [
+            operation
+            for operation in (dialect.operations if dialect else self.operations).values()
+            if operation.api == route.operation and route.path.endswith("/" + operation.path)
+        ]
+        longest = max((operation.path for operation in specs), key=len, default="")
+        return [operation.name for operation in specs if operation.path == longest]
+
+    def _of_path(self, route: spec.Route) -> list[str]:
+        """The built-in operations at a path: where one is a model's, it is the one that is meant."""
+        names = [builtin.operation for builtin in self._builtin_at.get(route.path, ())]
+        if route.methods:
+            return names
+        return [name for name in names if self.operations[name].model_at != "none"] or names
+
+    @cached_property
+    def builtins(self) -> tuple[BuiltinRoute, ...]:
+        """What every station has: the paths of the mounted dialects."""
+        found: dict[tuple[str, str], BuiltinRoute] = {}
+        for prefix, name in MOUNTS:
+            dialect = self.vendors.dialects.get(name)
+            for operation in dialect.operations.values() if dialect else ():
+                path = f"{prefix}/{operation.path}"
+                if operation.path and path not in OWN_PATHS:
+                    found.setdefault(
+                        (shape(path), operation.methods[0]), BuiltinRoute(path, operation.name, name)
+                    )
+        return tuple(found.values())
+
+    @cached_property
+    def _builtin_at(self) -> dict[str, list[BuiltinRoute]]:
+        at: dict[str, list[BuiltinRoute]] = {}
+        for builtin in self.builtins:
+            at.setdefault(builtin.path, []).append(builtin)
+        return at
 
     @cached_property
     def builtin_routes(self) -> tuple[BuiltinRoute, ...]:
         """Those that the file does not replace."""
-        replaced = {route.path for route in self.file.routes}
-        return tuple(route for route in ROUTES if route.path not in replaced)
+        replaced = {
+            (shape(route.path), method)
+            for _, route in self.routes()
+            for method in route.methods or self._methods(self.operation_of(route))
+        }
+        return tuple(
+            builtin
+            for builtin in self.builtins
+            if replaced.isdisjoint((shape(builtin.path), m) for m in self._methods(builtin.operation))
+        )
+
+    def _methods(self, operation: str) -> tuple[str, ...]:
+        return self.operations[operation].methods if operation in self.operations else ()
 
     def operation_of(self, route: spec.Route) -> str:
         """'' where the file does not say and the path is no built-in one."""
-        builtin = BUILTIN_BY_PATH.get(route.path)
-        return route.operation or (builtin.operation if builtin else "")
+        return route.operation or ""
 
     def caller_of(self, route: spec.Route) -> str:
         """The dialect that a route's callers speak; '' where no dialect has the operation."""
-        builtin, operation = BUILTIN_BY_PATH.get(route.path), self.operation_of(route)
+        operation = self.operation_of(route)
         if route.dialect:
             return route.dialect
-        if builtin and builtin.operation == operation:
-            return builtin.dialect
+        for builtin in self._builtin_at.get(route.path, ()):
+            if builtin.operation == operation:
+                return builtin.dialect
         return next((n for n, d in self.vendors.dialects.items() if operation in d.operations), "")
+
+    def first_offering(self, operation: str) -> str:
+        """The upstream for what is no model's, where the file does not say: '' if none offers it."""
+        offering = [name for name in self.file.upstreams if operation in self.offered(name)]
+        enabled = [name for name in offering if name not in self.references.unusable]
+        return next(iter(enabled or offering), "")
