@@ -14,6 +14,7 @@ import orjson
 from proxy.dialects import headers
 from proxy.dialects.answer import known_int
 from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules
+from proxy.dialects.owned import DEEP, IdIn
 from proxy.dialects.rules import RuledMeter, reading
 from proxy.metering.usage import Usage
 
@@ -83,14 +84,26 @@ USAGE = reading(read_usage, ("usageMetadata",))
 
 # -- operations ------------------------------------------------------------------------------------
 
+# What was cached or uploaded is somebody's; other links are the world's.
+_FILES = "https://generativelanguage.googleapis.com/"
+_IDS = (
+    IdIn(("body", "cachedContent")),
+    IdIn(("body", "cached_content")),
+    *(
+        IdIn(("body", DEEP, holder, uri), only=_FILES)
+        for holder in ("fileData", "file_data")
+        for uri in ("fileUri", "file_uri")
+    ),
+)
 _PARTS = ("candidates", ANY, "content", "parts", ANY)
 
 _GENERATE = OperationSpec(
     "generate_content",
-    "generateContent",
+    "models/{model}:generateContent",
     model_at="path",
     generates_text=True,
     guarded=("contents", "generationConfig", "generation_config", "tools"),
+    ids_in=_IDS,
     meter=USAGE,
     rules=Rules(
         values=b"[",
@@ -102,7 +115,13 @@ _GENERATE = OperationSpec(
     ),
 )
 _EMBED = OperationSpec(
-    "embed_content", "embedContent", model_at="path", guarded=(), meter=USAGE, rules=Rules()
+    "embed_content",
+    "models/{model}:embedContent",
+    kind="embeddings",
+    model_at="path",
+    guarded=(),
+    meter=USAGE,
+    rules=Rules(),
 )
 
 # The names are Google's verbs; one that another family has too has more of a name.
@@ -113,18 +132,24 @@ OPERATIONS: dict[str, OperationSpec] = {
         replace(
             _GENERATE,
             name="stream_generate_content",
-            path="streamGenerateContent",
+            path="models/{model}:streamGenerateContent",
             streams=True,
             streams_unasked=True,
         ),
         OperationSpec(
-            "count_content_tokens", "countTokens", model_at="path", guarded=(), billed=False, rules=Rules()
+            "count_content_tokens",
+            "models/{model}:countTokens",
+            model_at="path",
+            guarded=(),
+            billed=False,
+            rules=Rules(),
         ),
         _EMBED,
-        replace(_EMBED, name="batch_embed_contents", path="batchEmbedContents"),
+        replace(_EMBED, name="batch_embed_contents", path="models/{model}:batchEmbedContents"),
         OperationSpec(  # Imagen's pictures, Vertex's embeddings of text
             "predict",
-            "predict",
+            "models/{model}:predict",
+            kind="predictions",
             model_at="path",
             replayable=False,
             guarded=("instances", "parameters"),
@@ -135,7 +160,7 @@ OPERATIONS: dict[str, OperationSpec] = {
         ),
         OperationSpec(
             "predict_long_running",
-            "predictLongRunning",
+            "models/{model}:predictLongRunning",
             kind="calls",
             model_at="path",
             replayable=False,
@@ -187,7 +212,7 @@ _QUERY = {"alt": frozenset({"sse", "json"}), "$alt": frozenset({"json", "sse", "
 GEMINI = Dialect(
     name="gemini",
     operations=OPERATIONS,
-    paths=dict.fromkeys(OPERATIONS, "/v1beta/models/{model}:{operation_path}"),
+    paths=dict.fromkeys(OPERATIONS, "/v1beta/{operation_path}"),
     auth=(b"x-goog-api-key", b""),
     request_pass=_REQUEST_PASS,
     response_pass=headers.RESPONSE,

@@ -17,7 +17,7 @@ from proxy.dialects.rules import RuledMeter
 _RAW = replace(
     anthropic.OPERATIONS["messages"],
     name="raw_predict",
-    path="rawPredict",
+    path="models/{model}:rawPredict",
     model_at="path",
     own_meter=anthropic.MessagesMeter,
 )
@@ -25,7 +25,9 @@ _CLAUDE = {
     spec.name: spec
     for spec in (
         _RAW,
-        replace(_RAW, name="stream_raw_predict", path="streamRawPredict", streams_unasked=True),
+        replace(
+            _RAW, name="stream_raw_predict", path="models/{model}:streamRawPredict", streams_unasked=True
+        ),
     )
 }
 
@@ -39,8 +41,8 @@ VERTEX = replace(
     GEMINI,
     name="vertex",
     operations=GEMINI.operations | _CLAUDE,
-    paths=dict.fromkeys(GEMINI.operations, "/publishers/google/models/{model}:{operation_path}")
-    | dict.fromkeys(_CLAUDE, "/publishers/anthropic/models/{model}:{operation_path}"),
+    paths=dict.fromkeys(GEMINI.operations, "/publishers/google/{operation_path}")
+    | dict.fromkeys(_CLAUDE, "/publishers/anthropic/{operation_path}"),
     auth=(b"authorization", b"Bearer "),
     request_pass=GEMINI.request_pass | {b"anthropic-beta", b"anthropic-version"},
     make_meter=make_meter,

@@ -6,6 +6,7 @@ Owns the written formula of money.md 5. Pure and quick: one pass over the conten
             document and server tool; at most the model's context
     output  what the request allows, at most what the model can; times n
     images  n, and their tokens
+    units   pages, search units: as many as the request can make them
 
 A text of rare characters can hold more tokens than bytes / 3: such a call may cost more than its hold.
 """
@@ -30,8 +31,16 @@ TOOLS_TOKENS = 600  # what vendors put in front when tools are offered
 TOOL_CALLS = 5  # calls of a server tool, when the request does not limit them
 TOOL_CALL_TOKENS = 10_000  # what one brings into the input
 IMAGE_OUTPUT_TOKENS = 6_300  # one generated image, largest size and quality
+PAGES = 1_000  # of a document whose request names none: Mistral's limit
+SEARCH_UNIT_DOCUMENTS = 100  # documents, or pieces of 500 tokens of long ones, in one search unit
+SEARCH_UNIT_BYTES = SEARCH_UNIT_DOCUMENTS * 500 * BYTES_PER_TOKEN
+PREDICTIONS = 4  # pictures of a request that does not say how many
 
 _OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+# The same where a request has its limits in an object: Gemini's, Ollama's, DashScope's.
+_HOLDERS = frozenset({"generationConfig", "generation_config", "options", "parameters"})
+_HELD_LIMITS = ("maxOutputTokens", "max_output_tokens", "num_predict", "max_tokens")
+_HELD_COUNTS = ("candidateCount", "candidate_count", "n", "sampleCount")
 
 
 @dataclass(slots=True)
@@ -43,25 +52,61 @@ class Bound:
 
 
 def hold_bound(
-    operation: str, doc: Mapping[str, Any], body_len: int, context: int | None, max_output: int | None
+    kind: str, doc: Mapping[str, Any], body_len: int, context: int | None, max_output: int | None
 ) -> Bound:
-    """`context` and `max_output` are the model's limits in tokens, None where nobody declared them."""
+    """`kind` is the operation's. `context` and `max_output` are the model's limits in tokens, None where
+    nobody declared them."""
     n = 1
     if "n" in doc or "best_of" in doc:
         n = max(_whole(doc.get("n")) or 1, _whole(doc.get("best_of")) or 1)
+    held = _NOTHING if _HOLDERS.isdisjoint(doc) else _held(doc)
+    n = max(n, _least(held, _HELD_COUNTS) or 1)
     usage = Usage(calls=1)
     if _is_conversation(doc):
         usage.input = body_len // BYTES_PER_TOKEN
     else:
         _bound_input(usage, doc, body_len)
-    if operation == "images":
+    if kind == "images":
         usage.images = n
         usage.output_image = n * IMAGE_OUTPUT_TOKENS
-    elif operation not in ("embeddings", "moderations"):
-        _bound_output(usage, doc, n, max_output)
+    elif kind == "predictions":
+        usage.images = _least(held, _HELD_COUNTS) or PREDICTIONS
+    elif kind == "pages":
+        usage.units = {"page": _length(doc.get("pages")) or PAGES}
+    elif kind == "rerank":
+        documents = _length(doc.get("documents"))
+        usage.units = {"search_unit": 1 + documents // SEARCH_UNIT_DOCUMENTS + body_len // SEARCH_UNIT_BYTES}
+    elif kind not in ("embeddings", "moderations"):
+        _bound_output(usage, {**doc, **_limit(held)} if held else doc, n, max_output)
     if context is not None:
         _within(usage, context)
     return Bound(usage, n)
+
+
+_NOTHING: Mapping[str, Any] = {}
+
+
+def _held(doc: Mapping[str, Any]) -> Mapping[str, Any]:
+    found: dict[str, Any] = {}
+    for name in _HOLDERS:
+        holder = doc.get(name)
+        if type(holder) is dict:
+            found |= holder
+    return found
+
+
+def _limit(held: Mapping[str, Any]) -> Mapping[str, int]:
+    limit = _least(held, _HELD_LIMITS)
+    return {} if limit is None else {"max_tokens": limit}
+
+
+def _least(held: Mapping[str, Any], names: tuple[str, ...]) -> int | None:
+    """The first of the names that has a count; a negative one means that there is no limit."""
+    return next((count for name in names if (count := _whole(held.get(name))) is not None), None)
+
+
+def _length(value: object) -> int:
+    return len(value) if type(value) is list else 0
 
 
 def _bound_output(usage: Usage, doc: Mapping[str, Any], n: int, max_output: int | None) -> None:
@@ -88,15 +133,16 @@ def _is_conversation(doc: Mapping[str, Any]) -> bool:
     for message in messages:
         if type(message) is not dict or type(message.get("content")) is not str:
             return False
-        if "type" in message or "cache_control" in message:
+        if "type" in message or "cache_control" in message or "images" in message:
             return False
     return True
 
 
 def _bound_input(usage: Usage, doc: Mapping[str, Any], body_len: int) -> None:
     found = _Parts()
-    for name in ("messages", "system", "input"):
-        found.add(doc.get(name))
+    for name in ("messages", "system", "input", "contents", "requests", "content", "instances"):
+        value = doc.get(name)
+        found.add(value.get("messages") or [value] if type(value) is dict else value)
     tokens = max(0, body_len - found.binary_chars) // BYTES_PER_TOKEN
     if type(doc.get("input")) is list or type(doc.get("prompt")) is list:
         tokens = max(tokens, _token_ids(doc.get("input")), _token_ids(doc.get("prompt")))
@@ -158,14 +204,32 @@ class _Parts:
             kind = part.get("type")
             if type(kind) is str and kind in _MEDIA:
                 self._add_media(kind, part)
+            for name in _KEYED.keys() & part.keys():
+                self._add_keyed(name, part[name])
             if "cache_control" in part:
                 self.cache_ttl = max(self.cache_ttl, _ttl(part), key=_TTLS.index)
-            content = part.get("content")
-            if type(content) is list:
-                self.add(content, depth - 1)
+            for name in ("content", "parts"):
+                inner = part.get(name)
+                if inner is not None:
+                    self.add([inner] if type(inner) is dict else inner, depth - 1)
 
     def _add_media(self, kind: str, part: Mapping[str, Any]) -> None:
-        size = self._skip(part)
+        self._count(kind, self._skip(part))
+
+    def _add_keyed(self, name: str, value: Any) -> None:
+        """A part that is told by a member's name: Gemini's, Ollama's, DashScope's."""
+        if type(value) is dict:
+            mime = str(value.get("mimeType") or value.get("mime_type") or "")
+            kind = next((kind for begins, kind in _OF_MIME.items() if mime.startswith(begins)), "file")
+            sizes = [_base64_chars(value.get("data"), "data")]
+        else:
+            kind, values = _KEYED[name], value if type(value) is list else [value]
+            sizes = [_base64_chars(one, "data" if name == "images" else "url") for one in values]
+        for size in sizes:
+            self.binary_chars += size
+            self._count(kind, size)
+
+    def _count(self, kind: str, size: int) -> None:
         if kind in _IMAGES:
             self.images += 1
         elif kind in _DOCUMENTS:
@@ -190,6 +254,14 @@ _IMAGES = frozenset({"image_url", "image", "input_image", "video_url"})
 _DOCUMENTS = frozenset({"document", "file", "input_file"})
 _MEDIA = _IMAGES | _DOCUMENTS | {"input_audio"}
 _DATA = ("data", "url", "file_data")
+_KEYED = {
+    **dict.fromkeys(("inlineData", "inline_data", "fileData", "file_data"), "file"),
+    "images": "image",
+    "image": "image",
+    "video": "image",
+    "audio": "input_audio",
+}
+_OF_MIME = {"image/": "image", "video/": "image", "audio/": "input_audio"}
 
 
 def _base64_chars(value: object, field: str) -> int:

@@ -296,11 +296,11 @@ _FREE_TOOLS = (
 )  # fmt: skip
 
 
-def unpriced_options(price: Price, request: Mapping[str, Any], operation: str) -> list[str]:
+def unpriced_options(price: Price, request: Mapping[str, Any], kind: str) -> list[str]:
     """What a request asks for that has no price here: the call must be refused, never be free.
 
     Names of request members (`service_tier`, `speed`, `tools`, `size`), or `input` and `output` when
-    the price lacks a whole side of the operation.
+    the price lacks a whole side of what an operation of this kind consumes.
     """
     if price.free:
         return []
@@ -313,25 +313,34 @@ def unpriced_options(price: Price, request: Mapping[str, Any], operation: str) -
     if any(kind not in price.tools and f"{kind}_input" not in price.units for kind in kinds):
         missing.append("tools")
     content = price.content
-    if operation != "images" and "input" in content and "output" in content:
+    if kind not in _SIDES and "input" in content and "output" in content:
         return missing  # as in nearly every price: both sides are there
-    return missing + _unpriced_sides(content, request, operation)
+    return missing + _unpriced_sides(content, request, kind)
+
+
+# What must have a price, by the kind of an operation: of each group one figure or unit. Others: both sides.
+_BOTH = (("input",), ("output",))
+_SIDES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "embeddings": (("input",),),
+    "images": (("output", "output_image", "image"),),
+    "pages": (("page",),),
+    "predictions": (("image", "input"),),
+    "rerank": (("input", "search_unit"),),
+}
 
 
 def _is_priced(tier: object, content: Mapping[str, Any]) -> bool:
     return type(tier) is str and (tier in _PLAIN or tier in content.get("service_tiers", ()))
 
 
-def _unpriced_sides(content: Mapping[str, Any], request: Mapping[str, Any], operation: str) -> list[str]:
+def _unpriced_sides(content: Mapping[str, Any], request: Mapping[str, Any], kind: str) -> list[str]:
     if "call" in content:
         return []
-    if operation == "images":
-        if "sizes" in content:
-            size, quality = str(request.get("size", "")), str(request.get("quality", ""))
-            return [] if size_figure(content, size, quality) is not None or "image" in content else ["size"]
-        return [] if content.keys() & {"image", "output", "output_image"} else ["output"]
-    sides = ("input",) if operation == "embeddings" else ("input", "output")
-    return [side for side in sides if side not in content]
+    if kind == "images" and "sizes" in content:
+        size, quality = str(request.get("size", "")), str(request.get("quality", ""))
+        return [] if size_figure(content, size, quality) is not None or "image" in content else ["size"]
+    priced = content.keys() | content.get("units", {}).keys()
+    return [names[0] for names in _SIDES.get(kind, _BOTH) if priced.isdisjoint(names)]
 
 
 def tool_kinds(request: Mapping[str, Any]) -> list[str]:

@@ -12,8 +12,17 @@ import orjson
 from proxy.metering.count import count_tokens
 
 DEPTH_MAX = 12
-_READ = ("messages", "system", "prompt", "input", "tools", "functions", "instructions", "response_format")
-_SKIPPED = frozenset({"image_url", "source", "input_audio", "file", "type", "role", "id", "cache_control"})
+_READ = (
+    "messages", "system", "prompt", "input", "tools", "functions", "instructions", "response_format",
+    # Gemini's, Cohere's and Ollama's
+    "contents", "systemInstruction", "system_instruction", "content", "requests", "instances",
+    "message", "chat_history", "preamble", "documents", "query", "texts", "suffix",
+)  # fmt: skip
+_SKIPPED = frozenset({
+    "image_url", "source", "input_audio", "file", "type", "role", "id", "cache_control", "model",
+    "inlineData", "inline_data", "fileData", "file_data", "images", "image", "audio", "video",
+    "bytesBase64Encoded", "thoughtSignature",
+})  # fmt: skip
 
 
 def text_of(content: bytes) -> str:

@@ -8,6 +8,8 @@ import orjson
 import pytest
 
 from proxy.metering.bounds import (
+    AUDIO_BYTES_PER_TOKEN,
+    AUDIO_TOKENS_LEAST,
     DOCUMENT_TOKENS,
     IMAGE_OUTPUT_TOKENS,
     IMAGE_TOKENS,
@@ -157,3 +159,64 @@ def test_what_may_be_written_to_a_cache_is_held_at_that_price(control: Any, buck
 )
 def test_a_request_that_makes_no_sense_still_has_a_bound(doc: dict[str, Any]):
     assert bound(doc).usage.input_tokens_all() > 0
+
+
+# -- requests of other families --------------------------------------------------------------------
+
+BASE64 = "A" * 400_000
+
+
+@pytest.mark.parametrize(
+    "doc",
+    [
+        {"contents": [{"parts": [{"text": "x"}, {"inlineData": {"mimeType": "image/png", "data": BASE64}}]}]},
+        {"contents": [{"parts": [{"inline_data": {"mime_type": "image/png", "data": BASE64}}]}]},
+        {"messages": [{"role": "user", "content": "x", "images": [BASE64]}]},
+        {
+            "input": {
+                "messages": [{"role": "user", "content": [{"image": f"data:image/png;base64,{BASE64}"}]}]
+            }
+        },
+    ],
+)
+def test_a_picture_is_no_text_however_a_family_sends_it(doc):
+    usage = bound(doc).usage
+    assert usage.input_image == IMAGE_TOKENS
+    assert usage.input < 100
+
+
+def test_sound_and_documents_of_gemini_count_by_their_bytes():
+    parts = [
+        {"inlineData": {"mimeType": "audio/mp3", "data": BASE64}},
+        {"inlineData": {"mimeType": "application/pdf", "data": BASE64}},
+    ]
+    usage = bound({"contents": [{"parts": parts}]}).usage
+    assert usage.input_audio == AUDIO_TOKENS_LEAST + 300_000 // AUDIO_BYTES_PER_TOKEN
+    assert 150_000 <= usage.input < 150_100
+
+
+@pytest.mark.parametrize(
+    ("doc", "output"),
+    [
+        ({"contents": [], "generationConfig": {"maxOutputTokens": 100, "candidateCount": 2}}, 200),
+        ({"contents": [], "generation_config": {"max_output_tokens": "100"}}, 100),
+        ({"prompt": "x", "options": {"num_predict": 50}}, 50),
+        ({"prompt": "x", "options": {"num_predict": -1}}, OUTPUT_TOKENS),
+        ({"input": {}, "parameters": {"max_tokens": 70}}, 70),
+    ],
+)
+def test_limits_in_an_object_of_the_request_bound_the_output(doc, output):
+    assert bound(doc).usage.output == output
+
+
+@pytest.mark.parametrize(
+    ("kind", "doc", "units"),
+    [
+        ("pages", {"document": {}}, {"page": 1000}),
+        ("pages", {"document": {}, "pages": [0, 1, 2]}, {"page": 3}),
+        ("rerank", {"query": "q", "documents": ["a"] * 250}, {"search_unit": 3}),
+    ],
+)
+def test_what_is_sold_by_units_is_held_by_units(kind, doc, units):
+    found = bound(doc, kind).usage
+    assert (found.units, found.output) == (units, 0)
