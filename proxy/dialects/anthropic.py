@@ -194,6 +194,7 @@ ANTHROPIC = Dialect(
     query_pass={"beta": frozenset()},
     error_body=error_body,
     stream_error=stream_error,
+    heartbeat=b'event: ping\ndata: {"type": "ping"}\n\n',
     id_header=b"request-id",
     own_id_headers=(b"x-request-id", b"request-id"),
     make_meter=MessagesMeter,

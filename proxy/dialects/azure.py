@@ -53,6 +53,7 @@ AZURE = Dialect(
     response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
     error_body=error_body,
     stream_error=fmt.in_stream(error_body),
+    heartbeat=fmt.HEARTBEAT,
     id_header=b"apim-request-id",
     make_meter=fmt.make_meter,
 )

@@ -163,6 +163,7 @@ class Dialect:
     """(kind, code, message, param, status, request_id) -> JSON body of our own refusal."""
     stream_error: Callable[..., bytes] = field(kw_only=True)
     """Same arguments -> the SSE bytes that tell a running stream's client of an error."""
+    heartbeat: bytes = b""  # an event that clients skip, for streams that are silent; b"": there is none
     id_header: bytes = b"x-request-id"  # how the vendor names its request id
     own_id_headers: tuple[bytes, ...] = (b"x-request-id",)  # how we name ours
     make_meter: Callable[[OperationSpec, bool], Meter] = field(kw_only=True)

@@ -32,5 +32,6 @@ OPENAI = Dialect(
     query_pass=fmt.QUERY_PASS,
     error_body=fmt.error_body,
     stream_error=fmt.in_stream(fmt.error_body),
+    heartbeat=fmt.HEARTBEAT,
     make_meter=fmt.make_meter,
 )

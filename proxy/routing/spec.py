@@ -23,6 +23,7 @@ from proxy.routing.scalars import (
     Bound,
     Currency,
     Duration,
+    EgressUrl,
     Flag,
     HeaderName,
     HeaderValue,
@@ -118,6 +119,12 @@ class Endpoint(Section):
     proxy_read_timeout: Duration | None = None
     cors: Flag = False
     tags: list[Text] = []
+    body_limit: BodyLimit | None = Field(default=None, description="What stands in front refuses more.")
+    slow_calls: Literal["hint", "trickle"] = Field(
+        default="hint",
+        description="Whole answers that come later than proxy_read_timeout: refused in time with a hint where"
+        " to go, or kept alive by white space in front of the JSON.",
+    )
 
 
 # -- prices --------------------------------------------------------------------------------------
@@ -166,7 +173,7 @@ class Mirror(Section):
 
     url: BaseUrl
     proxy_read_timeout: Duration | None = None
-    via: BaseUrl | None = Field(default=None, description="An egress proxy. Not used by this version.")
+    via: EgressUrl | None = Field(default=None, description="A proxy on the way there.")
 
 
 class Credential(Section):

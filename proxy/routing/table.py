@@ -18,7 +18,7 @@ from proxy.routing.paths import Match, PathIndex
 from proxy.routing.tiers import Gateway, Limits, OnOutage, Tier, tier_from
 
 __all__ = [
-    "Candidate", "Credential", "Endpoint", "HeaderPolicy", "Limits", "Match", "Mirror", "Model",
+    "Candidate", "Credential", "Egress", "Endpoint", "HeaderPolicy", "Limits", "Match", "Mirror", "Model",
     "OfferedOperation", "OnDisconnect", "OnOutage", "Parameters", "Route", "Station", "Table", "Tier",
     "Timeouts", "Upstream",
 ]  # fmt: skip
@@ -53,6 +53,19 @@ class Endpoint:
     proxy_read_timeout_ms: int | None  # what stands in front gives up after this silence
     cors: bool
     tags: tuple[str, ...]
+    body_limit: int | None = None  # bytes; what stands in front refuses more
+    slow_calls: str = "hint"  # hint | trickle: answers in one piece that come later than the read timeout
+
+
+@dataclass(frozen=True, slots=True)
+class Egress:
+    """A proxy on the way to an upstream."""
+
+    scheme: str  # http (CONNECT) | socks5
+    host: str
+    port: int
+    user: str = ""
+    password: str = field(default="", repr=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +79,7 @@ class Mirror:
     port: int
     base_path: str  # "" or "/x", without a slash at the end
     proxy_read_timeout_ms: int | None
+    via: Egress | None = None
 
     @property
     def key(self) -> tuple[str, str]:
@@ -228,12 +242,17 @@ def _operation(data: Document) -> OfferedOperation:
     return OfferedOperation(data["name"], data["path"], tuple((k, v) for k, v in data["query"]))
 
 
+def _mirror(upstream: str, data: Document) -> Mirror:
+    via = data["via"]
+    return Mirror(**{**data, "upstream": upstream, "via": None if via is None else Egress(**via)})
+
+
 def _upstream(data: Document) -> Upstream:
     header, prefix = data["auth"]
     return Upstream(
         **{
             **data,
-            "mirrors": tuple(Mirror(upstream=data["name"], **m) for m in data["mirrors"]),
+            "mirrors": tuple(_mirror(data["name"], m) for m in data["mirrors"]),
             "credentials": tuple(Credential(**c) for c in data["credentials"]),
             "timeouts": Timeouts(**data["timeouts"]),
             "on_disconnect": OnDisconnect(**data["on_disconnect"]),

@@ -67,6 +67,22 @@ def base_url(text: str) -> str:
     return text.rstrip("/")
 
 
+def egress_url(text: str) -> str:
+    """A proxy: http://, on which CONNECT is asked, or socks5://; a user and a password may be in it."""
+    wrong = "must be a proxy such as http://proxy:3128 or socks5://user:password@proxy:1080"
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise ValueError(wrong) from None
+    if url.scheme not in ("http", "socks5") or not url.hostname or not port or url.path.strip("/"):
+        raise ValueError(wrong)
+    if "?" in text or "#" in text or max(map(len, (url.username or "", url.password or ""))) > 255:
+        raise ValueError(wrong)
+    host(f"[{url.hostname}]" if ":" in url.hostname else url.hostname)
+    return text
+
+
 def host(text: str) -> str:
     """In lower case."""
     lower = text.lower()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from proxy.routing.table import Egress
 from tests.routing.compiling import (
     ENVIRON,
     MINIMAL,
@@ -202,7 +203,7 @@ def test_what_nothing_uses_is_told_without_being_a_mistake():
     text = MINIMAL.replace(
         "models:",
         (
-            '  spare:\n    dialect: openai\n    mirrors: {d: {url: "http://spare.example", via: "http://127.0.0.1:1"}}\n'
+            '  spare:\n    dialect: openai\n    mirrors: {d: {url: "http://spare.example"}}\n'
             "    credentials: none\nmodels:"
         ),
     ) + (
@@ -214,7 +215,6 @@ def test_what_nothing_uses_is_told_without_being_a_mistake():
     assert warnings(text) == [
         "6:3: upstreams.spare: no model and no route uses this upstream",
         "8:19: upstreams.spare.mirrors.d.url: is not https: keys and prompts go in the clear",
-        "8:48: upstreams.spare.mirrors.d.via: is not used by this version",
         "12:10: prices.unsold: matches no model",
         "13:15: multipliers.claude-*: matches no model",
         "14:31: tiers.A.models[0]: matches no model",
@@ -226,3 +226,24 @@ def test_the_hash_names_the_content():
     assert compile_text(MINIMAL).document["content_hash"] == compile_text(MINIMAL).document["content_hash"]
     other = compile_text(MINIMAL, {"OPENAI_API_KEY": "sk-another"})
     assert compile_text(MINIMAL).document["content_hash"] != other.document["content_hash"]
+
+
+def test_a_mirror_may_be_reached_through_a_proxy_whose_password_is_not_shown():
+    text = MINIMAL.replace(
+        'url: "https://api.openai.com"}', 'url: "https://api.openai.com", via: "${env:VIA}"}'
+    )
+    (mirror,) = (
+        table(text, {**ENVIRON, "VIA": "socks5://ada:se%20cret@[::1]:1080"}).upstreams["openai"].mirrors
+    )
+    assert mirror.via == Egress("socks5", "::1", 1080, "ada", "se cret")
+    assert "se cret" not in repr(mirror)
+
+
+def test_an_endpoint_declares_its_limits_and_what_becomes_of_slow_calls():
+    endpoints = table(
+        MINIMAL + "endpoints:\n"
+        "  cdn: {url: 'https://c.example', proxy_read_timeout: 9s, slow_calls: trickle, body_limit: 1 MiB}\n"
+        "  direct: {url: 'https://api.example'}\n"
+    ).endpoints
+    assert (endpoints["cdn"].slow_calls, endpoints["cdn"].body_limit) == ("trickle", 1 << 20)
+    assert (endpoints["direct"].slow_calls, endpoints["direct"].body_limit) == ("hint", None)

@@ -98,8 +98,6 @@ def _check_upstream(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
     for name, mirror in upstream.mirrors.items():
         if mirror.url.startswith("http:") and not mirror.url.startswith((*_LOOPBACK, ABSENT)):
             draft.warn((*path, "mirrors", name, "url"), "is not https: keys and prompts go in the clear")
-        if mirror.via:
-            draft.warn((*path, "mirrors", name, "via"), "is not used by this version")
     for side in ("request", "response"):
         _check_headers(draft, (*path, "headers", side), getattr(upstream.headers, side))
     _check_templates(draft, path, upstream)

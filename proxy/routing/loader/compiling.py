@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from proxy.routing import spec
 from proxy.routing.globs import Globs
@@ -72,6 +72,8 @@ def _endpoint(name: str, endpoint: spec.Endpoint) -> Row:
         "proxy_read_timeout_ms": endpoint.proxy_read_timeout,
         "cors": endpoint.cors,
         "tags": endpoint.tags,
+        "body_limit": endpoint.body_limit,
+        "slow_calls": endpoint.slow_calls,
     }
 
 
@@ -142,6 +144,18 @@ def _mirror(name: str, mirror: spec.Mirror, operations: list[Row]) -> Row:
         "port": url.port or PORTS[url.scheme],
         "base_path": base,
         "proxy_read_timeout_ms": mirror.proxy_read_timeout,
+        "via": mirror.via and _egress(mirror.via),
+    }
+
+
+def _egress(text: str) -> Row:
+    url = urlsplit(text)
+    return {
+        "scheme": url.scheme,
+        "host": url.hostname,
+        "port": url.port,
+        "user": unquote(url.username or ""),
+        "password": unquote(url.password or ""),
     }
 
 
