@@ -17,6 +17,7 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import uvloop
 
@@ -27,6 +28,7 @@ from proxy.broker.limits import LimitDesk
 from proxy.broker.money import MoneyDesk
 from proxy.broker.node import Broker, Desks
 from proxy.broker.outage import Outage
+from proxy.broker.recall import NODES_S
 from proxy.broker.trust import Trust
 from proxy.channel import ChannelServer, Peer
 from proxy.control import demo
@@ -39,13 +41,14 @@ from proxy.control.routes import Routes
 from proxy.errors import ConfigError, StateError
 from proxy.logs import redactor
 from proxy.relay.ids import IdSource
-from proxy.routing.table import OnOutage, Station, Table
+from proxy.routing.table import OnOutage, Table
 from proxy.settings import Orders
 from proxy.store.adoption import Adopted, Adopter
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database, DatabaseUnavailable
 from proxy.store.leases import Leases
 from proxy.store.retention import Retention
+from proxy.store.reviews import Reviews
 from proxy.telemetry import Stats
 
 log = logging.getLogger("headrace.control")
@@ -56,6 +59,7 @@ SECOND_S = 1.0
 TIDY_S = 5.0
 ESTIMATES_S = 10.0
 RETENTION_S = 3600.0
+REVIEWS_S = 0.5  # a top-up earns its tier, and a new day its free quota, within 2 s
 CONNECT_RETRY_S = 0.5
 CONNECT_PATIENCE_S = 5.0  # how long workers wait for a Postgres that neither answers nor refuses
 NO_TRUST = OnOutage("refuse", 0)
@@ -90,7 +94,7 @@ class Control:
         self.trust = Trust(self._allowances.write)
         self.desks = Desks(
             KeyDesk(self._look_up, int(settings.key_stale_s * 1000)),
-            LimitDesk(),
+            LimitDesk(self.outage, settings.workers, now_ms),
             MoneyDesk(self.outage, self.trust, self._new_id, now_ms),
             HealthBook(),
         )
@@ -178,12 +182,13 @@ class Control:
         adopter = Adopter(database, settings.journal_dir, drainer)
         if not self._has_postgres.is_set():
             await self._open_desks(catalog, leases, adopter)
-        drainer.station = await self._open_station(catalog)
+        drainer.follow(await self._open_station(catalog))
         self.journals = Journals(drainer, adopter, self.stats, self._adopted)
         self._is_open = True
         telemetry.spawn("journals", self.journals.keep_draining())
         telemetry.spawn("earlier lives", self._close_earlier_lives(leases, adopter))
         self._keep_going("estimates", ESTIMATES_S, self._tell_estimates)
+        self._keep_going("reviews", REVIEWS_S, Reviews(database, lambda: self._table).run_once)
         self._keep_going(
             "retention", RETENTION_S, Retention(database, settings.journal_dir, drainer).run_once
         )
@@ -196,7 +201,7 @@ class Control:
             self._demo_key = await demo.prepare(catalog, self.settings.demo_key_path)
         await self.keys.open(catalog)
         unadopted = [name for name in await adopter.unadopted() if not self._is_earlier(name)]
-        await self.desks.money.open(leases, unadopted)
+        await self.broker.open(leases, leases.windows(), unadopted)
         self.desks.keys.confirm(now_ms())
         self.outage.probed(True)
         self._has_postgres.set()
@@ -205,18 +210,18 @@ class Control:
             peer.abort()  # served without Postgres so far: it says again what it holds
         self._keep_going("probe", PROBE_S, self._probe)
         self._keep_going("keys", KEYS_S, lambda: self.keys.poll(catalog, now_ms()))
-        self._keep_going("leases", TIDY_S, self.desks.money.tidy)
+        self._keep_going("leases", TIDY_S, self.broker.tidy)
+        self._keep_going("recalls", NODES_S, self.broker.answer_recalls)
 
     def _leases(self, database: Database) -> Leases:
         return Leases(database, self.settings.node, self.settings.node_incarnation)
 
-    async def _open_station(self, catalog: Catalog) -> Station:
+    async def _open_station(self, catalog: Catalog) -> Table:
         """Raises DatabaseUnavailable, StateError."""
         await self.routes.loaded.wait()
         assert self._table is not None
-        station = self._table.station
-        await catalog.open_station(station.currency, station.timezone)
-        return station
+        await catalog.open_station(self._table.station.currency, self._table.station.timezone)
+        return self._table
 
     def _refuse(self, why: str) -> None:
         """This node cannot start, and the operator is told. One that serves already goes on with what
@@ -241,7 +246,7 @@ class Control:
         if self.database is not None and self.journals is not None and not self.outage.is_away:
             try:
                 if await self.journals.finish(self.orders.incarnation):
-                    await self.desks.money.close()
+                    await self.broker.close()
                     await self._leases(self.database).close_earlier_lives()
             except DatabaseUnavailable as e:
                 log.warning("leases stay open until the next start: %s", e.detail)
@@ -304,15 +309,17 @@ class Control:
         """A new table: for the node, for every worker."""
         old, self._table = self._table, Table.from_document(document)
         self.rests.renewed(old, self._table)
+        self.desks.limits.zone = ZoneInfo(self._table.station.timezone)
         redactor.conceal(c.secret for u in self._table.upstreams.values() for c in u.credentials)
         for message in self.routes.messages():
             self.server.broadcast("table", message)
         if self.journals is not None and self.database is not None:
-            self.journals.drainer.station = self._table.station
+            self.journals.drainer.follow(self._table)
             telemetry.spawn("station", self._quietly("station", self._open_station(Catalog(self.database))))
 
     def _adopted(self, adopted: Adopted) -> None:
         self.desks.money.adopted(adopted.incarnation, adopted.used)
+        telemetry.spawn("adopted", self._quietly("limits", self.desks.limits.adopted(adopted.incarnation)))
 
     def _is_earlier(self, incarnation: str) -> bool:
         """Is it of an earlier life of the node? Ids of a life sort behind the life's own."""
@@ -324,6 +331,7 @@ class Control:
             try:
                 if not any(map(self._is_earlier, await adopter.unadopted())):
                     closed = await leases.close_earlier_lives()
+                    await self.desks.limits.close_earlier_lives()
                     log.info("leases of earlier lives closed", extra={"leases": closed})
                     return
             except DatabaseUnavailable as e:

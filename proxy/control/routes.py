@@ -24,6 +24,7 @@ log = logging.getLogger("headrace.routes")
 
 SETTLE_MS = 100  # an editor writes a file in several steps
 LOOK_MS = 1_000
+KEPT_HERE = ("gateways",)  # workers take no payments and need none of their secrets
 
 
 class Routes:
@@ -107,7 +108,7 @@ class Routes:
 
     def messages(self) -> Iterator[dict[str, Any]]:
         """Arguments of op `table`, in order."""
-        parts = list(pieces(self.document))
+        parts = list(pieces({name: rows for name, rows in self.document.items() if name not in KEPT_HERE}))
         for part, data in enumerate(parts):
             yield {
                 "generation": self.generation,

@@ -27,6 +27,7 @@ from proxy.journal.frame import START
 from proxy.journal.reader import JournalDamageError, UpTo
 from proxy.ledger import entry
 from proxy.ledger.entry import Begin, Checkpoint, End, Settle
+from proxy.routing.table import Table
 from proxy.store.database import Connection, Database, DatabaseUnavailable
 from proxy.store.posting import Batch, CursorMovedError, Item, Refused, post
 from proxy.store.upstream_costs import UpstreamCosts
@@ -74,8 +75,7 @@ class DrainReport:
 class Drainer:
     """Drains what lives below `journal_dir`. One `run_once` at a time; two drainers are harmless.
 
-    `station` says the time zone whose days are posted to, `costs` what upstreams take; both change with a
-    reload.
+    `station` says the time zone whose days are posted to, `costs` what upstreams take; `follow` a reload.
     """
 
     def __init__(
@@ -98,6 +98,11 @@ class Drainer:
         self._damaged: set[Path] = set()  # told already
         self._known: set[str] = set()  # incarnations that have their row
         self._partitions: set[int] = set()  # days, counted from 1970, that have theirs
+
+    def follow(self, table: Table) -> None:
+        """A routes.yaml was loaded."""
+        self.station = table.station
+        self.costs.declare(table.upstreams)
 
     async def run_once(self) -> DrainReport:
         """One batch from each segment of a living process that has something new.

@@ -7,14 +7,14 @@ are routes.yaml's and the formula is access.tiers'. A grant is stored and not re
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 from zoneinfo import ZoneInfo
 
 from proxy.access.calendar import around
 from proxy.access.tiers import Payment, earned
-from proxy.routing.table import Station, Tier
+from proxy.routing.table import Station, Table, Tier
 from proxy.store.database import Connection, Database
 from proxy.store.payments import net_payments
 
@@ -29,7 +29,7 @@ WHERE due_at <= now() ORDER BY due_at, id LIMIT $1 FOR NO KEY UPDATE SKIP LOCKED
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What routes.yaml says about tiers."""
+    """What routes.yaml says about tiers: a part of routing.table.Table."""
 
     station: Station
     tiers: Mapping[str, Tier]
@@ -54,14 +54,19 @@ class _Account:
 
 
 class Reviews:
-    """Looks at accounts that are due. Several nodes may do so at once."""
+    """Looks at accounts that are due, by the table of the moment. Several nodes may do so at once."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, table: Callable[[], Table | Rules | None]) -> None:
         self._database = database
+        self._table = table
         self._seen = ""  # fingerprint of the rules that every account was made due for
 
-    async def run_once(self, rules: Rules) -> int:
+    async def run_once(self) -> int:
         """How many accounts were looked at; all that are due. Raises DatabaseUnavailable."""
+        table = self._table()
+        if table is None:
+            return 0
+        rules = Rules(table.station, table.tiers)
         await self._wake_all(rules)
         done = 0
         while True:

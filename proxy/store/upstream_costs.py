@@ -16,6 +16,7 @@ from proxy.ledger.entry import End
 from proxy.metering.pricing import PPM, Price, cost_nanos, price_from_content
 from proxy.metering.usage import Usage
 from proxy.routing.globs import Globs
+from proxy.routing.table import Upstream
 from proxy.store.database import Connection
 
 PRICES_MAX = 10_000  # remembered by id
@@ -34,9 +35,8 @@ class UpstreamCosts:
         self._of: dict[str, _Declared] = {}
         self._prices: dict[str, Price] = {}
 
-    def declare(self, costs: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> None:
-        """upstream -> model or glob -> {"ppm"} or {"price"}."""
-        self._of = {name: _Declared(Globs(c), c) for name, c in costs.items() if c}
+    def declare(self, upstreams: Mapping[str, Upstream]) -> None:
+        self._of = {name: _Declared(Globs(u.costs), u.costs) for name, u in upstreams.items() if u.costs}
 
     async def of(self, connection: Connection, ends: Sequence[End]) -> dict[str, int]:
         """By call; a call that is not in it went where nothing is declared."""
