@@ -222,6 +222,7 @@ class LimitExceeded(ClientFault):
     text = "Too many requests. Try again later."
     should_retry: bool | None = None
     per_minute: int | None = None  # the rate that was exceeded, where it was one
+    fields: tuple[tuple[bytes, bytes], ...] = ()  # headers that tell the limit
 
 
 # -- the station's fault -------------------------------------------------------------------------

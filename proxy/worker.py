@@ -38,6 +38,7 @@ from proxy.relay.metering_task import MeterQueue
 from proxy.relay.pages import Pages
 from proxy.relay.plan import Tools
 from proxy.relay.pool import Pool, tls_context
+from proxy.relay.returns import Returns
 from proxy.relay.settling import Settler
 from proxy.relay.sweep import Sweeper
 from proxy.routing.selection import Place
@@ -86,9 +87,11 @@ class Worker:
                 "cool": self._cool,
                 "uncool": self._uncool,
                 "estimates": self._estimates,
+                "recall": self._recall,
             },
             self._welcome,
         )
+        self.returns = Returns(self.channel, self.gate, wall_ms)
         self.desk = Desk(self.channel, self.keys, self.gate, self.stats, wall_ms)
         self.meters = MeterQueue(loop)
         self.settler = Settler(self.gate, self.journal, self.channel.notify, self.stats, loop, wall_ms)
@@ -202,17 +205,8 @@ class Worker:
             await asyncio.sleep(SECOND_S)
             self.stats.observe("loop_lag_seconds", self.loop.time() - due)
             self.settler.checkpoint()
-            self._give_back()
+            self.returns.idle()
             self._tell_numbers()
-
-    def _give_back(self) -> None:
-        """What is idle here may be needed elsewhere."""
-        now = wall_ms()
-        for bucket, count in self.gate.limits.idle(now):
-            self.channel.notify("limit_give", {"bucket": bucket, "n": count})
-        for account, lease, amount in self.gate.slices.idle():
-            if not self.channel.notify("give", {"account": account, "lease": lease, "amount": amount}):
-                self.gate.slices.add(account, lease, amount)  # control is away: keep it
 
     def _tell_numbers(self) -> None:
         stats = self.stats
@@ -281,6 +275,9 @@ class Worker:
 
     def _uncool(self, args: dict[str, Any]) -> None:
         self.relay.cooldowns.uncool(Place.of(args))
+
+    def _recall(self, args: dict[str, Any]) -> None:
+        self.returns.recall(args)
 
     def _estimates(self, args: dict[str, Any]) -> None:
         self.desk.estimates.update(args)

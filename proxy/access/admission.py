@@ -6,10 +6,16 @@ caller to fetch from control; nothing was taken then.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from proxy.access.limits import Limit, LimitBook, Want
+from proxy.access.limits import ONE_CALL, Demand, Limit, LimitBook, Part, Want
 from proxy.ledger.balances import Slices
+from proxy.metering.usage import Usage
+
+Back = list[tuple[str, int]]  # (bucket, count) of limits that go back to control at once
+NOTHING: Mapping[str, Any] = {}
 
 
 @dataclass(slots=True)
@@ -19,7 +25,10 @@ class Ticket:
     account: int
     lease: str
     hold_nanos: int
-    limits: tuple[Limit, ...]
+    limits: tuple[Limit, ...] = ()
+    parts: tuple[Part, ...] = ()  # of the limits, one by one
+    demand: Demand = ONE_CALL
+    there: tuple[tuple[Limit, ...], tuple[Part, ...]] | None = None  # those of the upstream that it is at
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,27 +47,53 @@ class Gate:
         self.limits = limits
 
     def admit(
-        self, account: int, hold_nanos: int, limits: tuple[Limit, ...], now_ms: int
+        self, account: int, hold_nanos: int, limits: tuple[Limit, ...], now_ms: int, tokens: int = 0
     ) -> Ticket | Shortage:
-        """All or nothing. A free call (`hold_nanos` 0) takes limits only."""
-        wants = self.limits.missing(limits, now_ms) if limits else []
+        """All or nothing. A free call (`hold_nanos` 0) takes limits only; `tokens` is what it may use."""
+        if not limits:
+            lease = self.slices.take(account, hold_nanos) if hold_nanos else ""
+            if lease is None:
+                return Shortage((), self.slices.wants(account, hold_nanos))
+            return Ticket(account, lease, hold_nanos)
+        demand = Demand(1, 1, tokens, hold_nanos)
+        parts, wants = self.limits.find(limits, demand, now_ms)
         if wants:
             return Shortage(tuple(wants), None)
-        lease = ""
-        if hold_nanos:
-            taken = self.slices.take(account, hold_nanos)
-            if taken is None:
-                return Shortage((), self.slices.wants(account, hold_nanos))
-            lease = taken
-        if limits:
-            self.limits.take(limits)
-        return Ticket(account, lease, hold_nanos, limits)
+        lease = self.slices.take(account, hold_nanos) if hold_nanos else ""
+        if lease is None:
+            return Shortage((), self.slices.wants(account, hold_nanos))
+        self.limits.take(limits, parts, demand)
+        return Ticket(account, lease, hold_nanos, limits, tuple(parts), demand)
 
-    def close(self, ticket: Ticket, cost_nanos: int) -> list[tuple[str, int]]:
-        """The call is over: settle its hold at `cost_nanos` (0: void).
+    def enter(self, ticket: Ticket, limits: tuple[Limit, ...], now_ms: int) -> tuple[Want, ...]:
+        """Take the limits of an upstream for a call that is about to go there. What is missing; then
+        nothing was taken."""
+        parts, wants = self.limits.find(limits, ticket.demand, now_ms)
+        if not wants:
+            self.limits.take(limits, parts, ticket.demand)
+            ticket.there = limits, tuple(parts)
+        return tuple(wants)
 
-        Returns the limits that go back to control at once, as (bucket, count).
+    def leave(self, ticket: Ticket, used: Demand) -> Back:
+        """The call is over at its upstream: it ended, or goes to another one."""
+        if ticket.there is None:
+            return []
+        (limits, parts), ticket.there = ticket.there, None
+        return self.limits.release(limits, parts, ticket.demand, used)
+
+    def close(self, ticket: Ticket, cost_nanos: int, usage: Mapping[str, Any] = NOTHING) -> Back:
+        """The call is over: settle its hold at `cost_nanos` (0: void), its limits at its usage.
+
+        Returns the limits that go back to control at once.
         """
         if ticket.hold_nanos:
             self.slices.settle(ticket.account, ticket.lease, ticket.hold_nanos, cost_nanos)
-        return self.limits.release(ticket.limits) if ticket.limits else []
+        if not ticket.limits and ticket.there is None:
+            return []
+        tokens = 0
+        if usage and ticket.demand.tokens:
+            found = Usage.from_dict(dict(usage))
+            tokens = found.input_tokens_all() + found.output_tokens_all()
+        used = Demand(0, 1, tokens, cost_nanos)
+        back = self.leave(ticket, used)
+        return back + self.limits.release(ticket.limits, ticket.parts, ticket.demand, used)

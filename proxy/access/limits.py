@@ -1,25 +1,74 @@
-"""Count requests per minute and calls at once against slices granted by control.
+"""Count requests, tokens, money and calls at once against slices granted by control.
 
-Owns a worker's slices of limits. Pure: `now_ms` comes in, what is missing goes out as `Want`s that
-the caller fetches from control. A limit too small to slice is counted one by one by control itself
-(money.md, "limits"): its slice is asked for per call and given back at once.
+Owns what kinds of limits there are and a worker's slices of them. Pure: `now_ms` comes in, what is missing
+goes out as `Want`s that the caller fetches from control. A call takes what it may need and settles what it
+used, as with money: a slice may fall below zero by that, and then control is asked for more. A limit too
+small to slice is asked for one by one, and calls at once under such a limit go back when they end.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import NamedTuple
 
-SMALL_LIMIT_PER_WORKER = 10  # below this many per worker, control counts one by one
+SMALL_PER_WORKER = 10  # a limit below this many per worker is counted one by one
 SLICES_PER_WORKER = 4  # a slice is this part of a worker's fair share: small enough to share
+CALLS_AHEAD = 4  # of tokens and money: what so many calls take
+
+CALLS, REQUESTS, TOKENS, SPEND = range(4)  # what a limit counts: places in a Demand
+EVER = "ever"
+SHOWN = {REQUESTS: b"requests", TOKENS: b"tokens"}  # in headers
+
+
+class Kind(NamedTuple):
+    unit: int
+    window: str  # minute | day | month | ever; "": whatever is at once
+
+
+KINDS = {
+    "concurrency": Kind(CALLS, ""),
+    "requests_per_minute": Kind(REQUESTS, "minute"),
+    "requests_per_day": Kind(REQUESTS, "day"),
+    "tokens_per_minute": Kind(TOKENS, "minute"),
+    "tokens_per_day": Kind(TOKENS, "day"),
+    "spend_per_day": Kind(SPEND, "day"),  # nanos, by the station's calendar
+    "spend_per_month": Kind(SPEND, "month"),
+    "spend_total": Kind(SPEND, EVER),
+}
+
+
+class Demand(NamedTuple):
+    """What one call takes of each unit."""
+
+    calls: int = 1
+    requests: int = 1
+    tokens: int = 0
+    spend: int = 0  # nanos
+
+
+ONE_CALL = Demand()
 
 
 @dataclass(frozen=True, slots=True)
 class Limit:
-    """One limit of one owner. `bucket` is its identity in control, e.g. `k12:rpm`."""
+    """One limit of one owner. `bucket` is its identity in the station, e.g. `k12:requests_per_minute`."""
 
     bucket: str
-    kind: str  # "rate": per minute; "concurrency": at once
+    kind: str
     amount: int
+    unit: int = field(init=False)
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "unit", KINDS[self.kind].unit)
+
+
+def limits_of(owner: str, amounts: Mapping[str, int | None]) -> tuple[Limit, ...]:
+    """The limits of a key (`k12`), an account (`a7`, by its tier `a7:VIP`), a model (`m:gpt-*`) or an
+    upstream (`u:openai`), from kind -> amount."""
+    return tuple(
+        Limit(f"{owner}:{kind}", kind, amount) for kind in KINDS if (amount := amounts.get(kind)) is not None
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,14 +76,24 @@ class Want:
     """What control must be asked for before a call can start."""
 
     limit: Limit
-    count: int
+    need: int
+    want: int
 
 
-@dataclass(slots=True)
-class _Slice:
-    free: int = 0
-    until_ms: int = 0  # rate: end of the window; concurrency: 0
-    busy: int = 0  # concurrency in use here
+@dataclass(slots=True, eq=False)
+class Part:
+    """A worker's slice of one window. Running calls keep theirs when a new window begins."""
+
+    until_ms: int = 0  # end of the window; 0: none
+    granted: int = 0  # all that ever came, less what was given back
+    spent: int = 0
+    held: int = 0  # by running calls
+    left: int = 0  # of the limit, for everybody, when control was asked last
+    touched: bool = True  # since the last `idle`
+
+    @property
+    def free(self) -> int:
+        return self.granted - self.spent - self.held
 
 
 class LimitBook:
@@ -42,67 +101,131 @@ class LimitBook:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
-        self._slices: dict[str, _Slice] = {}
+        self._parts: dict[str, Part] = {}
 
-    def missing(self, limits: tuple[Limit, ...], now_ms: int) -> list[Want]:
-        """What is not at hand for one more call. Takes nothing."""
-        wants = []
+    def find(self, limits: Iterable[Limit], demand: Demand, now_ms: int) -> tuple[list[Part], list[Want]]:
+        """The slices that a call may take of, and what is not at hand. Takes nothing."""
+        parts, wants = [], []
         for limit in limits:
-            part = self._slices.get(limit.bucket)
-            if part is None or part.free < 1 or (part.until_ms and part.until_ms <= now_ms):
-                wants.append(Want(limit, self._share(limit)))
-        return wants
+            part = self._parts.get(limit.bucket)
+            if part is not None and part.until_ms and part.until_ms <= now_ms:
+                part = None
+            count = demand[limit.unit]
+            free = part.free if part is not None else 0
+            if part is None or free < count:
+                wants.append(self._want(limit, part, count, free))
+            else:
+                parts.append(part)
+        return parts, wants
 
-    def take(self, limits: tuple[Limit, ...]) -> None:
-        """Take one of each; the caller has seen `missing` return nothing in the same breath."""
-        for limit in limits:
-            part = self._slices[limit.bucket]
-            part.free -= 1
-            if limit.kind == "concurrency":
-                part.busy += 1
+    def take(self, limits: Iterable[Limit], parts: Iterable[Part], demand: Demand) -> None:
+        """Take of what `find` gave in the same breath."""
+        for limit, part in zip(limits, parts, strict=True):
+            part.held += demand[limit.unit]
+            part.touched = True
 
-    def add(self, limit: Limit, granted: int, until_ms: int) -> None:
+    def add(self, limit: Limit, granted: int, until_ms: int, left: int = 0) -> None:
         """A slice arrived from control."""
-        part = self._slices.setdefault(limit.bucket, _Slice())
-        if until_ms != part.until_ms:  # a new window: what was left of the old one is void
-            part.free, part.until_ms = 0, until_ms
-        part.free += granted
+        part = self._parts.get(limit.bucket)
+        if part is None or part.until_ms != until_ms:  # a new window: what was left of the old one is void
+            part = self._parts[limit.bucket] = Part(until_ms)
+        part.granted += granted
+        part.left = left
 
-    def release(self, limits: tuple[Limit, ...]) -> list[tuple[str, int]]:
+    def release(
+        self, limits: Iterable[Limit], parts: Iterable[Part], demand: Demand, used: Demand
+    ) -> list[tuple[str, int]]:
         """A call ended. Returns (bucket, count) of what goes back to control at once."""
         back = []
-        for limit in limits:
-            part = self._slices.get(limit.bucket)
-            if limit.kind != "concurrency" or part is None:
-                continue
-            part.busy -= 1
-            part.free += 1
-            if self._is_small(limit):
-                part.free -= 1
+        for limit, part in zip(limits, parts, strict=True):
+            part.held -= demand[limit.unit]
+            part.touched = True
+            if limit.unit != CALLS:
+                part.spent += used[limit.unit]
+            elif self._is_small(limit):
+                part.granted -= 1
                 back.append((limit.bucket, 1))
         return back
 
-    def idle(self, now_ms: int) -> list[tuple[str, int]]:
-        """Forget ended windows; return the unused concurrency of quiet buckets to control."""
+    def give_back(self, bucket: str) -> tuple[int, int]:
+        """Take what is free out of a slice: (end of its window, amount) for control."""
+        part = self._parts.get(bucket)
+        if part is None or part.free <= 0:
+            return 0, 0
+        free = part.free
+        part.granted -= free
+        return part.until_ms, free
+
+    def keep(self, bucket: str, until_ms: int, amount: int) -> None:
+        """What `give_back` gave did not get away."""
+        part = self._parts.setdefault(bucket, Part(until_ms))
+        if part.until_ms == until_ms:
+            part.granted += amount
+
+    def idle(self, now_ms: int) -> list[tuple[str, int, int]]:
+        """Forget ended windows; give back what nobody used since the last call of this: (bucket, end of the
+        window, amount)."""
         back = []
-        for bucket, part in list(self._slices.items()):
-            if part.until_ms:
-                if part.until_ms <= now_ms:
-                    del self._slices[bucket]
-            elif part.busy == 0:
-                if part.free:
-                    back.append((bucket, part.free))
-                del self._slices[bucket]
+        for bucket, part in list(self._parts.items()):
+            is_over = part.until_ms and part.until_ms <= now_ms
+            if not (is_over or part.touched) and part.free > 0:
+                back.append((bucket, *self.give_back(bucket)))
+            if is_over or not (part.until_ms or part.granted):
+                del self._parts[bucket]
+            part.touched = False
         return back
 
-    def held(self) -> dict[str, int]:
-        """Concurrency per bucket that this worker holds, for the hello to a new control."""
-        return {b: p.free + p.busy for b, p in self._slices.items() if not p.until_ms and p.free + p.busy}
+    def held(self) -> list[tuple[str, int, int]]:
+        """(bucket, end of the window, granted in all), for the hello to a new control."""
+        return [(bucket, part.until_ms, part.granted) for bucket, part in self._parts.items()]
 
     def _is_small(self, limit: Limit) -> bool:
-        return limit.amount < SMALL_LIMIT_PER_WORKER * self._workers
+        return limit.amount < SMALL_PER_WORKER * self._workers
 
-    def _share(self, limit: Limit) -> int:
-        if self._is_small(limit):
-            return 1
-        return max(1, limit.amount // (self._workers * SLICES_PER_WORKER))
+    def _want(self, limit: Limit, part: Part | None, count: int, free: int) -> Want:
+        need = count - free
+        if limit.unit in (TOKENS, SPEND):
+            most = need + max(CALLS_AHEAD * count, part.held if part is not None else 0)
+        else:
+            most = need if self._is_small(limit) else limit.amount
+        share = limit.amount // (self._workers * SLICES_PER_WORKER)
+        return Want(limit, need, max(need, min(most, share)))
+
+
+# -- what the key holder is told -----------------------------------------------------------------------
+
+
+def rate_fields(limits: Iterable[Limit], parts: Iterable[Part], now_ms: int) -> list[tuple[bytes, bytes]]:
+    """`x-ratelimit-*` of an answer: per unit the limit of which least is left, as far as is known here."""
+    tightest: dict[int, tuple[int, Limit, Part]] = {}
+    for limit, part in zip(limits, parts, strict=True):
+        if limit.unit in SHOWN:
+            remaining = max(part.free + part.left, 0)
+            known = tightest.get(limit.unit)
+            if known is None or remaining < known[0]:
+                tightest[limit.unit] = (remaining, limit, part)
+    fields = []
+    for remaining, limit, part in tightest.values():
+        fields += shown(limit, remaining, part.until_ms - now_ms)
+    return fields
+
+
+def shown(limit: Limit, remaining: int, reset_ms: float) -> list[tuple[bytes, bytes]]:
+    """The three headers of one limit, as OpenAI tells them; none for one that they have no name for."""
+    unit = SHOWN.get(limit.unit)
+    if unit is None:
+        return []
+    return [
+        (b"x-ratelimit-limit-" + unit, b"%d" % limit.amount),
+        (b"x-ratelimit-remaining-" + unit, b"%d" % remaining),
+        (b"x-ratelimit-reset-" + unit, span(reset_ms)),
+    ]
+
+
+def span(ms: float) -> bytes:
+    """`12s`, `6m0s`, `23h59m3s`: whole seconds, rounded up."""
+    seconds = max(-(-int(ms) // 1000), 0)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    head = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{head}{seconds}s".encode()

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from proxy import telemetry
 from proxy.broker.outage import Outage
+from proxy.broker.recall import Recall
 from proxy.broker.trust import Trust
 from proxy.errors import StationFault
 from proxy.ledger.balances import NodeLeases
@@ -52,6 +53,7 @@ class _Standing:
     drawn_ms: int = 0
     is_positive: bool = False  # Postgres granted something last time
     is_scarce: bool = False  # but less than was asked for: hand out no more than what is needed
+    is_dry: bool = False  # and now nothing
     refused_ms: int = -REFUSAL_MS
     refused_need: int = 0
     new_lease: str = ""  # asked for and not answered yet: the same id is asked for again
@@ -65,8 +67,9 @@ class MoneyDesk:
         self, outage: Outage, trust: Trust, new_id: Callable[[], str], now_ms: Callable[[], int]
     ) -> None:
         self.trust = trust
+        self.recall = Recall()
         self._bank: Leases | None = None  # until Postgres was reached for the first time
-        self._leases = NodeLeases()
+        self._leases: NodeLeases[int] = NodeLeases()
         self._totals: dict[str, int] = {}  # lease -> granted in all, as Postgres has it
         self._unsure: set[str] = set()  # leases of which the last change may not have been committed
         self._outage = outage
@@ -109,7 +112,11 @@ class MoneyDesk:
         if lease == ON_TRUST:
             await self.trust.give(account, amount)
         else:
-            self._leases.give(worker, lease, amount)
+            self.returned(worker, lease, amount)
+
+    def returned(self, worker: str, lease: str, amount: int) -> None:
+        """A worker returned leased money."""
+        self._leases.give(worker, lease, amount)
 
     def credited(self, account: int) -> None:
         """Somebody topped up: the next call asks again."""
@@ -123,6 +130,8 @@ class MoneyDesk:
         """{"lease", "granted"}, {"refused": "no_credit"} or {"refused": "outage"}."""
         standing = self._standing(ask.account)
         standing.drawn_ms = now_ms = self._now_ms()
+        deadline = asyncio.get_running_loop().time() + BANK_S
+        is_recalled = False
         while True:
             want = ask.need if standing.is_scarce else ask.want
             got = self._leases.grant(ask.worker, ask.account, ask.need, want)
@@ -139,6 +148,23 @@ class MoneyDesk:
                 log.warning("no answer about a lease", extra={"why": str(e) or type(e).__name__})
                 self._outage.probed(False)
                 await asyncio.sleep(PAUSE_S)  # one slow query is no outage; the second try decides
+                continue
+            if not standing.is_dry:
+                continue
+            if not is_recalled:
+                is_recalled = True
+                await self.recall.from_workers(ask.account, self._leases.others(ask.account, ask.worker))
+            elif not await self._may_come(ask.account, deadline):
+                standing.refused_ms, standing.refused_need = now_ms, ask.need
+                return NO_CREDIT
+
+    async def _may_come(self, account: int, deadline: float) -> bool:
+        """Nothing is left in Postgres and on this node: whether to look once more, after other nodes had a
+        moment to give back."""
+        try:
+            return await self.recall.from_nodes(account, deadline)
+        except DatabaseUnavailable:
+            return True  # which the next look finds out
 
     async def _on_trust(self, ask: Ask, standing: _Standing) -> dict[str, Any]:
         """Postgres does not answer: the tier's policy decides."""
@@ -173,8 +199,7 @@ class MoneyDesk:
                 return  # what was known of the lease was wrong: ask again
             standing.is_positive = more > 0
             standing.is_scarce = more < at_most
-            if more == 0:
-                standing.refused_ms, standing.refused_need = self._now_ms(), ask.need
+            standing.is_dry = more == 0
 
     async def _grant(self, bank: Leases, account: int, at_least: int, at_most: int) -> int:
         """What a new lease brought; 0: there is not that much."""
@@ -226,6 +251,15 @@ class MoneyDesk:
             if standing.drawn_ms < oldest_ms:
                 async with standing.lock:
                     await self._give_back(bank, lease)
+
+    async def recalled(self, account: int) -> None:
+        """Another node lacks what may be free here. Raises DatabaseUnavailable."""
+        leases = self._leases.leases_of(account)
+        if self._bank is not None and leases:
+            await self.recall.from_workers(account, self._leases.others(account, ""))
+            async with self._standing(account).lock:
+                for lease in leases:
+                    await self._give_back(self._bank, lease)
 
     async def _give_back(self, bank: Leases, lease: str) -> None:
         free = self._leases.free(lease)

@@ -12,9 +12,13 @@ from typing import Any, Protocol
 
 from proxy.broker.health import HealthBook
 from proxy.broker.keys import KeyDesk
+from proxy.broker.limits import Ask as LimitAsk
 from proxy.broker.limits import LimitDesk
 from proxy.broker.money import Ask, MoneyDesk
+from proxy.broker.recall import Recall
 from proxy.routing.table import OnOutage
+from proxy.store.leases import Leases
+from proxy.store.windows import Windows
 from proxy.telemetry import Stats
 
 Args = dict[str, Any]
@@ -57,6 +61,7 @@ class Broker:
         self, desks: Desks, policy: Policy, tell: Tell, stats: Stats, now_ms: Callable[[], int]
     ) -> None:
         self.desks = desks
+        self.recall = desks.money.recall = desks.limits.recall = Recall(self.send)
         self.workers: dict[str, WorkerState] = {}  # by incarnation
         self._policy = policy
         self._tell = tell
@@ -70,8 +75,27 @@ class Broker:
             "give": self._give,
             "limit": self._limit,
             "limit_give": self._limit_give,
+            "recalled": self._recalled,
             "health": self._health,
         }
+
+    # -- life of the node -----------------------------------------------------------------------
+
+    async def open(self, leases: Leases, windows: Windows, unadopted: list[str]) -> None:
+        """Postgres was reached for the first time; see MoneyDesk.open. Raises DatabaseUnavailable."""
+        self.recall.open(windows)
+        await self.desks.money.open(leases, unadopted)
+        await self.desks.limits.open(windows, unadopted)
+
+    async def tidy(self) -> None:
+        """Every few seconds: what is idle goes back to Postgres. Raises DatabaseUnavailable."""
+        await self.desks.money.tidy()
+        await self.desks.limits.tidy()
+
+    async def close(self) -> None:
+        """All workers are dead and adopted. Raises DatabaseUnavailable."""
+        await self.desks.money.close()
+        await self.desks.limits.close()
 
     # -- life of a worker -----------------------------------------------------------------------
 
@@ -79,7 +103,7 @@ class Broker:
         """The first message of a connection: what it says it holds is true."""
         self.workers[worker.incarnation] = WorkerState(worker, args["generation"])
         self.desks.money.heard(worker.incarnation, [tuple(part) for part in args["slices"]])
-        self.desks.limits.reported(worker.incarnation, args["limits_held"])
+        self.desks.limits.heard(worker.incarnation, [tuple(part) for part in args["limits_held"]])
         for cool in self.desks.health.current(self._now_ms()):
             worker.send("cool", cool)
 
@@ -120,14 +144,40 @@ class Broker:
         await self.desks.money.give(worker.incarnation, args["account"], args["lease"], args["amount"])
         return {}
 
-    def _limit(self, worker: Worker, args: Args) -> Args:
-        reply = self.desks.limits.take(worker.incarnation, args, self._now_ms())
+    async def _limit(self, worker: Worker, args: Args) -> Args:
+        policy = await self._policy(args.get("tier", ""))
+        amount, need, want = args["limit"], args["need"], args["want"]
+        ask = LimitAsk(worker.incarnation, args["bucket"], args["kind"], amount, need, want, policy)
+        reply = await self.desks.limits.take(ask)
         if not reply["granted"]:
             self._stats.inc("limits_refused_total", args["kind"])
         return reply
 
     def _limit_give(self, worker: Worker, args: Args) -> None:
-        self.desks.limits.give(worker.incarnation, args["bucket"], args["n"])
+        self.desks.limits.give(worker.incarnation, args["bucket"], args.get("until_ms", 0), args["n"])
+
+    def _recalled(self, worker: Worker, args: Args) -> None:
+        """All of it was free and is control's again when this is read: no await in between."""
+        for _, lease, amount in args["slices"]:
+            self.desks.money.returned(worker.incarnation, lease, amount)
+        for bucket, until_ms, amount in args["limits"]:
+            self.desks.limits.give(worker.incarnation, bucket, until_ms, amount)
+        self.recall.answered(worker.incarnation, args["id"])
+
+    def send(self, incarnation: str, op: str, args: Args) -> bool:
+        """Tell one worker; False: it is not connected."""
+        state = self.workers.get(incarnation)
+        if state is not None:
+            state.worker.send(op, args)
+        return state is not None
+
+    async def answer_recalls(self) -> None:
+        """Give back what other nodes lack and nobody needs here. Raises DatabaseUnavailable."""
+        for owner in await self.recall.asked():
+            if isinstance(owner, int):
+                await self.desks.money.recalled(owner)
+            else:
+                await self.desks.limits.recalled(owner)
 
     def _health(self, worker: Worker, args: Args) -> None:
         message = self.desks.health.report(args, self._now_ms())

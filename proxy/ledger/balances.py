@@ -1,15 +1,17 @@
 """Leased money: a worker's slices and, on control's side, the node's leases they are cut from.
 
 Owns who may spend how much without asking; knows neither Postgres nor the channel. Amounts are
-nano-units. What is free of a slice is `granted - spent - held`. Where an account has several, their sum
-decides and any of them pays: one may be below zero, because Postgres, too, looks at the sum. A
-settlement is never refused; when it takes the sum below zero, new holds stop.
+nano-units; a node counts limits in the same way, by their windows instead of accounts. What is free of a
+slice is `granted - spent - held`. Where an account has several, their sum decides and any of them pays:
+one may be below zero, because Postgres, too, looks at the sum. A settlement is never refused; when it
+takes the sum below zero, new holds stop.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Generic, TypeVar
 
 ON_TRUST = ""  # stands for a lease where money was granted while Postgres was away
 LOW_CALLS = 2  # a worker with less than this at hand asks ahead
@@ -133,19 +135,6 @@ class Slices:
             purse.touched = False
         return given
 
-    def drop_lease(self, account: int, lease: str) -> None:
-        """Control closed the lease. Calls that hold of it settle all the same."""
-        purse = self._purses.get(account)
-        if purse is None or lease not in purse.slices:
-            return
-        part = purse.slices[lease]
-        if part.held:
-            part.granted = part.spent + part.held  # nothing of it is free any more
-            return
-        del purse.slices[lease]
-        if not purse.slices:
-            del self._purses[account]
-
     def hello(self) -> list[tuple[int, str, int]]:
         """(account, lease, granted in all): what a new control must know about this worker."""
         return [
@@ -163,9 +152,12 @@ class Slices:
         return sum(part.available for part in parts), sum(part.held for part in parts)
 
 
+Owner = TypeVar("Owner", int, str)  # an account, or a window of a limit
+
+
 @dataclass(slots=True)
-class _Lease:
-    account: int
+class _Lease(Generic[Owner]):
+    account: Owner
     granted: int
     given: dict[str, int] = field(default_factory=dict)  # worker incarnation -> granted to it in all
     is_old: bool = False  # from an earlier control: who holds what of it is not known yet
@@ -175,7 +167,7 @@ class _Lease:
         return self.granted - sum(self.given.values())
 
 
-class NodeLeases:
+class NodeLeases(Generic[Owner]):
     """The open leases of one node and how much of each its workers were given.
 
     A worker is one incarnation. After a restart of control, leases loaded from Postgres hand out nothing
@@ -183,11 +175,11 @@ class NodeLeases:
     """
 
     def __init__(self) -> None:
-        self._leases: dict[str, _Lease] = {}
-        self._by_account: dict[int, dict[str, _Lease]] = {}
+        self._leases: dict[str, _Lease[Owner]] = {}
+        self._by_account: dict[Owner, dict[str, _Lease[Owner]]] = {}
         self._unheard: set[str] = set()
 
-    def load(self, rows: Iterable[tuple[str, int, int]], workers: Iterable[str]) -> None:
+    def load(self, rows: Iterable[tuple[str, Owner, int]], workers: Iterable[str]) -> None:
         """Take over the open leases (lease, account, granted) of an earlier control of this node.
 
         `workers` are the lives that may hold of them: living ones and those not yet adopted.
@@ -196,7 +188,7 @@ class NodeLeases:
         for lease, account, granted in rows:
             self._put(lease, _Lease(account, granted, is_old=True))
 
-    def open(self, lease: str, account: int, granted_nanos: int) -> None:
+    def open(self, lease: str, account: Owner, granted_nanos: int) -> None:
         """A new lease was granted by Postgres."""
         self._put(lease, _Lease(account, granted_nanos))
 
@@ -220,11 +212,14 @@ class NodeLeases:
             return 0
         return max(0, min(found.free, self._free_of(found.account)))
 
-    def open_lease(self, account: int) -> str | None:
+    def open_lease(self, account: Owner) -> str | None:
         """A lease of the account that can be extended: one more row is not needed."""
         return next(iter(self._known(account)), None)
 
-    def grant(self, worker: str, account: int, need: int, want: int) -> tuple[str, int] | None:
+    def leases_of(self, account: Owner) -> list[str]:
+        return list(self._by_account.get(account, ()))
+
+    def grant(self, worker: str, account: Owner, need: int, want: int) -> tuple[str, int] | None:
         """Cut a slice of at least `need` and at most `want` out of one lease: (lease, amount).
 
         As for a worker, the sum of an account's leases is what counts. None: Postgres must be asked for
@@ -238,7 +233,7 @@ class NodeLeases:
         found.given[worker] = found.given.get(worker, 0) + amount
         return lease, amount
 
-    def asks(self, account: int, need: int, want: int) -> tuple[int, int]:
+    def asks(self, account: Owner, need: int, want: int) -> tuple[int, int]:
         """(at least, at most) to ask Postgres for, so that `grant` succeeds with it."""
         free = self._free_of(account)  # below zero after overspending: that is made up for first
         return max(need - free, 1), max(need, want) * SLICES_AHEAD
@@ -249,18 +244,28 @@ class NodeLeases:
         if found is not None:
             found.given[worker] = found.given.get(worker, 0) - amount
 
-    def adopt_hello(self, worker: str, slices: Iterable[tuple[int, str, int]]) -> None:
+    def adopt_hello(self, worker: str, slices: Iterable[tuple[Owner, str, int]]) -> None:
         """A living worker said all that it holds: (account, lease, granted in all).
 
         What was on its way when the connection broke never arrived, and is free again.
         """
         self._keeps(worker, {lease: granted for _, lease, granted in slices})
 
+    def granted(self, worker: str, lease: str) -> int:
+        """What a worker was given of a lease in all."""
+        found = self._leases.get(lease)
+        return 0 if found is None else found.given.get(worker, 0)
+
+    def others(self, account: Owner, worker: str) -> set[str]:
+        """The workers that may have some of what another one lacks."""
+        leases = self._by_account.get(account, {}).values()
+        return {name for found in leases for name, given in found.given.items() if given} - {worker}
+
     def worker_dead(self, worker: str, used: Mapping[str, int]) -> None:
         """A dead worker was adopted: of each lease it keeps what it used, the rest is free again."""
         self._keeps(worker, used)
 
-    def surplus(self) -> Iterator[tuple[str, int, int]]:
+    def surplus(self) -> Iterator[tuple[str, Owner, int]]:
         """(lease, account, free): what could go back to Postgres."""
         for lease, found in self._leases.items():
             if free := self.free(lease):
@@ -272,16 +277,16 @@ class NodeLeases:
             if worker in found.given or lease in amounts:
                 found.given[worker] = amounts.get(lease, 0)
 
-    def _put(self, lease: str, found: _Lease) -> None:
+    def _put(self, lease: str, found: _Lease[Owner]) -> None:
         self._leases[lease] = found
         self._by_account.setdefault(found.account, {})[lease] = found
 
-    def _known(self, account: int) -> dict[str, _Lease]:
+    def _known(self, account: Owner) -> dict[str, _Lease[Owner]]:
         of_account = self._by_account.get(account, {})
         return {lease: found for lease, found in of_account.items() if self._is_known(found)}
 
-    def _free_of(self, account: int) -> int:
+    def _free_of(self, account: Owner) -> int:
         return sum(found.free for found in self._known(account).values())
 
-    def _is_known(self, lease: _Lease) -> bool:
+    def _is_known(self, lease: _Lease[Owner]) -> bool:
         return not (lease.is_old and self._unheard)

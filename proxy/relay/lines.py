@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
-from proxy.access.admission import Gate, Shortage, Ticket
-from proxy.access.limits import Limit, Want
+from proxy.access.admission import Back, Gate, Shortage, Ticket
+from proxy.access.limits import EVER, KINDS, ONE_CALL, SPEND, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.relay.exchange import Exchange
@@ -31,6 +31,7 @@ class _Waiting:
     x: Exchange
     hold_nanos: int
     limits: tuple[Limit, ...]
+    tokens: int
     admitted: asyncio.Future[ProxyError | None]
 
 
@@ -50,8 +51,9 @@ class Lines:
         assert x.key is not None
         account = x.key.account_id
         line = self._lines.get(account)
+        tokens = x.input_bound + (x.output_bound or 0) if limits else 0
         if line is None:
-            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms())
+            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms(), tokens)
             if isinstance(got, Ticket):
                 x.ticket = got
                 if hold_nanos and self._gate.slices.is_low(account, hold_nanos):
@@ -61,7 +63,7 @@ class Lines:
             spawn("admission line", self._serve(account, line))
         elif len(line) >= LINE_MAX:
             raise Overloaded(retry_after_s=1.0)
-        waiting = _Waiting(x, hold_nanos, limits, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(x, hold_nanos, limits, tokens, asyncio.get_running_loop().create_future())
         line.append(waiting)
         since = monotonic()
         refused = await waiting.admitted
@@ -79,8 +81,7 @@ class Lines:
                     first.admitted.set_result(refused)
                 elif first.x.ticket is not None and not first.x.settled:
                     # It left while it was being admitted, and nobody else knows of its ticket.
-                    for bucket, count in self._gate.close(first.x.ticket, 0):
-                        self._channel.notify("limit_give", {"bucket": bucket, "n": count})
+                    self._give(self._gate.close(first.x.ticket, 0))
                     first.x.ticket = None
         finally:
             del self._lines[account]
@@ -89,7 +90,7 @@ class Lines:
         """Admit the first of the line, fetching what is missing. Returns its refusal."""
         first = line[0]
         for _ in range(ROUNDS_MAX):
-            got = self._gate.admit(account, first.hold_nanos, first.limits, self._wall_ms())
+            got = self._gate.admit(account, first.hold_nanos, first.limits, self._wall_ms(), first.tokens)
             if isinstance(got, Ticket):
                 first.x.ticket = got
                 return None
@@ -98,36 +99,65 @@ class Lines:
                 return refused
         return Overloaded(retry_after_s=1.0)
 
-    async def _fetch(self, x: Exchange, shortage: Shortage, line: deque[_Waiting]) -> ProxyError | None:
-        for want in shortage.wants:
-            refused = await self._fetch_limit(want, len(line))
+    async def enter(self, x: Exchange, limits: tuple[Limit, ...]) -> None:
+        """Take the limits of the upstream that the call goes to next, after leaving the one before.
+        Raises LimitExceeded, StationFault."""
+        if x.ticket is None:
+            return
+        self._give(self._gate.leave(x.ticket, ONE_CALL))
+        for _ in range(ROUNDS_MAX):
+            wants = self._gate.enter(x.ticket, limits, self._wall_ms())
+            if not wants:
+                return
+            refused = await self._fetch_limits(x, wants, 1)
             if refused is not None:
-                return refused
-        if shortage.money is None:
-            return None
+                raise refused
+            if x.ticket is None:
+                return  # the client left meanwhile
+        raise Overloaded(retry_after_s=1.0)
+
+    async def _fetch(self, x: Exchange, shortage: Shortage, line: deque[_Waiting]) -> ProxyError | None:
+        if shortage.wants:
+            return await self._fetch_limits(x, shortage.wants, len(line))
+        assert shortage.money is not None
         need, want_nanos = shortage.money
         behind = sum(waiting.hold_nanos for waiting in line)
         return await self._fetch_slice(x, need, max(want_nanos, behind))
 
-    async def _fetch_limit(self, want: Want, waiting: int) -> ProxyError | None:
-        limit = want.limit
-        count = want.count if want.count == 1 else max(want.count, waiting)
-        args = {"bucket": limit.bucket, "kind": limit.kind, "limit": limit.amount, "want": count}
+    async def _fetch_limits(self, x: Exchange, wants: Iterable[Want], waiting: int) -> ProxyError | None:
+        """All that is missing at once; the refusal that takes longest to end."""
+        asks = [self._fetch_limit(x, want, waiting) for want in wants]
+        refusals = [refused for refused in await asyncio.gather(*asks) if refused is not None]
+        return max(refusals, key=lambda refused: refused.retry_after_s or 0.0, default=None)
+
+    async def _fetch_limit(self, x: Exchange, want: Want, waiting: int) -> ProxyError | None:
+        """`waiting` are the calls in line: each needs about as much."""
+        assert x.standing is not None
+        limit, need = want.limit, want.need
+        most = need if want.want == need else max(want.want, min(need * waiting, limit.amount))
+        args = {"bucket": limit.bucket, "kind": limit.kind, "limit": limit.amount, "need": need, "want": most}
 
         def take(reply: Args) -> None:
             if reply.get("granted"):
-                self._gate.limits.add(limit, reply["granted"], reply.get("until_ms") or 0)
+                self._gate.limits.add(limit, reply["granted"], reply["until_ms"], reply["left"])
 
         try:
-            reply = await self._channel.call_again("limit", args, LIMIT_S, late=take)
+            reply = await self._channel.call_again(
+                "limit", {**args, "tier": x.standing.tier.name}, LIMIT_S, late=take
+            )
         except ChannelError as e:
             return StationFault(retry_after_s=1.0, detail=str(e))
         take(reply)
-        if not reply.get("granted"):
-            refused = LimitExceeded(retry_after_s=reply.get("retry_after_s") or 1.0)
-            refused.per_minute = limit.amount if limit.kind == "rate" else None
-            return refused
-        return None
+        if reply.get("granted"):
+            return None
+        if reply.get("outage"):
+            return StationFault(retry_after_s=5.0, detail=f"{limit.bucket}: Postgres is away")
+        status = x.standing.snapshot.table.station.no_credit_status
+        return exceeded(limit, reply["retry_after_s"], status)
+
+    def _give(self, back: Back) -> None:
+        for bucket, count in back:
+            self._channel.notify("limit_give", {"bucket": bucket, "n": count})
 
     async def _fetch_slice(self, x: Exchange, need: int, want: int) -> ProxyError | None:
         assert x.key is not None and x.standing is not None
@@ -163,3 +193,14 @@ class Lines:
             await self._fetch_slice(x, 1, want)
         finally:
             self._topping_up.discard(account)
+
+
+def exceeded(limit: Limit, retry_after_s: float, no_credit_status: int) -> ProxyError:
+    """The refusal. Who has spent what he may has no credit, until a new day or month begins."""
+    if limit.unit == SPEND:
+        wait_s = retry_after_s if KINDS[limit.kind].window != EVER else None
+        return NoCredit("This API key has spent what it may.", status=no_credit_status, retry_after_s=wait_s)
+    refused = LimitExceeded(retry_after_s=retry_after_s)
+    refused.per_minute = limit.amount if limit.kind == "requests_per_minute" else None
+    refused.fields = tuple(shown(limit, 0, retry_after_s * 1000))
+    return refused

@@ -14,6 +14,7 @@ import asyncpg
 from proxy.errors import StateError
 from proxy.journal.crashpoint import crash_point
 from proxy.store.database import Connection, Database
+from proxy.store.windows import Windows
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +80,10 @@ class Leases:
         self._database = database
         self._node = node
         self._incarnation = incarnation
+
+    def windows(self) -> Windows:
+        """The limits of the same life."""
+        return Windows(self._database, self._node, self._incarnation)
 
     async def register(self) -> None:
         """Say that this node lives. Raises StateError: an operator retired it."""

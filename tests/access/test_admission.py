@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from proxy.access.admission import Gate, Shortage, Ticket
-from proxy.access.limits import Limit, LimitBook, Want
+from proxy.access.limits import Demand, Limit, LimitBook, Want
 from proxy.ledger.balances import Slices
 
 NOW = 1_800_000_000_000
-RATE = Limit("k1:rpm", "rate", 400)
+RATE = Limit("k1:rpm", "requests_per_minute", 400)
 MANY = Limit("k1:con", "concurrency", 400)
 LIMITS = (RATE, MANY)
 
@@ -23,15 +23,22 @@ def gate(*, money: int = 0, rate: int = 0, concurrency: int = 0) -> Gate:
     return made
 
 
-def figures(of: Gate) -> tuple[tuple[int, int], dict[str, int], bool]:
-    return of.slices.figures(7), of.limits.held(), of.limits.missing((RATE,), NOW) == []
+def missing(of: Gate, *limits: Limit) -> list[Limit]:
+    return [want.limit for want in of.limits.find(limits, Demand(), NOW)[1]]
+
+
+def figures(of: Gate) -> tuple[tuple[int, int], list[tuple[str, int, int]], bool]:
+    return of.slices.figures(7), of.limits.held(), missing(of, RATE) == []
 
 
 def test_a_call_takes_its_money_and_its_limits() -> None:
     entered = gate(money=100, rate=1, concurrency=1)
-    assert entered.admit(7, 60, LIMITS, NOW) == Ticket(7, "lease", 60, LIMITS)
+    ticket = entered.admit(7, 60, LIMITS, NOW, tokens=9)
+    assert isinstance(ticket, Ticket)
+    assert (ticket.account, ticket.lease, ticket.hold_nanos, ticket.limits) == (7, "lease", 60, LIMITS)
+    assert ticket.demand == Demand(1, 1, 9, 60)
     assert entered.slices.figures(7) == (40, 60)
-    assert len(entered.limits.missing(LIMITS, NOW)) == 2
+    assert missing(entered, *LIMITS) == [RATE, MANY]
 
 
 def test_limits_are_asked_for_before_money() -> None:
@@ -39,7 +46,7 @@ def test_limits_are_asked_for_before_money() -> None:
     entered = gate(money=100, rate=1)
     before = figures(entered)
     got = entered.admit(7, 60, LIMITS, NOW)
-    assert got == Shortage((Want(MANY, 100),), None)
+    assert got == Shortage((Want(MANY, 1, 100),), None)
     assert figures(entered) == before
 
 
@@ -58,7 +65,7 @@ def test_another_accounts_money_is_none() -> None:
 
 
 def test_a_free_call_takes_limits_only() -> None:
-    assert gate().admit(7, 0, (), NOW) == Ticket(7, "", 0, ())
+    assert gate().admit(7, 0, (), NOW) == Ticket(7, "", 0)
     assert isinstance(gate().admit(7, 0, LIMITS, NOW), Shortage)
     entered = gate(rate=1, concurrency=1)
     assert isinstance(entered.admit(7, 0, LIMITS, NOW), Ticket)
@@ -71,7 +78,7 @@ def test_a_call_that_ends_gives_back_what_it_did_not_use() -> None:
     assert isinstance(ticket, Ticket)
     assert entered.close(ticket, 25) == []
     assert entered.slices.figures(7) == (75, 0)
-    assert [want.limit for want in entered.limits.missing(LIMITS, NOW)] == [RATE]
+    assert missing(entered, *LIMITS) == [RATE]
 
 
 def test_a_void_call_costs_nothing() -> None:
@@ -89,3 +96,30 @@ def test_a_call_that_cost_more_than_its_hold_is_settled_and_stops_the_next() -> 
     entered.close(ticket, 130)
     assert entered.slices.figures(7) == (-30, 0)
     assert isinstance(entered.admit(7, 1, (), NOW), Shortage)
+
+
+def test_what_a_call_used_is_settled_under_every_limit() -> None:
+    tokens, spend = Limit("k1:tpm", "tokens_per_minute", 5_000), Limit("k1:sp", "spend_per_day", 900)
+    entered = gate(money=100)
+    entered.limits.add(tokens, 5_000, NOW + 60_000)
+    entered.limits.add(spend, 900, NOW + 60_000)
+    ticket = entered.admit(7, 60, (tokens, spend), NOW, tokens=700)
+    assert isinstance(ticket, Ticket)
+    assert [part.free for part in ticket.parts] == [4_300, 840]
+    entered.close(ticket, 25, {"input": 10, "output": 30, "reasoning": 20, "calls": 1})
+    assert [part.free for part in ticket.parts] == [4_960, 875]
+
+
+def test_a_call_holds_the_limits_of_the_upstream_that_it_is_at() -> None:
+    there = Limit("u:one:con", "concurrency", 3)
+    entered = gate(money=100)
+    ticket = entered.admit(7, 60, (), NOW)
+    assert isinstance(ticket, Ticket)
+    assert [want.limit for want in entered.enter(ticket, (there,), NOW)] == [there]
+    entered.limits.add(there, 1, 0)
+    assert entered.enter(ticket, (there,), NOW) == ()
+    assert entered.leave(ticket, Demand()) == [("u:one:con", 1)]  # on to the next upstream
+    entered.limits.add(there, 1, 0)
+    assert entered.enter(ticket, (there,), NOW) == ()
+    assert entered.close(ticket, 25) == [("u:one:con", 1)]
+    assert entered.leave(ticket, Demand()) == []

@@ -82,17 +82,6 @@ def test_what_nobody_touched_since_the_last_look_is_given_back():
     assert slices.hello() == [(A, "L", 10)]
 
 
-def test_a_dropped_lease_waits_for_the_calls_that_hold_of_it():
-    slices = Slices()
-    slices.add(A, "L", 100)
-    slices.take(A, 40)
-    slices.drop_lease(A, "L")
-    assert slices.figures(A) == (0, 40)
-    slices.settle(A, "L", 40, 10)
-    slices.drop_lease(A, "L")
-    assert slices.hello() == []
-
-
 # -- a node --------------------------------------------------------------------------------------
 
 

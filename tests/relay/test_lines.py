@@ -14,19 +14,22 @@ import pytest
 from proxy import telemetry
 from proxy.access.admission import Gate
 from proxy.access.limits import Limit, LimitBook
-from proxy.broker.limits import LimitDesk
+from proxy.broker.limits import Ask, LimitDesk
+from proxy.broker.outage import Outage
 from proxy.channel import Channel, ChannelServer, Peer
 from proxy.errors import LimitExceeded, NoCredit, StationFault
 from proxy.ledger.balances import Slices
 from proxy.relay import lines as module
 from proxy.relay.exchange import Exchange
 from proxy.relay.lines import Lines
+from proxy.relay.returns import Returns
+from proxy.routing.table import OnOutage
 from proxy.telemetry import Stats
 from tests.fakes.calls import call
 from tests.fakes.recorder import until
 
 NOW = 1_800_000_000_000
-ONE = Limit("k7:con", "concurrency", 1)
+ONE = Limit("k7:concurrency", "concurrency", 1)
 ACCOUNT = 7
 
 
@@ -35,7 +38,7 @@ class Control:
 
     def __init__(self) -> None:
         self.purse = 1000
-        self.limits = LimitDesk()
+        self.limits = LimitDesk(Outage(), 1, lambda: NOW)  # without Postgres it counts alone
         self.asked: list[str] = []
         self.busy = asyncio.Event()
         self.busy.set()
@@ -59,10 +62,11 @@ class Control:
     async def limit(self, peer: Peer, args: dict[str, Any]) -> dict[str, Any]:
         self.asked.append("limit")
         await self.busy.wait()
-        return self.limits.take("w0", args, NOW)
+        asked = [args[name] for name in ("bucket", "kind", "limit", "need", "want")]
+        return await self.limits.take(Ask("w0", *asked, OnOutage("unlimited")))
 
     def limit_give(self, peer: Peer, args: dict[str, Any]) -> None:
-        self.limits.give("w0", args["bucket"], args["n"])
+        self.limits.give("w0", args["bucket"], args.get("until_ms", 0), args["n"])
 
     def give(self, peer: Peer, args: dict[str, Any]) -> None:
         self.purse += args["amount"]
@@ -74,6 +78,7 @@ class Worker:
     def __init__(self, path: str) -> None:
         self.gate = Gate(Slices(), LimitBook(1))
         self.channel = Channel(path, lambda: {"slot": 0, "incarnation": "w0-1", "pid": 1}, {})
+        self.returns = Returns(self.channel, self.gate, lambda: NOW)
         self.lines = Lines(self.channel, self.gate, Stats(), lambda: NOW)
 
     async def admit(self, hold: int = 0, *limits: Limit) -> Exchange:
@@ -84,10 +89,7 @@ class Worker:
     def give_back(self) -> None:
         """What is idle, twice: the first look finds that it was touched."""
         for _ in range(2):
-            for bucket, count in self.gate.limits.idle(NOW):
-                self.channel.notify("limit_give", {"bucket": bucket, "n": count})
-            for account, lease, amount in self.gate.slices.idle():
-                self.channel.notify("give", {"account": account, "lease": lease, "amount": amount})
+            self.returns.idle()
 
 
 def a_call() -> Exchange:
@@ -165,7 +167,7 @@ async def test_what_is_granted_too_late_is_not_lost(both: Both, monkeypatch: pyt
         with pytest.raises(StationFault):
             await worker.admit(hold, *limits)
     control.busy.set()
-    await until(lambda: worker.gate.limits.held() == {ONE.bucket: 1})
+    await until(lambda: worker.gate.limits.held() == [(ONE.bucket, 0, 1)])
     await until(lambda: sum(worker.gate.slices.figures(ACCOUNT)) + control.purse == 1000)
     worker.give_back()
     await until(lambda: control.limits.busy() == {} and control.purse == 1000)
