@@ -32,8 +32,10 @@ COMMANDS: dict[str, Command] = {
     "diff": Command("config", "say what changes between two routes.yaml"),
     "account": Command("accounts", "create accounts, top them up, show them"),
     "key": Command("accounts", "create, list, set and revoke keys"),
+    "price": Command("price", "what a model costs, with every multiplier, and what upstreams take"),
     "bill": Command("ledger", "what an account used and paid"),
-    "ledger": Command("ledger", "audit the accounts: every invariant, or where it breaks"),
+    "ledger": Command("ledger", "export statements, audit the accounts"),
+    "reconcile": Command("reconciliation", "hold an upstream's bill against our own calls"),
     "node": Command("node", "list the nodes of a station, retire one that will not come back"),
     "bench": Command("bench", "measure the relay beside nginx and a textbook proxy"),
 }
