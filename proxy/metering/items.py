@@ -30,8 +30,8 @@ def items(price: Price, usage: Usage) -> Iterator[Item]:
         if count := usage.charged(bucket):
             yield Item(bucket, count, _unless_free(price, getattr(at, bucket)), SCALE)
     for bucket, (_, worth) in UNIT_BUCKETS.items():
-        if count := getattr(usage, bucket):
-            yield Item(bucket, count, _unless_free(price, getattr(at, bucket) // worth), SCALE // worth)
+        if (count := getattr(usage, bucket)) and (figure := getattr(at, bucket)):  # most are counted only
+            yield Item(bucket, count, _unless_free(price, figure // worth), SCALE // worth)
     for kind, count in usage.tools.items():
         yield Item(kind, count, _unless_free(price, price.tools.get(kind, 0)), 1)
     for kind, count in usage.units.items():

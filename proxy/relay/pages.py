@@ -20,7 +20,6 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
 
 PAGE_TIMEOUT_S = 10.0
-PAGE_BYTES_MAX = 4 << 20
 BODY_BYTES_MAX = 64 << 10
 CREATED = 1_700_000_000  # of every model: OpenAI's shape wants a date that nobody reads
 
@@ -188,13 +187,15 @@ class Pages:
             async with self._session.request(
                 x.method, url, headers=headers, data=content, allow_redirects=False
             ) as r:
-                body = await r.content.read(PAGE_BYTES_MAX)
+                body = await r.read()
                 fields = [
                     (name.encode(), r.headers[name].encode("latin-1"))
                     for name in (
                         "content-type",
                         "cache-control",
+                        "content-disposition",
                         "content-security-policy",
+                        "link",
                         "set-cookie",
                         "location",
                     )

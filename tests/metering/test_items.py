@@ -42,7 +42,7 @@ def test_items_add_up_to_the_cost_before_its_multipliers(content, buckets):
 
 def test_each_bucket_is_told_with_its_own_price():
     content = {"input": 10, "cache_read": 1, "output": 40, "second": 5, "tools": {"code": 3}}
-    usage = Usage(input=7, cache_read=8, output=9, reasoning=4, seconds_ms=1500, tools={"code": 2})
+    usage = Usage(input=7, cache_read=8, output=9, reasoning=4, seconds_ms=1500, calls=1, tools={"code": 2})
     assert list(items(price_from_content(content), usage)) == [
         Item("input", 7, 10, 1_000_000),
         Item("cache_read", 8, 1, 1_000_000),
