@@ -173,6 +173,7 @@ CREATE TABLE public.account (
     tier_rank integer,
     earned_upto bigint DEFAULT 0 NOT NULL,
     due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone,
+    mirror jsonb DEFAULT '"auto"'::jsonb NOT NULL,
     CONSTRAINT account_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT account_status_check CHECK ((status = ANY (ARRAY['active'::text, 'frozen'::text, 'closed'::text])))
 );
@@ -792,6 +793,8 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE ON public.price_override FOR EACH 
 CREATE TRIGGER changed AFTER INSERT OR UPDATE ON public.tier_grant FOR EACH ROW EXECUTE FUNCTION public.tier_grant_changed();
 
 CREATE TRIGGER due BEFORE UPDATE OF tier ON public.account FOR EACH ROW WHEN ((old.tier IS DISTINCT FROM new.tier)) EXECUTE FUNCTION public.account_is_due();
+
+CREATE TRIGGER mirror_changed AFTER UPDATE OF mirror ON public.account FOR EACH ROW EXECUTE FUNCTION public.account_changed();
 
 CREATE TRIGGER seal BEFORE INSERT ON public.correction FOR EACH ROW EXECUTE FUNCTION public.seal_row();
 

@@ -47,10 +47,11 @@ def _account_actions(actions: Any) -> list[argparse.ArgumentParser]:
     topup.add_argument("--ref", required=True, help="the payment's own id; the same again adds nothing")
     topup.add_argument("--paid", type=_told(units.amount), help="what was really paid: '1.40 USD'")
     topup.set_defaults(run=run_topup)
-    set_ = actions.add_parser("set", help="freeze an account, close it or open it again")
+    set_ = actions.add_parser("set", help="freeze an account, close it or open it again; its mirrors")
     set_.add_argument("name", metavar="NAME")
-    set_.add_argument("--status", required=True, choices=("active", "frozen", "closed"))
-    set_.set_defaults(run=run_status)
+    set_.add_argument("--status", choices=("active", "frozen", "closed"))
+    set_.add_argument("--mirror", type=_told(_mirror), help="of its keys that say only auto: cdn,auto")
+    set_.set_defaults(run=run_set)
     show = actions.add_parser("show", help="one account or all")
     show.add_argument("name", metavar="NAME", nargs="?")
     show.set_defaults(run=run_show)
@@ -134,9 +135,12 @@ def run_create(args: argparse.Namespace) -> int:
     return _show_accounts(args, change)
 
 
-def run_status(args: argparse.Namespace) -> int:
+def run_set(args: argparse.Namespace) -> int:
     async def change(catalog: Catalog) -> list[Account]:
-        await catalog.set_account_status(args.name, args.status)
+        if args.mirror is not None:
+            await catalog.set_account_mirror(args.name, args.mirror)
+        if args.status is not None:
+            await catalog.set_account_status(args.name, args.status)
         return [await catalog.account(args.name)]
 
     return _show_accounts(args, change)
@@ -163,11 +167,12 @@ def _show_accounts(
             a.name,
             a.status,
             a.tier or "-",
+            _list(a.mirror),
             *(money(n, currency) for n in (a.balance_nanos, a.available_nanos)),
         ]
         for a in accounts
     ]
-    lines = station.table(["id", "name", "status", "tier", "balance", "available"], rows)
+    lines = station.table(["id", "name", "status", "tier", "mirror", "balance", "available"], rows)
     station.show(args, [asdict(a) for a in accounts], lines)
     return 0
 

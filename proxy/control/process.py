@@ -108,7 +108,7 @@ class Control:
         self.database: Database | None = None  # once it was reached
         self.journals: Journals | None = None  # once it was made ready
         self.rests = Rests(settings.data / "health.json", self.desks.health, self._tell, now_ms)
-        self._table: Table | None = None
+        self.table: Table | None = None
         self._demo_key = ""
         self._is_announced = False
         self._knew_away = False
@@ -188,7 +188,7 @@ class Control:
         telemetry.spawn("journals", self.journals.keep_draining())
         telemetry.spawn("earlier lives", self._close_earlier_lives(leases, adopter))
         self._keep_going("estimates", ESTIMATES_S, self._tell_estimates)
-        self._keep_going("reviews", REVIEWS_S, Reviews(database, lambda: self._table).run_once)
+        self._keep_going("reviews", REVIEWS_S, Reviews(database, lambda: self.table).run_once)
         self._keep_going(
             "retention", RETENTION_S, Retention(database, settings.journal_dir, drainer).run_once
         )
@@ -219,9 +219,9 @@ class Control:
     async def _open_station(self, catalog: Catalog) -> Table:
         """Raises DatabaseUnavailable, StateError."""
         await self.routes.loaded.wait()
-        assert self._table is not None
-        await catalog.open_station(self._table.station.currency, self._table.station.timezone)
-        return self._table
+        assert self.table is not None
+        await catalog.open_station(self.table.station.currency, self.table.station.timezone)
+        return self.table
 
     def _refuse(self, why: str) -> None:
         """This node cannot start, and the operator is told. One that serves already goes on with what
@@ -299,22 +299,22 @@ class Control:
         return await Catalog(self.database).key_record(digest)
 
     async def _policy(self, tier: str) -> OnOutage:
-        if self._table is None and self.outage.is_away:
+        if self.table is None and self.outage.is_away:
             await self.routes.loaded.wait()  # it decides, and a new control has it in a moment
-        if self._table is None:
+        if self.table is None:
             return NO_TRUST
-        return self._table.tier(tier).on_outage or self._table.station.on_outage
+        return self.table.tier(tier).on_outage or self.table.station.on_outage
 
     def _install(self, document: dict[str, Any]) -> None:
         """A new table: for the node, for every worker."""
-        old, self._table = self._table, Table.from_document(document)
-        self.rests.renewed(old, self._table)
-        self.desks.limits.zone = ZoneInfo(self._table.station.timezone)
-        redactor.conceal(c.secret for u in self._table.upstreams.values() for c in u.credentials)
+        old, self.table = self.table, Table.from_document(document)
+        self.rests.renewed(old, self.table)
+        self.desks.limits.zone = ZoneInfo(self.table.station.timezone)
+        redactor.conceal(c.secret for u in self.table.upstreams.values() for c in u.credentials)
         for message in self.routes.messages():
             self.server.broadcast("table", message)
         if self.journals is not None and self.database is not None:
-            self.journals.drainer.follow(self._table)
+            self.journals.drainer.follow(self.table)
             telemetry.spawn("station", self._quietly("station", self._open_station(Catalog(self.database))))
 
     def _adopted(self, adopted: Adopted) -> None:

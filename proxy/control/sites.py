@@ -39,7 +39,7 @@ class Sites:
         self.reports = Reports(database)
         settings, orders = self._control.settings, self._control.orders
         await self._serve(make_admin_app(self, settings.admin_token), orders.admin_fd)
-        await self._serve(make_holder_app(self.catalog, self.reports), orders.web_fd)
+        await self._serve(make_holder_app(self.catalog, self.reports, self._mirrors), orders.web_fd)
 
     async def _serve(self, app: web.Application, listener_fd: int) -> None:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_S)
@@ -50,6 +50,10 @@ class Sites:
     async def close(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
+
+    def _mirrors(self) -> frozenset[str]:
+        table = self._control.table
+        return table.mirror_names if table is not None else frozenset()
 
     # -- what the operators' application asks ---------------------------------------------------
 

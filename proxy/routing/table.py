@@ -343,6 +343,11 @@ class Table:
         self._default_endpoint = next(iter(self.endpoints.values()))
         self._by_host = {host: e for e in reversed(self.endpoints.values()) for host in e.hosts}
 
+    @property
+    def mirror_names(self) -> frozenset[str]:
+        """All that a preference may name."""
+        return frozenset(m.name for u in self.upstreams.values() for m in u.mirrors)
+
     @classmethod
     def from_document(cls, document: Document) -> Table:
         """`document` is what the loader compiled: plain JSON values. Keeps references into it."""

@@ -38,6 +38,7 @@ class Account:
     balance_nanos: int
     free_nanos: int  # what is left of the free quota of this period
     available_nanos: int  # balance and free quota, less what is set aside
+    mirror: str | list[str]  # of its keys that say only "auto"
     created_at: datetime
 
     @property
@@ -83,7 +84,8 @@ class Changes:
 # A rotated key is known by its old digest, too, for as long as that one is good.
 _RECORD = """
 SELECT k.*, d.digest AS asked, d.masked AS shown, least(k.expires_at, d.until) AS ends_at, d.until,
-       a.name AS account_name, a.status AS account_status, a.tier, g.grants, o.overrides
+       a.name AS account_name, a.status AS account_status, a.mirror AS account_mirror,
+       a.tier, g.grants, o.overrides
 FROM (SELECT id, digest, masked, NULL::timestamptz AS until FROM api_key
       UNION ALL SELECT key, digest, masked, until FROM old_key) d
 JOIN api_key k ON k.id = d.id
@@ -157,8 +159,8 @@ class Catalog:
 
     async def accounts(self, name: str | None = None) -> list[Account]:
         rows = await self._database.fetch(
-            "SELECT a.id, name, status, tier, note, contact, balance_nanos, available_nanos, created_at,"
-            " coalesce(p.amount_nanos - p.used_nanos, 0) AS free_nanos"
+            "SELECT a.id, name, status, tier, note, contact, balance_nanos, available_nanos, mirror,"
+            " created_at, coalesce(p.amount_nanos - p.used_nanos, 0) AS free_nanos"
             " FROM account a LEFT JOIN pocket p ON p.account = a.id AND p.closed_at IS NULL"
             " WHERE $1::text IS NULL OR name = $1 ORDER BY name",
             name,
@@ -186,6 +188,14 @@ class Catalog:
             " WHERE name = $1 RETURNING id",
             name, status, tier, note, contact,
         )  # fmt: skip
+        if done is None:
+            raise LookupError(f"there is no account {name!r}")
+
+    async def set_account_mirror(self, name: str, mirror: str | tuple[str, ...]) -> None:
+        """For all keys of an account that say only "auto". Raises LookupError."""
+        done = await self._database.fetchval(
+            "UPDATE account SET mirror = $2 WHERE name = $1 RETURNING id", name, mirror
+        )
         if done is None:
             raise LookupError(f"there is no account {name!r}")
 
@@ -250,6 +260,14 @@ class Catalog:
             f"UPDATE api_key SET {changes} WHERE id = $1 RETURNING id",  # noqa: S608 - our own names
             key_id,
             *columns.values(),
+        )
+        if done is None:
+            raise LookupError(f"there is no key {key_id}")
+
+    async def set_key_mirror(self, key_id: int, mirror: str | tuple[str, ...]) -> None:
+        """Raises LookupError."""
+        done = await self._database.fetchval(
+            "UPDATE api_key SET mirror = $2 WHERE id = $1 RETURNING id", key_id, mirror
         )
         if done is None:
             raise LookupError(f"there is no key {key_id}")
@@ -363,7 +381,7 @@ def _record(row: asyncpg.Record) -> dict[str, Any]:
         "tiers": line,
         "overrides": row["overrides"],
         **{name: permissions.get(name) for name in PERMISSIONS},
-        "mirror": row["mirror"],
+        "mirror": row["mirror"] if row["mirror"] != "auto" else row["account_mirror"],
         "expires_ms": None if ends_at is None else int(ends_at.timestamp() * 1000),
         "ip_allow": None if row["ip_allow"] is None else list(row["ip_allow"]),
         "limits": row["limits"],

@@ -17,6 +17,7 @@ from proxy.routing import units
 from proxy.store.catalog import Account, Catalog, KeySettings
 from proxy.store.reports import Reports
 from proxy.web.answers import json_answer, read_object, text_member
+from proxy.web.mirrors import preference_member
 
 CATALOG = web.AppKey("CATALOG", Catalog)
 REPORTS = web.AppKey("REPORTS", Reports)
@@ -39,6 +40,7 @@ def add_routes(app: web.Application, catalog: Catalog, reports: Reports) -> None
     app.router.add_get("/admin/accounts/{name}/bill", bill)
     app.router.add_get("/admin/accounts/{name}/keys", list_keys)
     app.router.add_post("/admin/accounts/{name}/keys", create_key)
+    app.router.add_put("/admin/keys/{id:[0-9]{1,18}}/mirror", set_key_mirror)
     app.router.add_delete("/admin/keys/{id:[0-9]{1,18}}", revoke_key)
 
 
@@ -65,12 +67,16 @@ async def show_account(request: web.Request) -> web.Response:
 
 
 async def set_account(request: web.Request) -> web.Response:
-    """Freeze, close or open again."""
+    """Freeze, close or open again; choose its mirrors."""
     catalog, name = request.app[CATALOG], request.match_info["name"]
-    status = text_member(await read_object(request, frozenset({"status"})), "status")
-    if status not in STATUSES:
-        raise ClientFault(f"'status' must be one of {', '.join(STATUSES)}.", param="status")
-    await catalog.set_account_status(name, status)
+    document = await read_object(request, frozenset({"status", "mirror"}))
+    if "mirror" in document:
+        await catalog.set_account_mirror(name, preference_member(document, "mirror"))
+    if "status" in document:
+        status = text_member(document, "status")
+        if status not in STATUSES:
+            raise ClientFault(f"'status' must be one of {', '.join(STATUSES)}.", param="status")
+        await catalog.set_account_status(name, status)
     return json_answer(as_document(await catalog.account(name)))
 
 
@@ -145,6 +151,15 @@ async def create_key(request: web.Request) -> web.Response:
     return json_answer({"key_id": key_id, "key": key}, 201)
 
 
+async def set_key_mirror(request: web.Request) -> web.Response:
+    document = await read_object(request, frozenset({"mirror"}))
+    if "mirror" not in document:
+        raise ClientFault("'mirror' is missing.", param="mirror")
+    catalog, key_id = request.app[CATALOG], int(request.match_info["id"])
+    await catalog.set_key_mirror(key_id, preference_member(document, "mirror"))
+    return json_answer({"key_id": key_id, "mirror": (await catalog.key(key_id))["mirror"]})
+
+
 async def revoke_key(request: web.Request) -> web.Response:
     was_active = await request.app[CATALOG].revoke_key(int(request.match_info["id"]))
     return json_answer({"revoked": True, "was_active": was_active})
@@ -158,7 +173,7 @@ def settings_of(document: dict[str, Any]) -> KeySettings:
             case "label":
                 chosen[name] = text_member(document, name)
             case "mirror":
-                chosen[name] = value if isinstance(value, str) else texts_of(name, value)
+                chosen[name] = preference_member(document, name)
             case "models" | "routes" | "endpoints" | "ip_allow":
                 chosen[name] = None if value is None else texts_of(name, value)
             case "requests_per_minute" | "concurrency":

@@ -87,6 +87,16 @@ def test_a_key_is_changed_where_it_was_told(headrace, acme):
     assert headrace("key", "list", "--json")[0]["status"] == "revoked"
 
 
+def test_mirrors_of_an_account_are_those_of_its_keys_that_say_nothing(headrace, acme):
+    headrace("key", "create", "--account", acme)
+    headrace("account", "set", acme, "--mirror", "hk,auto")
+    (key,) = headrace("key", "list", "--account", acme, "--json")
+    assert key["mirror"] == ["hk", "auto"]
+    headrace("key", "set", str(key["key_id"]), "--mirror", "cdn")
+    (key,) = headrace("key", "list", "--account", acme, "--json")
+    assert key["mirror"] == "cdn"
+
+
 def test_what_is_not_there_is_said(headrace, acme):
     assert "nobody" in headrace("account", "show", "nobody", status=1)
     assert "nobody" in headrace("key", "create", "--account", "nobody", status=1)

@@ -140,6 +140,21 @@ async def test_a_mended_credential_or_mirror_need_not_wait(admin):
         assert await answer.json() == {"ended": ended}
 
 
+async def test_an_operator_chooses_mirrors_of_a_key_and_of_an_account(admin):
+    await admin.post("/admin/accounts", json={"name": "acme"})
+    key_id = (await (await admin.post("/admin/accounts/acme/keys", json={})).json())["key_id"]
+    account = await admin.patch("/admin/accounts/acme", json={"mirror": ["hk", "auto"]})
+    assert (await account.json())["mirror"] == ["hk", "auto"]
+    key = await admin.put(f"/admin/keys/{key_id}/mirror", json={"mirror": "auto"})
+    assert (await key.json())["mirror"] == ["hk", "auto"]
+    key = await admin.put(f"/admin/keys/{key_id}/mirror", json={"mirror": "cdn"})
+    assert (await key.json())["mirror"] == "cdn"
+    assert await error_of(await admin.put(f"/admin/keys/{key_id}/mirror", json={"mirror": []})) == (
+        400,
+        "invalid_request",
+    )
+
+
 # -- accounts --------------------------------------------------------------------------------------
 
 

@@ -43,7 +43,7 @@ async def calls(journal_dir, accounts, drainer, catalog):  # noqa: F811
 async def ada(catalog, accounts, database, aiohttp_client):  # noqa: F811
     """A client as a worker is one: with ada's verified key."""
     key_id, _ = await catalog.create_key("ada", KeySettings(label="laptop", models=("gpt-*",)))
-    app = make_holder_app(catalog, Reports(database))
+    app = make_holder_app(catalog, Reports(database), lambda: {"direct", "hk"})
     return await aiohttp_client(app, headers={KEY_HEADER: str(key_id)})
 
 
@@ -179,8 +179,29 @@ async def test_usage_is_that_of_the_days_that_are_asked_for(ada, calls):
 async def test_a_key_that_expires_says_so_to_chat_clients(ada, catalog, accounts, database, aiohttp_client):  # noqa: F811
     ends = datetime(2099, 1, 1, tzinfo=UTC)
     key_id, _ = await catalog.create_key("ada", KeySettings(expires_at=ends))
-    app = make_holder_app(catalog, Reports(database))
+    app = make_holder_app(catalog, Reports(database), lambda: {"direct", "hk"})
     other = await aiohttp_client(app, headers={KEY_HEADER: str(key_id)})
     path = "/dashboard/billing/subscription"
     assert (await (await other.get(path)).json())["access_until"] == ends.timestamp()
     assert (await (await ada.get(path)).json())["access_until"] == 0
+
+
+# -- mirrors -----------------------------------------------------------------------------------------
+
+
+async def test_a_holder_chooses_mirrors_for_a_key_and_for_all_keys_that_say_nothing(ada):
+    assert (await (await ada.get("/me")).json())["mirror"] == "auto"
+    told = await (await ada.put("/me", json={"account_mirror": "hk"})).json()
+    assert (told["mirror"], told["account_mirror"]) == ("hk", "hk")
+    told = await (await ada.put("/me", json={"mirror": ["direct", "auto"]})).json()
+    assert (told["mirror"], told["account_mirror"]) == (["direct", "auto"], "hk")
+    told = await (await ada.put("/me", json={"mirror": "auto"})).json()
+    assert told["mirror"] == "hk"
+
+
+@pytest.mark.parametrize(
+    "body", [{"mirror": "nowhere"}, {"mirror": ["auto", "hk"]}, {"mirror": 1}, {"balance": "1000"}, ["hk"]]
+)
+async def test_what_is_no_preference_changes_nothing(ada, body):
+    assert (await ada.put("/me", json=body)).status == 400
+    assert (await (await ada.get("/me")).json())["mirror"] == "auto"
