@@ -8,18 +8,18 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from proxy.dialects import anthropic
+from proxy.dialects.anthropic import ANTHROPIC
 from proxy.dialects.base import Meter, OperationSpec
 from proxy.dialects.gemini import GEMINI
 from proxy.dialects.rules import RuledMeter
 
 # The model is in the path, and whether it streams is in the verb.
 _RAW = replace(
-    anthropic.OPERATIONS["messages"],
+    ANTHROPIC.operations["messages"],
     name="raw_predict",
     path="models/{model}:rawPredict",
     model_at="path",
-    own_meter=anthropic.MessagesMeter,
+    own_meter=ANTHROPIC.make_meter,
 )
 _CLAUDE = {
     spec.name: spec

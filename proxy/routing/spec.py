@@ -238,8 +238,9 @@ Credentials = dict[
 class Upstream(Section):
     """An account at a vendor or at another station."""
 
-    dialect: Text
-    mirrors: Annotated[dict[Name, Mirror], Field(min_length=1)]
+    preset: Text | None = Field(default=None, description="A vendor by name: its dialect, URL and paths.")
+    dialect: Text = Field(default="", description="The preset's, if not said.")
+    mirrors: dict[Name, Mirror] = Field(default={}, description="The preset's own URL, if not said.")
     credentials: Annotated[
         Annotated[Literal["none"], Tag(TEXT)] | Annotated[Credentials, Tag(MAPPING)], BY_KIND
     ]

@@ -118,6 +118,8 @@ class OfferedOperation:
     name: str
     path: str  # template: {model} and the captures of the route are still to be filled in
     query: tuple[tuple[str, str], ...] = ()
+    dialect: str = ""  # in which it is served; may be another one than the upstream's own
+    auth: tuple[bytes, bytes] = (b"", b"")  # header, prefix
 
 
 @dataclass(frozen=True, slots=True)
@@ -239,7 +241,10 @@ def _headers(data: Document) -> HeaderPolicy:
 
 
 def _operation(data: Document) -> OfferedOperation:
-    return OfferedOperation(data["name"], data["path"], tuple((k, v) for k, v in data["query"]))
+    header, prefix = data["auth"]
+    query = tuple((k, v) for k, v in data["query"])
+    auth = (header.encode("latin-1"), prefix.encode("latin-1"))
+    return OfferedOperation(data["name"], data["path"], query, data["dialect"], auth)
 
 
 def _mirror(upstream: str, data: Document) -> Mirror:

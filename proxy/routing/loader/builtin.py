@@ -24,6 +24,16 @@ MOUNTS = (
     Mount("/anthropic/v1", "anthropic"),
     Mount("/openai/v1", "azure_v1"),
     Mount("/openai/deployments/{model}", "azure"),
+    Mount("/v1beta", "gemini"),
+    Mount("/v1", "gemini"),
+    Mount("/v1/projects/{project}/locations/{location}/publishers/{publisher}", "vertex"),
+    Mount("/v1beta1/projects/{project}/locations/{location}/publishers/{publisher}", "vertex"),
+    Mount("/v1/publishers/{publisher}", "vertex"),
+    Mount("/v1beta1/publishers/{publisher}", "vertex"),
+    Mount("", "cohere"),
+    Mount("/v1", "mistral"),
+    Mount("/api/v1/services", "dashscope"),
+    Mount("/api", "ollama"),
 )
 
 # What the vendor runs when a request names no model, where the station has it.

@@ -12,6 +12,7 @@ from proxy.routing.globs import is_glob, matches, overlap, ties
 from proxy.routing.loader.builtin import OWN_PATHS, OWN_PREFIXES
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.mistakes import Path, did_you_mean
+from proxy.routing.loader.presets import PRESETS, is_foreign
 from proxy.routing.loader.references import ABSENT, has_reference
 from proxy.routing.paths import capture_name, shape, spellings
 from proxy.routing.rewrite import OWN_HEADERS, never_passes
@@ -24,7 +25,7 @@ def check(draft: Draft) -> None:
     """Adds every mistake and warning to the draft."""
     _check_station(draft)
     _check_endpoints(draft)
-    for name, upstream in draft.file.upstreams.items():
+    for name, upstream in draft.upstreams.items():
         _check_upstream(draft, ("upstreams", name), upstream)
     if not draft.file.upstreams and draft.shaped.is_whole(("upstreams",)):
         draft.wrong(("upstreams",), "there is no upstream: nothing could be served")
@@ -84,13 +85,22 @@ def _check_ties(draft: Draft, section: str) -> None:
 
 def _check_upstream(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
     dialect = draft.vendors.dialects.get(upstream.dialect)
-    if dialect is None:
+    for member in ("dialect", "mirrors"):
+        if (
+            not getattr(upstream, member)
+            and upstream.preset is None
+            and draft.shaped.is_whole((*path, member))
+        ):
+            draft.wrong((*path, member), "is missing: there is no preset that could say it")
+    if upstream.preset is not None and upstream.preset not in PRESETS:
+        draft.unknown((*path, "preset"), "preset", PRESETS)
+    elif dialect is None and upstream.dialect:
         draft.unknown((*path, "dialect"), "dialect", draft.vendors.dialects)
-    else:
-        chosen = upstream.operations or ()
+    elif dialect is not None:
+        chosen = upstream.operations or []
         known = draft.operation_names(dialect.operations)
         for i, name in enumerate(chosen):
-            if name not in known:
+            if name not in known and not (name in draft.operations and is_foreign(name, chosen)):
                 what = f"the {upstream.dialect} dialect has no operation '{name}'"
                 step = i if isinstance(chosen, list) else name
                 draft.wrong((*path, "operations", step), what + did_you_mean(name, known), of_key=True)

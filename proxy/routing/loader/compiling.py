@@ -16,7 +16,6 @@ from proxy.routing.loader import business
 from proxy.routing.loader.builtin import DEFAULT_MODELS, HIDDEN_REASONING, HIDDEN_REASONING_DRAIN_MS
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.rates import official_prices, own_prices
-from proxy.routing.loader.vendors import Dialect
 from proxy.routing.table import Timeouts
 
 Row = dict[str, Any]
@@ -35,7 +34,7 @@ def document(draft: Draft) -> Row:
     return {
         "station": _station(draft, file.station, next(iter(tiers))),
         "endpoints": [_endpoint(n, e) for n, e in (file.endpoints or {"direct": DEFAULT_ENDPOINT}).items()],
-        "upstreams": [_upstream(draft, name, u) for name, u in file.upstreams.items()],
+        "upstreams": [_upstream(draft, name, u) for name, u in draft.upstreams.items()],
         "models": {name: _model(draft, name, model) for name, model in file.models.items()},
         "routes": [*_file_routes(draft), *_builtin_routes(draft)],
         "tiers": [business.tier(draft, name, tier) for name, tier in tiers.items()],
@@ -83,7 +82,7 @@ def _endpoint(name: str, endpoint: spec.Endpoint) -> Row:
 def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
     path = ("upstreams", name)
     dialect = draft.vendors.dialects.get(upstream.dialect)
-    operations = _operations(draft, name, upstream, dialect) if dialect else []
+    operations = _operations(draft, name, upstream) if dialect else []
     credentials = _credentials(upstream)
     enabled = name not in draft.references.unusable and any(not c["retired"] for c in credentials)
     note = "" if enabled else ", ".join(dict.fromkeys(draft.references.missing.get(name, ())))
@@ -109,12 +108,14 @@ def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
     }
 
 
-def _operations(draft: Draft, name: str, upstream: spec.Upstream, dialect: Dialect) -> list[Row]:
+def _operations(draft: Draft, name: str, upstream: spec.Upstream) -> list[Row]:
     """Each operation with its path: its own, else the upstream's rewrite, else the dialect's."""
     own = upstream.operations if isinstance(upstream.operations, dict) else {}
     rows = []
     for operation in sorted(draft.offered(name)):
         said = own.get(operation) or own.get(dialect.operations[operation].api) or spec.Operation()
+        its = draft.dialect_for(name, operation)
+        dialect = draft.vendors.dialects[its]
         template = said.path or upstream.rewrite.path
         # What the dialect's own paths need (Azure's api-version) is not for other paths.
         query = dict(() if template else dialect.query) | upstream.rewrite.query
@@ -123,26 +124,28 @@ def _operations(draft: Draft, name: str, upstream: spec.Upstream, dialect: Diale
         path = (template or dialect.paths[operation]).replace(
             "{operation_path}", dialect.operations[operation].path
         )
-        rows.append({"name": operation, "path": path, "query": list(query.items())})
+        auth = [part.decode("latin-1") for part in dialect.auth]
+        row = {"name": operation, "path": path, "query": list(query.items()), "dialect": its, "auth": auth}
+        rows.append(row)
     return rows
 
 
 def _mirror(name: str, mirror: spec.Mirror, operations: list[Row]) -> Row:
+def _base_path(base: str, operations: list[Row]) -> str:
+    """Forgiving: vendors give base URLs with /v1 and more, which is in the paths of operations too."""
+    for at, character in enumerate(base):
+        if character == "/" and any(o["path"].startswith(base[at:] + "/") for o in operations):
+            return base[:at]
+    return base
+
+
     url = urlsplit(mirror.url)
-    base = url.path
-    # Forgiving: vendors give their base URL with /v1, and so do the dialects' paths.
-    if (
-        base.endswith("/v1")
-        and operations
-        and all(o["path"].startswith(("/v1/", "{path}")) for o in operations)
-    ):
-        base = base.removesuffix("/v1")
     return {
         "name": name,
         "scheme": url.scheme,
         "host": url.hostname,
         "port": url.port or PORTS[url.scheme],
-        "base_path": base,
+        "base_path": _base_path(url.path, operations),
         "proxy_read_timeout_ms": mirror.proxy_read_timeout,
         "via": mirror.via and _egress(mirror.via),
     }

@@ -13,6 +13,7 @@ from proxy.routing import spec
 from proxy.routing.globs import Globs
 from proxy.routing.loader.builtin import MOUNTS, OWN_PATHS, BuiltinRoute
 from proxy.routing.loader.mistakes import Mistakes, Path, did_you_mean
+from proxy.routing.loader.presets import PRESETS, filled_in, is_foreign
 from proxy.routing.loader.references import References
 from proxy.routing.loader.shape import Shaped
 from proxy.routing.loader.tree import Node
@@ -55,9 +56,26 @@ class Draft:
 
     # -- operations --
 
+    @cached_property
+    def upstreams(self) -> dict[str, spec.Upstream]:
+        """Those of the file, with what their presets say where they say nothing."""
+        return {
+            name: filled_in(upstream, PRESETS[upstream.preset]) if upstream.preset in PRESETS else upstream
+            for name, upstream in self.file.upstreams.items()
+        }
+
     def dialect_of(self, upstream: str) -> Dialect | None:
-        found = self.file.upstreams.get(upstream)
+        found = self.upstreams.get(upstream)
         return self.vendors.dialects.get(found.dialect) if found else None
+
+    def dialect_for(self, upstream: str, operation: str) -> str:
+        """The dialect in which an upstream serves an operation: its own, else that of the operation."""
+        own = self.upstreams[upstream].dialect
+        if operation in self.vendors.dialects[own].operations:
+            return own
+        return next(
+            name for name, dialect in self.vendors.dialects.items() if operation in dialect.operations
+        )
 
     @cached_property
     def operations(self) -> dict[str, Operation]:
@@ -70,14 +88,16 @@ class Draft:
         return dict.fromkeys((*operations, *(operation.api for operation in operations.values())))
 
     def offered(self, upstream: str) -> set[str]:
-        """The operations that an upstream offers. A file may name an API for all that it has."""
+        """The operations that an upstream offers. A file may name an API for all that it has, and an
+        operation of another dialect where it says the path."""
         dialect = self.dialect_of(upstream)
         if dialect is None:
             return set()
-        chosen = self.file.upstreams[upstream].operations
+        chosen = self.upstreams[upstream].operations
         if chosen is None:
             return set(dialect.operations)
-        return {name for name, spec in dialect.operations.items() if name in chosen or spec.api in chosen}
+        own = {name for name, spec in dialect.operations.items() if name in chosen or spec.api in chosen}
+        return own | {name for name in self.operations if is_foreign(name, chosen)}
 
     # -- routes --
 
@@ -176,6 +196,6 @@ class Draft:
 
     def first_offering(self, operation: str) -> str:
         """The upstream for what is no model's, where the file does not say: '' if none offers it."""
-        offering = [name for name in self.file.upstreams if operation in self.offered(name)]
+        offering = [name for name in self.upstreams if operation in self.offered(name)]
         enabled = [name for name in offering if name not in self.references.unusable]
         return next(iter(enabled or offering), "")
