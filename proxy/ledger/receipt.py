@@ -29,8 +29,8 @@ COLUMNS = (
     "object", "posted_day", "id", "corrects", "began_ms", "ended_ms", "key", "model", "operation", "stream",
     "status", "outcome", "cut", "provenance", "prompt_tokens", "completion_tokens", *BUCKETS, "items",
     "model_multiplier", "tier_multiplier", "tier", "price_id", "currency", "cost", "corrected", "free",
-    "free_amount", "amount", "endpoint", "mirror", "retries", "rurt_ms", "ttft_ms", "took_ms", "source",
-    "reference", "paid", "note",
+    "free_amount", "refunded", "amount", "endpoint", "mirror", "retries", "rurt_ms", "ttft_ms", "took_ms",
+    "source", "reference", "paid", "note",
 )  # fmt: skip
 # What an operator sees besides; another station's bill is reconciled by the same columns.
 OPERATOR_COLUMNS = (
@@ -85,6 +85,7 @@ def receipt(line: Mapping[str, Any], currency: str, price: Price | None) -> Docu
         "corrected": as_text(line["corrected_nanos"]),
         "free": line["free_nanos"] > 0,
         "free_amount": as_text(line["free_nanos"]),
+        "refunded": as_text(line["refunded_nanos"]),
         "amount": as_text(line["amount_nanos"]),
         "endpoint": line["endpoint"],
         "mirror": line["mirror"],
@@ -140,6 +141,7 @@ def for_operator(line: Mapping[str, Any], account: str) -> Document:
             "upstream_model": line["upstream_model"],
             "credential": line["credential"],
             "upstream_id": line["upstream_id"],
+            "upstream_cost": None if (cost := line["upstream_nanos"]) is None else as_text(cost),
         }
     return told
 

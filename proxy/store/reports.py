@@ -98,7 +98,7 @@ async def _month(connection: Connection, account: int, span: Span) -> Month:
     first, next_first = span.days
     lines = await connection.fetch(_BY_MODEL, account, first, next_first)
     corrections = await connection.fetchval(
-        "SELECT coalesce(sum(delta_nanos), 0)::bigint FROM correction"
+        "SELECT coalesce(sum(coalesce(charged_nanos, delta_nanos)), 0)::bigint FROM correction"
         " WHERE account = $1 AND posted_day >= $2 AND posted_day < $3",
         account, first, next_first,
     )  # fmt: skip

@@ -86,16 +86,19 @@ _CALLS = """
 SELECT 'call' AS kind, u.id, u.posted_day::text, u.ended_ms, u.began_ms, u.account, u.key, u.model,
        u.operation, u.stream, u.status, u.outcome, u.cut, u.provenance, u.usage, u.price, u.model_ppm,
        u.tier_ppm, u.multiplied, u.tier, u.endpoint, u.mirror, u.rurt_ms, u.ttft_ms, u.took_ms, u.flags,
-       u.upstream, u.upstream_model, u.upstream_id, u.credential,
+       u.upstream, u.upstream_model, u.upstream_id, u.credential, u.upstream_nanos,
        greatest(jsonb_array_length(u.attempts) - 1, 0) AS retries,
        u.cost_nanos, u.free_nanos, u.free_nanos - u.cost_nanos AS amount_nanos,
-       coalesce((SELECT sum(delta_nanos) FROM correction WHERE corrects = u.id), 0)::bigint AS corrected_nanos
+       coalesce((SELECT sum(delta_nanos) FROM correction WHERE corrects = u.id), 0)::bigint
+           AS corrected_nanos,
+       coalesce((SELECT amount_nanos FROM ledger WHERE source = 'refund' AND reference = u.id::text), 0)
+           AS refunded_nanos
 FROM usage u
 """
 
 _CORRECTIONS = """
 SELECT 'correction' AS kind, u.id, corrects, u.posted_day::text, at_ms AS ended_ms, provenance, usage,
-       cost_nanos, -delta_nanos AS amount_nanos
+       cost_nanos, -coalesce(charged_nanos, delta_nanos) AS amount_nanos
 FROM correction u
 """
 _PAYMENTS = """

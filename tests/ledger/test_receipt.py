@@ -21,6 +21,7 @@ CALL = {
     "endpoint": "direct", "mirror": "cdn", "rurt_ms": 3, "ttft_ms": 210, "took_ms": 480, "flags": [],
     "upstream": "openai", "upstream_model": "gpt-4o-mini-x", "upstream_id": "req_1", "credential": "main",
     "retries": 1, "cost_nanos": 45_000, "free_nanos": 0, "amount_nanos": -45_000, "corrected_nanos": 0,
+    "refunded_nanos": 0, "upstream_nanos": 30_000,
 }  # fmt: skip
 
 
@@ -61,7 +62,9 @@ def test_upstream_and_credential_are_an_operators_alone():
     holder = paper.document(line, "CNY", {})
     assert holder.keys().isdisjoint(paper.OPERATOR_COLUMNS)
     assert "openai" not in str(holder) and "req_1" not in str(holder)
-    assert paper.for_operator(line, "acme")["upstream_id"] == "req_1"
+    told = paper.for_operator(line, "acme")
+    assert (told["account"], told["upstream_id"], told["upstream_cost"]) == ("acme", "req_1", "0.00003")
+    assert paper.for_operator({**line, "upstream_nanos": None}, "acme")["upstream_cost"] is None
 
 
 def cells_of(document):

@@ -9,9 +9,10 @@ import pytest
 from proxy.ledger import entry
 from proxy.ledger.entry import Settle
 from proxy.store.catalog import Catalog
+from proxy.store.payments import Payments
 from proxy.store.reports import Reports
 from proxy.store.statements import EVERYTHING, RECEIPTS, Cursor, Span
-from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, Life, day_in_shanghai, end, new_id
+from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, YUAN, Life, day_in_shanghai, end, new_id
 
 DAY_MS = 86_400_000
 TODAY = day_in_shanghai(NOW_MS)
@@ -84,6 +85,37 @@ async def test_receipts_are_calls_and_their_corrections(database, accounts, call
         45_000, 5, -45_000,
     )  # fmt: skip
     assert sum(row["amount_nanos"] for row in found) == -(20 * 45_000 + 5 - 1_000)
+
+
+async def test_free_corrected_and_refunded_calls_add_up_too(database, journal_dir, accounts, drainer):
+    """60,000 of two calls of 45,000 were free: one wholly, the other for a third."""
+    await Catalog(database).open_station("CNY", "Asia/Shanghai")
+    await database.execute(
+        "INSERT INTO pocket (account, period_start, period_end, amount_nanos)"
+        " VALUES ($1, now() - interval '1 day', now() + interval '1 day', 60000)",
+        accounts[2],
+    )
+    free, mixed = end(accounts[2]), end(accounts[2])
+    life = Life(journal_dir)
+    await life.write([PRICE_ENTRY, free, mixed])
+    await drainer.run_once()
+    await Payments(database).refund_call(mixed.id, "an apology")
+    await life.write([Settle(new_id(), NOW_MS, 46_000, "final", {"input": 11}, corrects=free.id)])
+    await drainer.run_once()
+    await life.die()
+    found = {(row["kind"], row["amount_nanos"]) for row in await lines(database, accounts[2])}
+    assert found == {
+        ("topup", 100 * YUAN), ("call", 0), ("call", -30_000), ("refund", 30_000), ("correction", -1_000),
+    }  # fmt: skip
+    async with Reports(database).books() as books:
+        posted = await books.posted(accounts[2], ALWAYS)
+        receipts = [await books.receipt(accounts[2], call.id) for call in (free, mixed)]
+    assert posted == {"topup": 100 * YUAN, "usage": -30_000, "refund": 30_000, "correction": -1_000}
+    assert [(r["free_nanos"], r["corrected_nanos"], r["refunded_nanos"]) for r in receipts] == [
+        (45_000, 1_000, 0), (15_000, 0, 30_000),
+    ]  # fmt: skip
+    month = await Reports(database).month(accounts[2], TODAY.replace(day=1))
+    assert month.used_nanos == month.charged_nanos == 31_000
 
 
 async def test_what_calls_took_of_a_span_is_the_ledgers_figure(database, accounts, calls):
