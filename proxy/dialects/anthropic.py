@@ -1,171 +1,116 @@
-"""Anthropic's Messages: disjoint usage that a stream tells in two events, which overlay each other."""
+"""Anthropic itself: messages, completions of old, and what lives there under an id."""
 
 from __future__ import annotations
 
-from itertools import islice
-from typing import Any, ClassVar
+from dataclasses import replace
 
-import orjson
+from proxy.dialects import anthropic_format as fmt
+from proxy.dialects.answer import NO_USAGE
+from proxy.dialects.base import Dialect, Meter, OperationSpec, Rules, UsagePointers
+from proxy.dialects.owned import DEEP, SUCCEEDED, IdIn, IdOut, Listing, Results, Task
+from proxy.dialects.rules import NOTHING, UNREAD, RuledMeter
 
-from proxy.dialects.answer import AnswerMeter, known_int
-from proxy.dialects.base import ANY, Dialect, OperationSpec, Pointer, UsagePointers
-from proxy.metering.usage import Usage
+MESSAGES = OperationSpec(
+    "messages",
+    "messages",
+    streams=True,
+    generates_text=True,
+    guarded=("model", "stream", "max_tokens"),
+    terminal_hint=b"message_stop",
+    meter=fmt.USAGE,
+    ids_in=(IdIn(("body", DEEP, "file_id")),),
+)
 
-# -- usage -----------------------------------------------------------------------------------------
+# Its answers have no usage: what it wrote is counted.
+COMPLETE = OperationSpec(
+    "complete",
+    "complete",
+    streams=True,
+    generates_text=True,
+    guarded=("model", "stream", "max_tokens_to_sample"),
+    meter=NO_USAGE,
+    rules=Rules(text=(("completion",),), finished=(("stop_reason",),)),
+)
 
-TOOL_KINDS_MAX = 16  # of one call; there are three
+# -- batches -----------------------------------------------------------------------------------------
 
-# An iteration of these types is not part of the top-level figures; it is billed on top of them.
-_ON_TOP = {"compaction": "compaction", "advisor_message": "advisor"}
+# One line for each message of a batch; all of them together are its bill.
+RESULTS = UsagePointers(places=(("result", "message", "usage"),), read=fmt.read_usage, adds_up=True)
 
+BATCH = Task(
+    "message_batch",
+    poll="message_batches.get",
+    state=(("processing_status",),),
+    states={"ended": SUCCEEDED},
+    results=Results("message_batches.results", (), RESULTS, ("result", "message", "model")),
+    service_tier="batch",
+    headers=((b"anthropic-version", b"2023-06-01"),),
+    shortest_s=30.0,
+)
 
-def read_usage(raw: dict[str, Any]) -> Usage | None:
-    """A `usage` object. Input excludes what was read from or written to the cache.
-
-    Iterations on top of the message's own (a compaction of the context, an adviser with its own
-    model) are `units` named like `compaction_input`: their own prices, else those of the tokens.
-    """
-    if raw.get("input_tokens") is None and raw.get("output_tokens") is None:
-        return None
-    usage = Usage(input=known_int(raw.get("input_tokens")), output=known_int(raw.get("output_tokens")))
-    usage.cache_read = known_int(raw.get("cache_read_input_tokens"))
-    usage.cache_write_5m, usage.cache_write_1h = _cache_writes(raw)
-    details = raw.get("output_tokens_details")
-    if type(details) is dict:
-        usage.reasoning = known_int(details.get("thinking_tokens"))
-    tools = raw.get("server_tool_use")
-    if type(tools) is dict:
-        for name, count in islice(tools.items(), TOOL_KINDS_MAX):
-            if known_int(count):
-                usage.tools[name.removesuffix("_requests")] = known_int(count)
-    for iteration in raw.get("iterations") or ():
-        if type(iteration) is dict and iteration.get("type") in _ON_TOP:
-            _add_units(usage, _ON_TOP[iteration["type"]], iteration)
-    return usage
-
-
-def _cache_writes(raw: dict[str, Any]) -> tuple[int, int]:
-    """(5m, 1h) tokens. What the split does not explain was written for five minutes, the default."""
-    split = raw.get("cache_creation")
-    five = hour = 0
-    if type(split) is dict:
-        five = known_int(split.get("ephemeral_5m_input_tokens"))
-        hour = known_int(split.get("ephemeral_1h_input_tokens"))
-    return max(five, known_int(raw.get("cache_creation_input_tokens")) - hour), hour
-
-
-def _add_units(usage: Usage, kind: str, iteration: dict[str, Any]) -> None:
-    own = read_usage({name: value for name, value in iteration.items() if name != "iterations"})
-    if own is None:
-        return
-    for bucket in ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output"):
-        if count := getattr(own, bucket):
-            name = f"{kind}_{bucket}"
-            usage.units[name] = usage.units.get(name, 0) + count
+_OF_ID = (IdIn(("path", "id")),)
+_GET = OperationSpec(
+    "", methods=("GET",), request="none", model_at="none", billed=False, rules=NOTHING, ids_in=_OF_ID
+)
+_LIST = replace(_GET, ids_in=())
+_POST = replace(_GET, methods=("POST",), request="opaque", replayable=False)
 
 
-USAGE = UsagePointers(places=(("message", "usage"), ("usage",)), read=read_usage, overlay=True)
-
-# -- answers ---------------------------------------------------------------------------------------
-
-
-class MessagesMeter(AnswerMeter):
-    """messages, streamed or not; the answer of count_tokens has no usage of its own."""
-
-    KEEP: ClassVar[tuple[Pointer, ...]] = (
-        ("type",), ("id",), ("model",), ("stop_reason",), ("error",), ("message", "id"), ("message", "model"),
-        ("delta", "stop_reason"),
-    )  # fmt: skip
-    TEXT: ClassVar[tuple[Pointer, ...]] = (
-        ("delta", "text"), ("delta", "thinking"), ("delta", "partial_json"),
-        ("content", ANY, "text"), ("content", ANY, "thinking"), ("content", ANY, "input"),
-    )  # fmt: skip
-
-    def _on_event(self, doc: dict[str, Any]) -> None:
-        kind = doc.get("type")
-        if kind == "content_block_delta":
-            if self._keeps_text:
-                self._keep_block(doc.get("delta") or {})
-        elif kind == "content_block_start":
-            self._keep_block(doc.get("content_block") or {})
-        elif kind == "message_start":
-            self._find_usage(doc)
-            self._on_message(doc.get("message") or {})
-        elif kind == "message_delta":
-            # message_start told a provisional output; this is the word on it.
-            if self._find_usage(doc) and doc["usage"].get("output_tokens") is not None:
-                self._drop_text()
-            if (doc.get("delta") or {}).get("stop_reason") is not None:
-                self.finished = True
-        elif kind == "message_stop":
-            self.complete = True
-        elif kind == "error":
-            self.error = True
-
-    def _on_whole(self, doc: dict[str, Any]) -> None:
-        self._on_message(doc)
-        self.error |= doc.get("type") == "error" or bool(doc.get("error"))
-        self.finished = doc.get("stop_reason") is not None
-        if self._find_usage(doc):
-            self._drop_text()
-            return
-        for block in doc.get("content") or ():
-            self._keep_block(block)
-
-    def _on_message(self, message: dict[str, Any]) -> None:
-        self._identify(message)
-        usage = message.get("usage")
-        if type(usage) is dict:
-            self._take_tier(usage.get("service_tier"))
-            if usage.get("speed") not in (None, "standard"):  # priced like a tier of its own
-                self._take_tier(usage["speed"])
-
-    def _keep_block(self, block: dict[str, Any]) -> None:
-        for name in ("text", "thinking", "partial_json", "name"):
-            if name in block:
-                self._keep_text(block[name])
-        if block.get("input"):  # a whole tool call, as an answer that is no stream has it
-            self._keep_text(orjson.dumps(block["input"]).decode())
+def _listing(kind: str) -> Listing:
+    return Listing(kind, after="after_id", before="before_id")
 
 
-# -- errors ----------------------------------------------------------------------------------------
+_SPECS = (
+    MESSAGES,
+    OperationSpec("count_tokens", "messages/count_tokens", billed=False, guarded=("model",)),
+    COMPLETE,
+    OperationSpec("models", "models", ("GET",), request="none", model_at="none", billed=False),
+    replace(_LIST, name="models.get", path="models/{model}", api="models", model_at="path"),
+    OperationSpec(
+        "message_batches.create",
+        "messages/batches",
+        api="message_batches",
+        kind="calls",
+        model_at="none",
+        replayable=False,
+        guarded=(),
+        rules=NOTHING,
+        ids_in=(IdIn(("body", DEEP, "file_id")),),
+        ids_out=(IdOut("message_batch", (("id",),)),),
+        task=BATCH,
+    ),
+    *(
+        replace(spec, name=f"message_batches.{name}", path=f"messages/batches{path}", api="message_batches")
+        for name, path, spec in (
+            (
+                "list",
+                "",
+                replace(_LIST, lists=Listing("message_batch", after="after_id", before="before_id")),
+            ),
+            ("get", "/{id}", replace(_GET, task=BATCH)),
+            ("cancel", "/{id}/cancel", replace(_POST, task=BATCH)),
+            ("results", "/{id}/results", replace(_GET, meter=RESULTS, rules=Rules(values=b"{", error=()))),
+            ("delete", "/{id}", replace(_GET, methods=("DELETE",))),
+        )
+    ),
+    *(
+        replace(spec, name=f"claude_files.{name}", path=f"files{path}", api="claude_files")
+        for name, path, spec in (
+            ("list", "", replace(_LIST, lists=_listing("claude_file"))),
+            ("create", "", replace(_POST, ids_in=(), ids_out=(IdOut("claude_file", (("id",),)),))),
+            ("get", "/{id}", _GET),
+            ("content", "/{id}/content", replace(_GET, rules=UNREAD)),
+            ("delete", "/{id}", replace(_GET, methods=("DELETE",))),
+        )
+    ),
+)
+OPERATIONS: dict[str, OperationSpec] = {spec.name: spec for spec in _SPECS}
 
-_TYPES = {"server_error": "api_error", "insufficient_quota": "billing_error"}
-_OVERLOADED = (503, 529)
 
+def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
+    """A fresh meter for one answer."""
+    return (fmt.MessagesMeter if operation.rules is None else RuledMeter)(operation, is_event_stream)
 
-def error_body(kind: str, code: str, message: str, param: str | None, status: int, request_id: str) -> bytes:
-    """`{"type": "error", "error": {...}, "request_id": ...}`; Anthropic's errors have no code."""
-    name = "overloaded_error" if status in _OVERLOADED else _TYPES.get(kind, kind)
-    error = {"type": name, "message": message}
-    return orjson.dumps({"type": "error", "error": error, "request_id": request_id})
-
-
-def stream_error(
-    kind: str, code: str, message: str, param: str | None, status: int, request_id: str
-) -> bytes:
-    """An `error` event."""
-    return b"event: error\ndata: %b\n\n" % error_body(kind, code, message, param, status, request_id)
-
-
-# -- the dialect -----------------------------------------------------------------------------------
-
-OPERATIONS: dict[str, OperationSpec] = {
-    spec.name: spec
-    for spec in (
-        OperationSpec(
-            "messages",
-            "messages",
-            streams=True,
-            generates_text=True,
-            guarded=("model", "stream", "max_tokens"),
-            terminal_hint=b"message_stop",
-            meter=USAGE,
-        ),
-        OperationSpec("count_tokens", "messages/count_tokens", billed=False, guarded=("model",)),
-        OperationSpec("models", "models", ("GET",), request="none", model_at="none", billed=False),
-    )
-}
 
 REQUEST_PASS = frozenset({
     b"accept", b"accept-encoding", b"accept-language", b"anthropic-beta",
@@ -192,10 +137,10 @@ ANTHROPIC = Dialect(
     response_pass=RESPONSE_PASS,
     response_pass_prefixes=(b"anthropic-ratelimit-", b"x-ratelimit-"),
     query_pass={"beta": frozenset()},
-    error_body=error_body,
-    stream_error=stream_error,
+    error_body=fmt.error_body,
+    stream_error=fmt.stream_error,
     heartbeat=b'event: ping\ndata: {"type": "ping"}\n\n',
     id_header=b"request-id",
     own_id_headers=(b"x-request-id", b"request-id"),
-    make_meter=MessagesMeter,
+    make_meter=make_meter,
 )

@@ -164,6 +164,8 @@ class Dialect:
     stream_error: Callable[..., bytes] = field(kw_only=True)
     """Same arguments -> the SSE bytes that tell a running stream's client of an error."""
     heartbeat: bytes = b""  # an event that clients skip, for streams that are silent; b"": there is none
+    sign: Callable[[bytes, bytes, str, int], bytes] | None = None
+    """(request line and header fields, body, our credential, now in ms) -> header lines that prove them."""
     id_header: bytes = b"x-request-id"  # how the vendor names its request id
     own_id_headers: tuple[bytes, ...] = (b"x-request-id",)  # how we name ours
     make_meter: Callable[[OperationSpec, bool], Meter] = field(kw_only=True)

@@ -71,7 +71,10 @@ _CREATE = OperationSpec(
     meter=USAGE,
     rules=RULES,
     ids_in=_IDS,
-    ids_out=(IdOut("response", (("id",), ("response", "id")), asked="store"),),
+    ids_out=(
+        IdOut("response", (("id",), ("response", "id")), asked="store"),
+        IdOut("container", (("output", ANY, "container_id"), ("response", "output", ANY, "container_id"))),
+    ),
     task=TASK,
 )
 

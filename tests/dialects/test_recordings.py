@@ -32,6 +32,8 @@ OPERATIONS = {
     "batches": ("openai", "batches.get"),
     "models": ("openai", "models.get"),
     "anthropic.messages": ("anthropic", "messages"),
+    "anthropic.complete": ("anthropic", "complete"),
+    "anthropic.batches": ("anthropic", "message_batches.get"),
     "cohere.chat": ("cohere", "cohere.chat"),
     "cohere.embed": ("cohere", "cohere.embed"),
     "rerank": ("cohere", "rerank"),
