@@ -6,7 +6,7 @@ record that control did not confirm for 15 minutes counts as unknown (money.md, 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
@@ -48,15 +48,14 @@ class KeyRecord:
     mirror: Preference
     expires_ms: int | None
     ip_allow: tuple[str, ...] | None
-    requests_per_minute: int | None
-    concurrency: int | None
+    amounts: Mapping[str, int]  # of its limits, by access.limits.KINDS
+    account_amounts: Mapping[str, int]  # of those that all keys of its account share
     masked: str
     overrides: tuple[Override, ...] = ()  # prices of this account
 
     @classmethod
     def from_message(cls, data: dict[str, Any]) -> KeyRecord:
         """From control's plain form (channel op `key`)."""
-        limits = data.get("limits") or {}
         mirror = data.get("mirror") or "auto"
         return cls(
             digest=data["digest"],
@@ -71,8 +70,8 @@ class KeyRecord:
             mirror=mirror if isinstance(mirror, str) else tuple(mirror),
             expires_ms=data.get("expires_ms"),
             ip_allow=_names(data, "ip_allow"),
-            requests_per_minute=limits.get("requests_per_minute"),
-            concurrency=limits.get("concurrency"),
+            amounts=data.get("limits") or {},
+            account_amounts=data.get("account_limits") or {},
             masked=data.get("masked", ""),
             overrides=tuple(Override(*row) for row in data.get("overrides") or ()),
         )
@@ -108,10 +107,15 @@ class KeyRecord:
             raise ModelNotPermitted(param="model")
 
     def limits(self, tier: str, tier_rpm: int | None, tier_concurrency: int | None) -> tuple[Limit, ...]:
-        """The limits that one call of this key counts against: its own and its account's by tier."""
-        own = {"requests_per_minute": self.requests_per_minute, "concurrency": self.concurrency}
+        """The limits that one call of this key counts against: its own, its account's, and those that each
+        account of a tier has."""
         of_tier = {"requests_per_minute": tier_rpm, "concurrency": tier_concurrency}
-        return limits_of(f"k{self.key_id}", own) + limits_of(f"a{self.account_id}:{tier}", of_tier)
+        account = f"a{self.account_id}"
+        return (
+            *limits_of(f"k{self.key_id}", self.amounts),
+            *limits_of(account, self.account_amounts),
+            *limits_of(f"{account}:{tier}", of_tier),
+        )
 
 
 def _names(data: dict[str, Any], name: str) -> tuple[str, ...] | None:

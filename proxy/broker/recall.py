@@ -17,6 +17,7 @@ Send = Callable[[str, str, dict[str, Any]], bool]  # (worker, op, args); False: 
 
 WORKERS_S = 0.1  # an answer takes a millisecond, unless a worker is busy
 NODES_S = 0.1  # between two looks at what other nodes gave back; they look for recalls as often
+BUSY_MS = 1_000  # a node that drew of it so lately needs it itself
 ASKED_S = 0.5  # a recall is heard for this long: whoever asked has his answer by then
 
 

@@ -213,8 +213,8 @@ def _limits(key: KeyRecord | None, tier: Tier) -> dict[str, Any]:
     return {
         "requests_per_minute": tier.limits.requests_per_minute,
         "concurrency": tier.limits.concurrency,
-        "key_requests_per_minute": key.requests_per_minute if key else None,
-        "key_concurrency": key.concurrency if key else None,
+        "key_requests_per_minute": key.amounts.get("requests_per_minute") if key else None,
+        "key_concurrency": key.amounts.get("concurrency") if key else None,
     }
 
 
@@ -239,5 +239,5 @@ def _hold(
         "output_tokens": bound.usage.output_tokens_all(),
         "nanos": held,
         "max_nanos": most,
-        "overspend_bound_nanos": tier.limits.concurrency * (most - held),
+        "overspend_bound_nanos": (tier.limits.concurrency or 0) * (most - held),
     }

@@ -11,7 +11,7 @@ import pytest
 
 from proxy.broker.limits import FOREVER_MS, IDLE_MS, MINUTE_MS, REFUSAL_MS, Ask, LimitDesk, window
 from proxy.broker.outage import Outage
-from proxy.broker.recall import Recall
+from proxy.broker.recall import BUSY_MS, Recall
 from proxy.routing.table import OnOutage
 from proxy.store.database import Database
 from proxy.store.leases import Leases
@@ -184,15 +184,16 @@ async def test_an_idle_key_gets_what_another_worker_holds_and_does_not_need(node
 
 
 async def test_an_idle_node_gets_what_another_node_holds_and_does_not_need(nodes: list[Node]) -> None:
-    busy, idle = nodes[:2]
-    assert await busy.take(10) == 10
-    busy.gives["w0-a"] = lambda owner: [(owner, START_MS + MINUTE_MS, 4)]
+    had, idle = nodes[:2]
+    assert await had.take(10) == 10
+    had.gives["w0-a"] = lambda owner: [(owner, START_MS + MINUTE_MS, 4)]
+    had.now_ms += BUSY_MS + 1  # until then it might need it itself
 
     async def answer() -> None:
-        while not (asked := await busy.desk.recall.asked()):
+        while not (asked := await had.desk.recall.asked()):
             await asyncio.sleep(0.01)
         for owner in asked:
-            await busy.desk.recalled(str(owner))
+            await had.desk.recalled(str(owner))
 
     answering = asyncio.ensure_future(answer())
     if not await idle.take(1):  # on a slow machine the answer is there for the next call
