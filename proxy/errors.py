@@ -225,6 +225,30 @@ class LimitExceeded(ClientFault):
     fields: tuple[tuple[bytes, bytes], ...] = ()  # headers that tell the limit
 
 
+class InvalidNotice(ClientFault):
+    """A message about a payment without a valid proof of who sent it."""
+
+    code = "invalid_notice"
+    status = 401
+    kind = "authentication_error"
+    text = "This message is not signed as it has to be."
+
+
+class NoticeRefused(ClientFault):
+    """It is proven, but fits no order or payment."""
+
+    code = "notice_refused"
+    status = 409
+    text = "There is no such order or payment, or it is for another amount."
+
+
+class SignInFailed(ClientFault):
+    code = "sign_in_failed"
+    status = 401
+    kind = "authentication_error"
+    text = "The name or the password is not right."
+
+
 # -- the station's fault -------------------------------------------------------------------------
 
 

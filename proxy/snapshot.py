@@ -11,9 +11,11 @@ from typing import Any
 
 import orjson
 
+from proxy.access.overrides import Override, override_for
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
-from proxy.metering.pricing import Price, price_from_content
+from proxy.metering.pricing import PPM, Price, price_from_content
+from proxy.metering.quote import Sale
 from proxy.routing.globs import MEMO_ENTRIES_MAX, NAME_CHARACTERS_MAX, Globs, matches
 from proxy.routing.table import (
     Candidate,
@@ -102,6 +104,21 @@ class Snapshot:
     def price_for(self, model: str) -> Price | None:
         """The official price in the station's currency; None: the model cannot be sold."""
         return self.rates.price_for(model)
+
+    def sale(self, model: str, tier: Tier, overrides: Sequence[Override] = ()) -> Sale | None:
+        """What a model costs an account: an override comes before the multipliers of tier and model.
+
+        The one way from a name to a price: of holds, bills, `explain`, price lists. None: it cannot be sold.
+        """
+        override = override_for(overrides, model)
+        if override is not None and override.content is not None:
+            return Sale(price_from_content(override.content), PPM, PPM, str(override.id))
+        price = self.price_for(model)
+        if price is None:
+            return None
+        if override is not None and override.ppm is not None:
+            return Sale(price, override.ppm, PPM, str(override.id))
+        return Sale(price, self.multiplier_ppm(model), tier.multiplier_ppm)
 
     def upstream(self, name: str) -> Upstream:
         """Raises KeyError: a binding may name an upstream that the file no longer has."""

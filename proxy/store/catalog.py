@@ -1,6 +1,6 @@
 """Accounts, keys and top-ups: what differs by customer.
 
-Owns the SQL that creates and changes them and the plain key record that control hands to workers.
+Owns the SQL that creates and changes them.
 A key itself is never stored, only its digest. Prices, tiers and routes are routes.yaml's.
 """
 
@@ -16,15 +16,12 @@ from typing import Any
 import asyncpg
 
 from proxy.access.keyformat import SECRET_BYTES, digest_of, make_key, masked
-from proxy.access.tiers import Held, line_of
 from proxy.errors import StateError
 from proxy.store.database import Database
+from proxy.store.key_records import LINE, RECORD, KeySettings, line_in, record_of
 from proxy.store.payments import Movement, Payments, Posting
 
 CHANGED_MAX = 10_000  # keys per answer; the rest follows with the next poll
-
-PERMISSIONS = ("models", "routes", "endpoints")
-LIMITS = ("requests_per_minute", "concurrency")
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,61 +44,11 @@ class Account:
 
 
 @dataclass(frozen=True, slots=True)
-class KeySettings:
-    """What of a key an operator chooses. None leaves a permission or a limit to the tier."""
-
-    label: str = ""
-    note: str = ""
-    mirror: str | tuple[str, ...] = "auto"
-    models: tuple[str, ...] | None = None
-    routes: tuple[str, ...] | None = None
-    endpoints: tuple[str, ...] | None = None
-    requests_per_minute: int | None = None
-    concurrency: int | None = None
-    ip_allow: tuple[str, ...] | None = None
-    expires_at: datetime | None = None
-
-    def columns(self) -> dict[str, Any]:
-        return {
-            "label": self.label,
-            "note": self.note,
-            "mirror": self.mirror,
-            "permissions": {n: v for n in PERMISSIONS if (v := getattr(self, n)) is not None},
-            "limits": {n: v for n in LIMITS if (v := getattr(self, n)) is not None},
-            "ip_allow": self.ip_allow,
-            "expires_at": self.expires_at,
-        }
-
-
-@dataclass(frozen=True, slots=True)
 class Changes:
     """Key records newer than a generation, and the generation that they bring a reader to."""
 
     generation: int
     records: list[dict[str, Any]]
-
-
-# A rotated key is known by its old digest, too, for as long as that one is good.
-_RECORD = """
-SELECT k.*, d.digest AS asked, d.masked AS shown, least(k.expires_at, d.until) AS ends_at, d.until,
-       a.name AS account_name, a.status AS account_status, a.mirror AS account_mirror,
-       a.tier, g.grants, o.overrides
-FROM (SELECT id, digest, masked, NULL::timestamptz AS until FROM api_key
-      UNION ALL SELECT key, digest, masked, until FROM old_key) d
-JOIN api_key k ON k.id = d.id
-JOIN account a ON a.id = k.account
-CROSS JOIN LATERAL (
-    SELECT jsonb_agg(jsonb_build_array(tier, (extract(epoch FROM until) * 1000)::bigint)
-                     ORDER BY rank DESC, until DESC NULLS FIRST) AS grants
-    FROM tier_grant
-    WHERE account = a.id AND revoked_at IS NULL AND starts_at <= now() AND (until IS NULL OR until > now())
-      AND (a.tier IS NULL OR rank > coalesce(a.tier_rank, -1))
-) g
-CROSS JOIN LATERAL (
-    SELECT jsonb_agg(jsonb_build_array(id, model, ppm, content) ORDER BY id) AS overrides
-    FROM price_override WHERE account = a.id AND ended_at IS NULL
-) o
-"""
 
 
 class Catalog:
@@ -166,6 +113,10 @@ class Catalog:
             name,
         )
         return [Account(**row) for row in rows]
+
+    async def tier_of(self, account: int) -> str:
+        """Of this moment; "": the station's default one."""
+        return line_in(await self._database.fetchrow(LINE, account))[0].tier
 
     async def set_account_status(self, name: str, status: str) -> None:
         """active, frozen or closed. Raises LookupError."""
@@ -328,24 +279,24 @@ class Catalog:
     async def keys(self, account: str | None = None) -> list[dict[str, Any]]:
         """All key records, of one account or of the station."""
         rows = await self._database.fetch(
-            f"{_RECORD} WHERE d.until IS NULL AND ($1::text IS NULL OR a.name = $1) ORDER BY k.id",
+            f"{RECORD} WHERE d.until IS NULL AND ($1::text IS NULL OR a.name = $1) ORDER BY k.id",
             account,
         )
-        return [_record(row) for row in rows]
+        return [record_of(row) for row in rows]
 
     async def key(self, key_id: int) -> dict[str, Any]:
         """The record of one key. Raises LookupError."""
-        row = await self._database.fetchrow(f"{_RECORD} WHERE d.until IS NULL AND k.id = $1", key_id)
+        row = await self._database.fetchrow(f"{RECORD} WHERE d.until IS NULL AND k.id = $1", key_id)
         if row is None:
             raise LookupError(f"there is no key {key_id}")
-        return _record(row)
+        return record_of(row)
 
     # -- what control asks -----------------------------------------------------------------------------
 
     async def key_record(self, digest: bytes) -> dict[str, Any] | None:
         """What a call with this key needs to know; None: there is no such key."""
-        row = await self._database.fetchrow(f"{_RECORD} WHERE d.digest = $1", digest)
-        return None if row is None else _record(row)
+        row = await self._database.fetchrow(f"{RECORD} WHERE d.digest = $1", digest)
+        return None if row is None else record_of(row)
 
     async def generation(self) -> int:
         return int(await self._database.fetchval("SELECT generation FROM station_state"))
@@ -353,40 +304,13 @@ class Catalog:
     async def changed_keys(self, since: int) -> Changes:
         """Records that changed after generation `since`, oldest change first."""
         rows = await self._database.fetch(
-            f"{_RECORD} WHERE k.generation > $1 ORDER BY k.generation FETCH FIRST $2 ROWS WITH TIES",
+            f"{RECORD} WHERE k.generation > $1 ORDER BY k.generation FETCH FIRST $2 ROWS WITH TIES",
             since,
             CHANGED_MAX,
         )
-        return Changes(rows[-1]["generation"] if rows else since, [_record(row) for row in rows])
+        return Changes(rows[-1]["generation"] if rows else since, [record_of(row) for row in rows])
 
     async def known_keys(self, digests: Iterable[bytes]) -> list[dict[str, Any]]:
         """The records of those that exist: control's caches after a restart."""
-        rows = await self._database.fetch(f"{_RECORD} WHERE d.digest = ANY($1)", list(digests))
-        return [_record(row) for row in rows]
-
-
-def _record(row: asyncpg.Record) -> dict[str, Any]:
-    """The contract between control and workers; "" is the station's default tier."""
-    line = line_of([Held(*grant) for grant in row["grants"] or ()], row["tier"] or "")
-    permissions, ends_at = row["permissions"], row["ends_at"]
-    return {
-        "digest": row["asked"].hex(),
-        "key_id": row["id"],
-        "account_id": row["account"],
-        "account": row["account_name"],
-        "status": row["status"],
-        "account_status": row["account_status"],
-        "tier": line[0].tier,
-        "tier_until_ms": line[0].until_ms,
-        "tiers": line,
-        "overrides": row["overrides"],
-        **{name: permissions.get(name) for name in PERMISSIONS},
-        "mirror": row["mirror"] if row["mirror"] != "auto" else row["account_mirror"],
-        "expires_ms": None if ends_at is None else int(ends_at.timestamp() * 1000),
-        "ip_allow": None if row["ip_allow"] is None else list(row["ip_allow"]),
-        "limits": row["limits"],
-        "label": row["label"],
-        "note": row["note"],
-        "masked": row["shown"],
-        "version": row["generation"],
-    }
+        rows = await self._database.fetch(f"{RECORD} WHERE d.digest = ANY($1)", list(digests))
+        return [record_of(row) for row in rows]
