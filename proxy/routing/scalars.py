@@ -83,7 +83,8 @@ Multiplier = Annotated[int, _read(units.multiplier_ppm), _DECIMAL]
 Money = Annotated[units.Amount, _read(units.amount), _shown("number", "string", pattern=units.AMOUNT)]
 Duration = Annotated[int, _read(units.duration_ms), _shown("string", pattern=units.DURATION)]
 Period = Annotated[units.Period, _read(units.period), _shown("string", pattern=units.PERIOD)]
-PerMinute = Annotated[int, _read(units.per_minute), _shown("string", pattern=units.RATE)]
+PerTime = Annotated[units.Rate, _read(units.rate), _shown("string", pattern=units.RATE)]
+Spending = Annotated[units.Spending, _read(units.spending), _shown("string", pattern=units.SPENDING)]
 BodyLimit = Annotated[int, _read(_body_limit), _shown("integer", "string", pattern=units.SIZE)]
 
 TAGS = TEXT, MAPPING, LIST = ("<text>", "<mapping>", "<list>")  # of alternatives; no key can be one of them

@@ -38,11 +38,12 @@ from proxy.routing.scalars import (
     Network,
     PathTemplate,
     Period,
-    PerMinute,
+    PerTime,
     Positive,
     Rate,
     RefusalStatus,
     Secret,
+    Spending,
     Text,
     UpstreamPath,
     Whole,
@@ -223,6 +224,17 @@ class Headers(Section):
     response: HeaderChanges = HeaderChanges()
 
 
+Rates = Annotated[Annotated[PerTime, Tag(TEXT)] | Annotated[list[PerTime], Tag(LIST)], BY_KIND]
+
+
+class Limits(Section):
+    """Of all calls together: per minute, per day, or both."""
+
+    requests: Rates = []
+    tokens: Rates = []
+    concurrency: Positive | None = None
+
+
 class Operation(Section):
     """Where an upstream serves an operation; the dialect's place, if not said."""
 
@@ -248,6 +260,7 @@ class Upstream(Section):
     on_disconnect: OnDisconnect = "cancel"
     trust: Literal["full", "low"] = "full"
     include_usage: Literal["auto", "never"] = "auto"
+    limits: Limits = Limits()
     rewrite: Rewrite = Rewrite()
     headers: Headers = Headers()
     operations: (
@@ -279,6 +292,7 @@ class Model(Section):
     hidden_reasoning: Flag | None = Field(
         default=None, description="Thinks without showing it; known for many."
     )
+    limits: Limits = Limits()
 
 
 class Parameters(Section):
@@ -311,8 +325,10 @@ class Task(BaseModel):
 # -- tiers ----------------------------------------------------------------------------------------
 
 
-class TierLimits(Section):
-    requests: PerMinute | None = None
+class TierLimits(Limits):
+    """Of each account that has the tier."""
+
+    spend: Annotated[Annotated[Spending, Tag(TEXT)] | Annotated[list[Spending], Tag(LIST)], BY_KIND] = []
     concurrency: Positive = CONCURRENCY
 
 

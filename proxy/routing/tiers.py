@@ -23,8 +23,18 @@ class OnOutage:
 
 @dataclass(frozen=True, slots=True)
 class Limits:
+    """What calls may take together; None: any number. The names are those of access.limits.KINDS."""
+
     requests_per_minute: int | None = None
-    concurrency: int = 0
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    spend_per_day: int | None = None  # nanos
+    spend_per_month: int | None = None
+    concurrency: int | None = None
+
+    def amounts(self) -> dict[str, int | None]:
+        return {name: getattr(self, name) for name in self.__slots__}
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +78,10 @@ class Gateway:
     currency: str
     rate: str  # what one unit of its currency is worth in the station's
     window_ms: int
+
+
+def limits_from(data: Mapping[str, Any] | None) -> Limits | None:
+    return Limits(**data) if data else None
 
 
 def _on_outage(data: Mapping[str, Any] | None) -> OnOutage | None:

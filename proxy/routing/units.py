@@ -19,7 +19,8 @@ AMOUNT_MAX = Decimal(1_000_000_000)  # in nano-units it must fit into a BIGINT w
 # Patterns, without anchors: the JSON Schema shows them to editors.
 DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(ms|s|min|m|h)"
 SIZE = r"([0-9]{1,12})\s*(B|kB|KB|KiB|MB|MiB|GB|GiB)?"
-RATE = r"([0-9]{1,9})\s*/\s*(min|minute)"
+RATE = r"([0-9]{1,12})\s*/\s*(min|minute|day)"
+SPENDING = r"([0-9]{1,12}(?:\.[0-9]{1,18})?(?:\s*[A-Z]{3})?)\s*/\s*(day|month)"
 AMOUNT = r"([0-9]{1,12}(?:\.[0-9]{1,18})?)(?:\s*([A-Z]{3}))?"
 PERIOD = r"(?:([0-9]{1,4})\s*)?(day|week|month|year)s?"
 CURRENCY = "[A-Z]{3}"
@@ -37,6 +38,18 @@ class Amount:
 
     value: Decimal
     currency: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Rate:
+    count: int
+    per: str  # minute | day
+
+
+@dataclass(frozen=True, slots=True)
+class Spending:
+    amount: Amount
+    per: str  # day | month
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,12 +113,20 @@ def size_bytes(text: str) -> int:
     return int(found[1]) * _SIZE_BYTES[(found[2] or "B").lower()]
 
 
-def per_minute(text: str) -> int:
-    """`3/min` -> 3."""
+def rate(text: str) -> Rate:
+    """`3/min` -> 3 per minute, `200/day` -> 200 per day of the station's calendar."""
     found = re.fullmatch(RATE, text)
     if found is None:
-        raise ValueError("must be a rate per minute such as 3/min")
-    return int(found[1])
+        raise ValueError("must be a rate such as 3/min or 200/day")
+    return Rate(int(found[1]), "day" if found[2] == "day" else "minute")
+
+
+def spending(text: str) -> Spending:
+    """`5 CNY/day`, `100/month` in the station's currency."""
+    found = re.fullmatch(SPENDING, text)
+    if found is None:
+        raise ValueError("must be an amount per day or month such as 5 CNY/day")
+    return Spending(amount(found[1]), found[2])
 
 
 def amount(text: str) -> Amount:

@@ -38,7 +38,7 @@ def test_the_committed_file_names_the_schema():
     [
         ("Duration", ["100s", "1.5 min", "${env:T}"], ["100", "5 days"]),
         ("Money", ["2.5 USD", 3, "7"], ["-1 USD", "1 usd"]),
-        ("PerMinute", ["3/min"], ["3/h"]),
+        ("PerTime", ["3/min"], ["3/h"]),
         ("Name", ["openai", "${env:N}"], ["open ai", ""]),
         ("Flag", [True, "false"], ["yes"]),
         ("Period", ["1 month", "day"], ["fortnight"]),

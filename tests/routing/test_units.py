@@ -40,11 +40,20 @@ def test_sizes(text, size):
     assert units.size_bytes(text) == size
 
 
-def test_rates_are_per_minute_only():
-    assert units.per_minute("3/min") == units.per_minute("3 / minute") == 3
+def test_rates_are_per_minute_or_day():
+    assert units.rate("3/min") == units.rate("3 / minute") == units.Rate(3, "minute")
+    assert units.rate("200/day") == units.Rate(200, "day")
     for text in ("3/s", "3/h", "3", "/min", "1.5/min"):
         with pytest.raises(ValueError):
-            units.per_minute(text)
+            units.rate(text)
+
+
+def test_spending_is_per_day_or_month():
+    assert units.spending("5 CNY/day") == units.Spending(Amount(Decimal(5), "CNY"), "day")
+    assert units.spending("0.5 / month") == units.Spending(Amount(Decimal("0.5"), None), "month")
+    for text in ("5 CNY", "5/min", "5 CNY/year", "/day"):
+        with pytest.raises(ValueError):
+            units.spending(text)
 
 
 def test_amounts_keep_their_currency():

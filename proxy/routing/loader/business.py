@@ -35,7 +35,7 @@ def tier(draft: Draft, name: str, given: spec.Tier) -> Row:
         "rank": given.rank,
         "models": given.models,
         "multiplier_ppm": given.multiplier,
-        "limits": {"requests_per_minute": given.limits.requests, "concurrency": given.limits.concurrency},
+        "limits": limits(draft, (*path, "limits"), given.limits),
         "hold": given.hold,
         "on_outage": None
         if given.on_outage is None
@@ -53,6 +53,24 @@ def tier(draft: Draft, name: str, given: spec.Tier) -> Row:
             for i, rule in enumerate(given.earned_by)
         ],
     }
+
+
+def limits(draft: Draft, path: Path, given: spec.Limits) -> Row:
+    """Those that are given."""
+    row: Row = {} if given.concurrency is None else {"concurrency": given.concurrency}
+    for unit, rates in (("requests", given.requests), ("tokens", given.tokens)):
+        for rate in rates if isinstance(rates, list) else [rates]:
+            _limit(draft, (*path, unit), row, f"{unit}_per_{rate.per}", rate.count)
+    if isinstance(given, spec.TierLimits):
+        for most in given.spend if isinstance(given.spend, list) else [given.spend]:
+            _limit(draft, (*path, "spend"), row, f"spend_per_{most.per}", nanos(draft, path, most.amount))
+    return row
+
+
+def _limit(draft: Draft, path: Path, row: Row, kind: str, amount: int) -> None:
+    if kind in row:
+        draft.wrong(path, f"says {kind.replace('_', ' ')} twice")
+    row[kind] = amount
 
 
 def costs(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
