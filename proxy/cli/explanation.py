@@ -164,12 +164,12 @@ def _about(snapshot: Snapshot, candidate: Candidate) -> dict[str, Any]:
 
 def _choice(snapshot: Snapshot, match: Match, choice: Choice, query: str) -> dict[str, Any]:
     upstream, mirror = choice.upstream, choice.mirror
-    dialect = snapshot.dialects[upstream.dialect]
     offered = same_path(upstream.operations[match.route.operation], match.route)
+    dialect = snapshot.dialects[offered.dialect]
     target = upstream_target(offered, mirror, choice.model or "{model}", match.captures, query, dialect)
     secret = f"<{upstream.name}.{choice.credential.name}>" if choice.credential.secret else ""
     named = replace(choice.credential, secret=secret)
-    sent = request_headers(SAMPLE_HEADERS, dialect, upstream, match.route, named)
+    sent = request_headers(SAMPLE_HEADERS, dialect, upstream, offered, match.route, named)
     passed = {name for name, value in sent if (name, value) in SAMPLE_HEADERS}
     return {
         "mirror": mirror.name,

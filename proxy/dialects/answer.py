@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from orjson import dumps, loads
 
 from proxy.dialects.base import OperationSpec, UsagePointers
-from proxy.metering.events import SseSplitter
+from proxy.metering.events import Splitter, SseSplitter
 from proxy.metering.scanner import ANY, Pointer, PointerScanner
 from proxy.metering.usage import Usage
 
@@ -58,7 +58,7 @@ class AnswerMeter:
         self._reported = b""  # overlaid so far, as JSON: what an object is in memory has no bound
         self._usage: Usage | None = None
         self._hint_events = is_event_stream
-        self._splitter: SseSplitter | None = None  # of an event stream
+        self._splitter: Splitter | None = None  # of an event stream
         self._whole: list[bytes] | None = None  # of one JSON text
         self._whole_bytes = 0
         self._scanner: PointerScanner | None = None  # of one that became long

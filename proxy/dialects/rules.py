@@ -9,13 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import cache, reduce
-from typing import Any, cast
+from typing import Any
 
 from orjson import dumps
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
 from proxy.dialects.base import ANY, OperationSpec, Pointer, Rules, Tools, UsagePointers
-from proxy.metering.events import JsonSplitter, SseSplitter
+from proxy.metering.events import JsonSplitter
 from proxy.metering.scanner import PointerScanner
 from proxy.metering.usage import Usage
 
@@ -111,7 +111,7 @@ class RuledMeter(AnswerMeter):
         content = super()._sniff(content)
         if content and content[0] in self._rules.values:
             self._whole = None
-            self._splitter = cast(SseSplitter, JsonSplitter(self._new_scanner))
+            self._splitter = JsonSplitter(self._new_scanner)
         return content
 
     def _new_scanner(self) -> PointerScanner:

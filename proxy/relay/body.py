@@ -13,6 +13,7 @@ from typing import Any
 
 import orjson
 
+from proxy.dialects.base import OperationSpec
 from proxy.errors import (
     BodyNotJson,
     BodyTooLarge,
@@ -85,8 +86,15 @@ async def parse(x: Exchange, facts: HeadFacts) -> None:
         else:
             x.content, members = _understand(x.content, guarded, policy)
         x.doc, x.spans = members.doc, members.spans
-        x.is_stream = x.operation.streams and x.doc.get("stream") is True
+        x.is_stream = x.operation.streams and _asks_for_stream(x, x.operation)
     x.model = _model_of(x)
+
+
+def _asks_for_stream(x: Exchange, operation: OperationSpec) -> bool:
+    asked = x.doc.get("stream")
+    if operation.stream_header:
+        return x.headers.get(operation.stream_header, "disable").lower() != "disable"
+    return operation.streams_unasked if asked is None else asked is True
 
 
 def _understand_long(

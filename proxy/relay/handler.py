@@ -180,7 +180,7 @@ class Relay:
         assert x.heads is not None and x.facts is not None and x.operation is not None
         assert x.standing is not None
         snapshot, operation, upstream = x.heads.snapshot, x.operation, choice.upstream
-        dialect = snapshot.dialects[upstream.dialect]
+        dialect = snapshot.dialects[upstream.operations[operation.name].dialect]
         injects = (
             x.is_stream
             and operation.include_usage

@@ -149,13 +149,13 @@ class Heads:
     def _block(self, x: Exchange, facts: HeadFacts, choice: Choice, identity: bool) -> bytes:
         assert facts.route is not None and facts.operation is not None
         upstream, mirror = choice.upstream, choice.mirror
-        dialect = self.snapshot.dialects[upstream.dialect]
         offered = upstream.operations[facts.operation.name]
+        dialect = self.snapshot.dialects[offered.dialect]
         target = upstream_target(offered, mirror, choice.model, facts.captures, facts.query, dialect)
         host = f"[{mirror.host}]" if ":" in mirror.host else mirror.host
         if mirror.port != DEFAULT_PORTS[mirror.scheme]:
             host += f":{mirror.port}"
-        fields = request_headers(x.head.fields, dialect, upstream, facts.route, choice.credential)
+        fields = request_headers(x.head.fields, dialect, upstream, offered, facts.route, choice.credential)
         lines = [
             f"{x.method} {target} HTTP/1.1\r\nhost: {host}".encode(),
             b"accept-encoding: " + (b"identity" if identity else facts.coding),

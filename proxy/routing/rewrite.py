@@ -107,6 +107,7 @@ def request_headers(
     client_headers: Iterable[Header],
     dialect: Vendor,
     upstream: Upstream,
+    operation: OfferedOperation,
     route: Route,
     credential: Credential,
 ) -> list[Header]:
@@ -116,7 +117,7 @@ def request_headers(
     """
     policy = upstream.headers
     passing = (dialect.request_pass, route.request_pass, policy.request_pass)
-    allowed = _allowed(passing, policy.request_drop, policy.request_set, upstream.auth)
+    allowed = _allowed(passing, policy.request_drop, policy.request_set, operation.auth)
     fields = []
     nominated: list[bytes] = []
     for field in client_headers:
@@ -130,7 +131,7 @@ def request_headers(
         ended = {name.strip() for name in nominated}
         fields = [field for field in fields if field[0].lower() not in ended]
     fields += policy.request_set
-    if credential.secret and upstream.auth[0]:
-        name, prefix = upstream.auth
+    if credential.secret and operation.auth[0]:
+        name, prefix = operation.auth
         fields.append((name, prefix + credential.secret.encode("latin-1")))
     return fields

@@ -150,7 +150,6 @@ class Upstream:
     include_usage: str  # auto | never
     operations: dict[str, OfferedOperation]
     headers: HeaderPolicy
-    auth: tuple[bytes, bytes]  # header, prefix
     line: int
     costs: Mapping[str, Mapping[str, Any]]  # model or glob -> {"ppm"} of its price, or {"price"}
 
@@ -253,7 +252,6 @@ def _mirror(upstream: str, data: Document) -> Mirror:
 
 
 def _upstream(data: Document) -> Upstream:
-    header, prefix = data["auth"]
     return Upstream(
         **{
             **data,

@@ -43,7 +43,8 @@ def target(
 def sent(index, upstream: str, *fields: tuple[bytes, bytes], path: str = "/v1/chat/completions"):
     found = index.upstreams[upstream]
     route = index.match("POST", path).route
-    return request_headers(fields, DIALECTS[found.dialect], found, route, found.credentials[0])
+    offered = found.operations[route.operation]
+    return request_headers(fields, DIALECTS[found.dialect], found, offered, route, found.credentials[0])
 
 
 # -- targets -------------------------------------------------------------------------------------

@@ -70,7 +70,6 @@ def test_a_method_that_a_path_does_not_take():
 @pytest.mark.parametrize(
     "base",
     [
-        "/openai/v1",
         "/api/v1",
         "/api/paas/v4",
         "/api/coding/paas/v4",

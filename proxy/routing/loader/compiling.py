@@ -88,7 +88,6 @@ def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
     note = "" if enabled else ", ".join(dict.fromkeys(draft.references.missing.get(name, ())))
     if note:
         draft.warn(path, f"is disabled: {note}")
-    header, prefix = dialect.auth if dialect else (b"", b"")
     return {
         "name": name,
         "dialect": upstream.dialect,
@@ -102,7 +101,6 @@ def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
         "include_usage": upstream.include_usage,
         "operations": operations,
         "headers": _headers(upstream.headers),
-        "auth": [header.decode("latin-1"), prefix.decode("latin-1")],
         "line": draft.line(path),
         "costs": business.costs(draft, name, upstream),
     }
@@ -113,9 +111,9 @@ def _operations(draft: Draft, name: str, upstream: spec.Upstream) -> list[Row]:
     own = upstream.operations if isinstance(upstream.operations, dict) else {}
     rows = []
     for operation in sorted(draft.offered(name)):
-        said = own.get(operation) or own.get(dialect.operations[operation].api) or spec.Operation()
         its = draft.dialect_for(name, operation)
         dialect = draft.vendors.dialects[its]
+        said = own.get(operation) or own.get(dialect.operations[operation].api) or spec.Operation()
         template = said.path or upstream.rewrite.path
         # What the dialect's own paths need (Azure's api-version) is not for other paths.
         query = dict(() if template else dialect.query) | upstream.rewrite.query
@@ -130,7 +128,6 @@ def _operations(draft: Draft, name: str, upstream: spec.Upstream) -> list[Row]:
     return rows
 
 
-def _mirror(name: str, mirror: spec.Mirror, operations: list[Row]) -> Row:
 def _base_path(base: str, operations: list[Row]) -> str:
     """Forgiving: vendors give base URLs with /v1 and more, which is in the paths of operations too."""
     for at, character in enumerate(base):
@@ -139,6 +136,7 @@ def _base_path(base: str, operations: list[Row]) -> str:
     return base
 
 
+def _mirror(name: str, mirror: spec.Mirror, operations: list[Row]) -> Row:
     url = urlsplit(mirror.url)
     return {
         "name": name,
