@@ -23,6 +23,7 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
     show.set_defaults(run=run_list)
     retire = actions.add_parser("retire", help="close the leases of a node that will not come back")
     retire.add_argument("node", metavar="NODE", type=UUID)
+    retire.add_argument("--force", action="store_true", help="also one that says it lives: a stolen machine")
     retire.set_defaults(run=run_retire)
     for action in (show, retire):
         station.add_arguments(action)
@@ -34,18 +35,19 @@ def run_list(args: argparse.Namespace) -> int:
 
     nodes, currency = station.ask(args, work)
     rows = [
-        [n.id, n.last_seen_at[:19], n.retired_at[:19] if n.retired_at else "-", n.open_leases,
+        [n.id, n.last_seen_at[:19], "yes" if n.is_alive else "no",
+         n.retired_at[:19] if n.retired_at else "-", n.open_leases,
          money(n.set_aside_nanos, currency), n.open_lives]
         for n in nodes
     ]  # fmt: skip
-    head = ["node", "last seen (UTC)", "retired", "leases", "set aside", "open lives"]
+    head = ["node", "last seen (UTC)", "alive", "retired", "leases", "set aside", "open lives"]
     station.show(args, [asdict(node) for node in nodes], station.table(head, rows))
     return 0
 
 
 def run_retire(args: argparse.Namespace) -> int:
     async def work(database: Database) -> int:
-        return await leases.retire(database, str(args.node))
+        return await leases.retire(database, str(args.node), even_alive=args.force)
 
     closed = station.ask(args, work)
     station.show(

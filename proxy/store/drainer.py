@@ -28,6 +28,7 @@ from proxy.journal.reader import JournalDamageError, UpTo
 from proxy.ledger import entry
 from proxy.ledger.entry import Begin, Checkpoint, End, Settle
 from proxy.routing.table import Table
+from proxy.store.charges import DayOf
 from proxy.store.database import Connection, Database, DatabaseUnavailable
 from proxy.store.posting import Batch, CursorMovedError, Item, Refused, post
 from proxy.store.upstream_costs import UpstreamCosts
@@ -166,11 +167,11 @@ class Drainer:
 
     async def post(self, batch: Batch, report: DrainReport) -> None:
         """Apply a batch, in halves where an entry in it is unfit, until that one is alone."""
-        await self._make_partitions(batch)
+        remembered = await self._make_partitions(batch)
         key = (batch.incarnation, batch.segment)
         try:
             inserted = await self._database.retry(
-                lambda connection: post(connection, batch, self._days(), self.costs), deadline_s=RETRY_S
+                lambda connection: post(connection, batch, self.days(), self.costs), deadline_s=RETRY_S
             )
         except CursorMovedError as e:
             self._cursors[key] = e.position
@@ -179,6 +180,10 @@ class Drainer:
             self._cursors.pop(key, None)  # it may have been committed all the same
             raise
         except UNFIT as e:
+            if remembered and isinstance(e, asyncpg.CheckViolationError):
+                self._partitions -= remembered  # one may have been dropped meanwhile: made again, then told
+                await self.post(batch, report)
+                return
             if len(batch.items) > 1:
                 for half in batch.halves():
                     await self.post(half, report)
@@ -198,21 +203,9 @@ class Drainer:
             report.alarms.append(f"{batch.incarnation}/{batch.segment}@{refused.position}: {refused.reason}")
             log.error("entry quarantined", extra={"segment": batch.segment, "reason": refused.reason})
 
-    def _days(self) -> Callable[[int], date]:
+    def days(self) -> DayOf:
         """From a moment to the station's day, unless that day is closed already or has not begun."""
-        zone = ZoneInfo(self.station.timezone)
-        today = datetime.fromtimestamp(self._now_ms() / 1000, zone).date()
-        days: dict[int, date] = {}
-
-        def posted_day(at_ms: int) -> date:
-            quarter = at_ms // QUARTER_MS
-            day = days.get(quarter)
-            if day is None:
-                day = datetime.fromtimestamp(quarter * QUARTER_MS / 1000, zone).date()
-                day = days[quarter] = min(max(day, today - CLOSED_AFTER), today)
-            return day
-
-        return posted_day
+        return days_of(self.station.timezone, self._now_ms())
 
     async def _register(self, incarnation: str) -> None:
         if incarnation in self._known:
@@ -229,13 +222,35 @@ class Drainer:
         await self._database.retry(insert, deadline_s=RETRY_S)
         self._known.add(incarnation)
 
-    async def _make_partitions(self, batch: Batch) -> None:
-        """Before the batch and on its own: making one takes locks that should not wait for a batch."""
+    async def _make_partitions(self, batch: Batch) -> set[int]:
+        """Before the batch and on its own: making one takes locks that should not wait for a batch.
+
+        The days whose partition is only remembered to be there.
+        """
         days = {day_of_id(item.entry.id) for item in batch.items if isinstance(item.entry, End | Settle)}
-        for day in sorted(days - self._partitions):
+        missing = days - self._partitions
+        for day in sorted(missing):
             async with self._database.connection() as connection:
                 await connection.execute("SELECT make_usage_partition($1)", EPOCH + timedelta(days=day))
             self._partitions.add(day)
+        return days - missing
+
+
+def days_of(timezone: str, now_ms: int) -> DayOf:
+    """From a moment to the day of a zone that it is posted to."""
+    zone = ZoneInfo(timezone)
+    today = datetime.fromtimestamp(now_ms / 1000, zone).date()
+    days: dict[int, date] = {}
+
+    def posted_day(at_ms: int) -> date:
+        quarter = at_ms // QUARTER_MS
+        day = days.get(quarter)
+        if day is None:
+            day = datetime.fromtimestamp(quarter * QUARTER_MS / 1000, zone).date()
+            day = days[quarter] = min(max(day, today - CLOSED_AFTER), today)
+        return day
+
+    return posted_day
 
 
 @dataclass(slots=True)

@@ -32,6 +32,7 @@ class Node:
     id: str
     first_seen_at: str
     last_seen_at: str  # when it started or last brought something into Postgres
+    is_alive: bool  # it said so within the last seconds, and did not say goodbye
     retired_at: str | None
     open_leases: int
     set_aside_nanos: int  # granted to it and not yet known to be used
@@ -205,7 +206,7 @@ async def _close(connection: Connection, lease: str) -> None:
 
 _NODES = """
 SELECT n.id::text, n.first_seen_at::text, n.retired_at::text, l.open_leases, l.set_aside_nanos, i.open_lives,
-       greatest(n.last_seen_at, i.drained_at)::text AS last_seen_at
+       greatest(n.last_seen_at, i.drained_at)::text AS last_seen_at, n.alive_until > now() AS is_alive
 FROM node n
 CROSS JOIN LATERAL (
     SELECT count(*) AS open_leases, coalesce(sum(granted_nanos - used_nanos), 0)::bigint AS set_aside_nanos
@@ -221,18 +222,23 @@ async def nodes(database: Database) -> list[Node]:
     return [Node(**row) for row in await database.fetch(_NODES)]
 
 
-async def retire(database: Database, node: str) -> int:
+async def retire(database: Database, node: str, *, even_alive: bool = False) -> int:
     """An operator knows that this node will not come back: close its leases; how many there were.
 
     If it comes back all the same, what it used is posted and taken from what is available.
-    Raises LookupError.
+    Raises LookupError, and StateError for a node that lives: what it leased would be spent twice.
     """
     async with database.transaction() as connection:
-        found = await connection.fetchval(
-            "UPDATE node SET retired_at = coalesce(retired_at, now()) WHERE id = $1 RETURNING id", node
+        is_alive = await connection.fetchval(
+            "SELECT alive_until > now() FROM node WHERE id = $1 FOR UPDATE", node
         )
-        if found is None:
+        if is_alive is None:
             raise LookupError(f"there is no node {node}")
+        if is_alive and not even_alive:
+            raise StateError(f"node {node} is alive: stop it first, or say --force")
+        await connection.execute(
+            "UPDATE node SET retired_at = coalesce(retired_at, now()) WHERE id = $1", node
+        )
         rows = await connection.fetch(f"{_OPEN} AND node = $1 ORDER BY account", node)
         for row in rows:
             await _close(connection, row["id"])

@@ -312,3 +312,17 @@ async def test_calls_of_many_days_find_their_partitions(database, journal_dir, a
     days = [datetime.fromtimestamp(NOW_MS / 1000 - n * 86_400, UTC) for n in range(5)]
     assert [r["name"] for r in tables] == [f"usage_{d:%Y%m%d}" for d in reversed(days)]
     await life.die()
+
+
+async def test_a_partition_that_was_dropped_is_made_again(database, journal_dir, accounts, drainer):
+    """No good entry is quarantined for it; one that no partition takes still is."""
+    life = Life(journal_dir)
+    await life.write([PRICE_ENTRY, end(accounts[0])])
+    assert (await drainer.run_once()).inserted == 1
+    (table,) = await database.fetch("SELECT DISTINCT tableoid::regclass::text AS name FROM usage")
+    await database.execute(f"DROP TABLE {table['name']}")
+    await life.write([end(accounts[0], provenance="nowhere"), *(end(accounts[0]) for _ in range(5))])
+    report = await drainer.run_once()
+    assert (report.inserted, report.quarantined) == (5, 1)
+    assert "usage_provenance_check" in report.alarms[0]
+    await life.die()

@@ -11,7 +11,7 @@ from proxy.store import leases
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database
 from proxy.store.leases import Leases
-from tests.store.journals import NODE, PRICE_ENTRY, YUAN, Life, end, new_id
+from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, end, new_id
 
 
 @pytest.fixture
@@ -135,6 +135,21 @@ async def test_a_retired_node_gets_nothing_any_more(database, accounts, lender):
         await lender.register()
     with pytest.raises(LookupError):
         await leases.retire(database, "0199a000-0000-7000-8000-00000000000f")
+
+
+async def test_a_node_that_lives_is_not_retired_by_mistake(database, accounts, lender):
+    await lender.grant(new_id(), accounts[0], YUAN, YUAN)
+    windows = lender.windows()
+    await windows.beat(NOW_MS)
+    assert [node.is_alive for node in await leases.nodes(database)] == [True]
+    with pytest.raises(StateError, match="alive"):
+        await leases.retire(database, NODE)
+    assert await available(database, accounts[0]) == 99 * YUAN
+    await windows.leave()
+    assert [node.is_alive for node in await leases.nodes(database)] == [False]
+    assert await leases.retire(database, NODE) == 1
+    await windows.beat(NOW_MS)
+    assert await leases.retire(database, NODE, even_alive=True) == 0
 
 
 async def test_a_frozen_account_gets_no_lease(database, accounts, lender):

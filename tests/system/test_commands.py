@@ -167,6 +167,7 @@ async def test_a_node_that_will_not_come_back_is_retired(operated: Operated) -> 
     await database.execute("INSERT INTO node (id) VALUES ($1::uuid)", lost)
     await database.close()
     assert await operated.run("node", "retire", lost) == {"node": lost, "closed_leases": 0}
+    assert "is alive" in await operated.run("node", "retire", node["id"], status=1)
     retired = {n["id"]: bool(n["retired_at"]) for n in await operated.run("node", "list")}
     assert retired == {node["id"]: False, lost: True}
 
