@@ -724,7 +724,7 @@ CREATE INDEX binding_account ON public.binding USING btree (account, kind, id);
 
 CREATE INDEX binding_disputed ON public.binding USING btree (deadline_ms) WHERE (state = 'disputed'::text);
 
-CREATE INDEX binding_due ON public.binding USING btree (upstream, next_poll_ms) WHERE (state = 'pending'::text);
+CREATE INDEX binding_due ON public.binding USING btree (upstream, kind, next_poll_ms) WHERE (state = 'pending'::text);
 
 CREATE INDEX binding_held ON public.binding USING btree (account) WHERE (hold_nanos <> 0);
 

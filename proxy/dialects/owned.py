@@ -65,6 +65,7 @@ class Many:
     ids: str  # the member of the request that lists them
     items: Pointer  # in the answer; (): it is the list itself
     id_at: Pointer  # in an item
+    at_once: int = 100
 
 
 @dataclass(frozen=True, eq=False)
@@ -101,7 +102,7 @@ class Listing:
     after: str = "after"
     before: str = "before"
     token: str = ""  # the member that tells where the next page begins; "": first_id, last_id and has_more
-    fixed: Mapping[str, Any] = field(default_factory=dict)
+    fixed: Mapping[str, Any] = field(default_factory=lambda: {"object": "list"})
 
 
 # -- reading -----------------------------------------------------------------------------------------

@@ -1,13 +1,54 @@
-"""Ids that live at a vendor, and who may use them: the facts of a Bind entry.
+"""Ids that live at a vendor, who may use them, and what their end costs.
 
-Owns the rule that an unbound and a foreign id look the same to a caller. Pure.
+Owns the rule that an unbound and a foreign id look the same to a caller, and how the last observation
+of a task becomes the closing entry of the call that submitted it. Pure.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any, TypedDict
 
-from proxy.ledger.entry import Bind
+from proxy.dialects.owned import FAILED, RUNNING, SUCCEEDED
+from proxy.ledger import entry, holds, settlement
+from proxy.ledger.entry import Bind, End, Observed, Settle
+from proxy.ledger.settlement import Bill, Figures, Terms
+from proxy.metering.pricing import Price
+from proxy.metering.usage import Provenance, Usage
+
+# What a binding's row says.
+BOUND = "bound"  # no money waits for it
+PENDING = "pending"  # its hold is set aside until somebody learns the end
+DISPUTED = "disputed"  # nobody learned it in time: an operator decides, or the time
+SETTLED = "settled"
+VOID = "void"
+
+# What an Observed says, besides RUNNING, SUCCEEDED and FAILED.
+DUE = "due"  # it is over, and what it cost must be asked for
+GONE = "gone"  # its owner deleted it at the vendor
+CHARGED = "charged"  # an operator decides that the hold is taken
+RELEASED = "released"  # an operator, or the time, decides that it is not: a loss of the station's
+STATES = frozenset({RUNNING, SUCCEEDED, FAILED, DUE, GONE, CHARGED, RELEASED})
+FINAL = frozenset({SUCCEEDED, FAILED, CHARGED, RELEASED})
+
+# (what the row says, what was observed) -> what the row says then. A missing pair changes nothing: the
+# first end stands, except that a vendor's late success is believed after a failure.
+NEXT = {
+    (PENDING, SUCCEEDED): SETTLED,
+    (PENDING, FAILED): VOID,
+    (PENDING, CHARGED): SETTLED,
+    (PENDING, RELEASED): VOID,
+    (DISPUTED, SUCCEEDED): SETTLED,
+    (DISPUTED, FAILED): VOID,
+    (DISPUTED, CHARGED): SETTLED,
+    (DISPUTED, RELEASED): VOID,
+    (VOID, SUCCEEDED): SETTLED,
+    (PENDING, GONE): DISPUTED,
+}
+
+WAS_DISPUTED = "disputed"  # a flag of the bill
+_OUTCOMES = {SUCCEEDED: entry.COMPLETE, FAILED: entry.UPSTREAM_ERROR}
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +73,122 @@ class Binding:
             credential=record.credential,
         )
 
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
     @property
     def identity(self) -> tuple[str, str, str]:
         """What is unique: two vendors, and two accounts at one vendor, may use the same id."""
         return self.upstream, self.credential, self.vendor_id
 
+    @property
+    def home(self) -> tuple[str, str]:
+        """Where calls that name it must go."""
+        return self.upstream, self.credential
+
 
 def usable(binding: Binding | None, account: int) -> Binding | None:
     """The binding if the account may use the id, else None: the caller is answered 404 either way."""
     return binding if binding is not None and binding.account == account else None
+
+
+class Part(TypedDict):
+    """A share of a task's usage that is priced by another model than its submit's."""
+
+    id: str  # of the usage row, where it is not the first
+    model: str
+    price: str  # price id
+    model_ppm: int
+    usage: dict[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """What the end of a task becomes: usage rows, or a correction of the one that is there."""
+
+    ends: list[End] = field(default_factory=list)
+    correction: Settle | None = None
+
+
+def deferred(end: End) -> End:
+    """The End of a call that started something, from that of one that is still being counted."""
+    holds.resolved(end.id, holds.OPEN, entry.DEFERRED)
+    return replace(end, state=entry.DEFERRED)
+
+
+def undone(end: End) -> End:
+    """The End of a call whose task turned out to be another call's: it exists already."""
+    return replace(
+        end, state=entry.VOID, cost_nanos=0, usage={}, provenance=Provenance.NONE.value, lease="",
+        cut=end.cut or "exists",
+    )  # fmt: skip
+
+
+def closed(end: End, seen: Observed, was: str, prices: Mapping[str, Price]) -> Closing:
+    """The end of a task by what was seen last; `was` is what its row said before.
+
+    Costs what the prices say that were fixed when it was submitted. Its hold went to the binding, so
+    that no lease is named any more. Raises KeyError: a price is missing.
+    """
+    if was == VOID:
+        found = _bill(end, seen, prices[end.price], [])
+        return Closing(correction=_correction(end.id, seen, found))
+    holds.resolved(end.id, end.state, entry.VOID if NEXT[was, seen.state] == VOID else entry.SETTLED)
+    flags = [WAS_DISPUTED] if was == DISPUTED or seen.state in (CHARGED, RELEASED) else []
+    if not seen.parts:
+        return Closing([_end(end, seen, _bill(end, seen, prices[end.price], flags))])
+    ends: list[End] = []
+    for part in seen.parts:
+        is_first = not ends
+        call = replace(
+            end,
+            id=end.id if is_first else part["id"],
+            parent=end.parent if is_first else end.id,
+            model=part["model"],
+            price=part["price"],
+            model_ppm=part["model_ppm"],
+            multiplied=prices[part["price"]].multiplied,
+        )
+        told = replace(seen, usage=part["usage"])
+        ends.append(_end(call, told, _bill(call, told, prices[part["price"]], flags)))
+    return Closing(ends)
+
+
+def corrected(call: End, seen: Observed, price: Price) -> Closing:
+    """The same for a call that was closed when its relay died: the row that is there is put right."""
+    return Closing(correction=_correction(call.id, seen, _bill(call, seen, price, [])))
+
+
+def _bill(end: End, seen: Observed, price: Price, flags: list[str]) -> Bill:
+    if seen.state == RELEASED:
+        return Bill(0, Usage(), Provenance.NONE, flags)
+    counted = Usage.from_dict(end.usage)
+    if seen.state == CHARGED:
+        return Bill(end.hold_nanos, counted, Provenance.ESTIMATED, [*flags, settlement.CAPPED])
+    reported = Usage.from_dict(seen.usage) if seen.usage else None
+    figures = Figures(reported, reported is not None, counted, is_estimate=True)
+    found = settlement.bill(end, _OUTCOMES[seen.state], figures, price, Terms())
+    return found._replace(flags=[*flags, *found.flags])
+
+
+def _end(end: End, seen: Observed, found: Bill) -> End:
+    is_void = found.provenance is Provenance.NONE
+    return replace(
+        end,
+        at_ms=max(seen.at_ms, end.began_ms),
+        state=entry.VOID if is_void else entry.SETTLED,
+        outcome=_OUTCOMES.get(seen.state, end.outcome),
+        lease="",
+        cost_nanos=found.cost_nanos,
+        provenance=found.provenance.value,
+        usage=found.usage.as_dict(),
+        flags=[*end.flags, *found.flags],
+        took_ms=min(max(seen.at_ms - end.began_ms, end.took_ms), (1 << 31) - 1),
+    )
+
+
+def _correction(call: str, seen: Observed, found: Bill) -> Settle:
+    return Settle(
+        seen.id, seen.at_ms, found.cost_nanos, found.provenance.value, found.usage.as_dict(),
+        corrects=call, flags=found.flags,
+    )  # fmt: skip

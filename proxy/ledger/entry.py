@@ -87,7 +87,8 @@ CUT = "cut"  # by our own time limit, revocation or shutdown
 
 SETTLED = "settled"
 VOID = "void"
-PENDING = "pending"
+PENDING = "pending"  # still being counted: a Settle follows
+DEFERRED = "deferred"  # what it started goes on: the hold is its binding's, an Observed ends it
 
 
 @dataclass
@@ -98,7 +99,7 @@ class End:
     id: str
     at_ms: int
     began_ms: int
-    state: str  # SETTLED, VOID or PENDING
+    state: str  # SETTLED, VOID, PENDING or DEFERRED
     outcome: str
     account: int
     key: int
@@ -167,21 +168,25 @@ class Bind:
     upstream: str
     mirror: str
     credential: str
-    hold_nanos: int = 0
+    hold_nanos: int = 0  # more than 0: `id` is the call's, and its End is DEFERRED
     lease: str = ""
+    content: dict[str, Any] = field(default_factory=dict)  # the vendor's object, where it is small
 
 
 @dataclass(slots=True)
 class Observed:
-    """A bound thing was seen in a state (a client's own poll, a callback)."""
+    """A bound thing was seen in a state: by our poll or a client's own, by a callback, by an operator."""
 
     TAG: ClassVar[str] = "O"
     id: str
     at_ms: int
     vendor_id: str
     upstream: str
-    state: str
-    usage: dict[str, Any] = field(default_factory=dict)
+    state: str  # one of ledger.bindings.STATES
+    usage: dict[str, Any] = field(default_factory=dict)  # at the submit's price; {}: the vendor told none
+    credential: str = ""
+    content: dict[str, Any] = field(default_factory=dict)  # as in Bind
+    parts: list[dict[str, Any]] = field(default_factory=list)  # usage at other prices: ledger.bindings.Part
 
 
 @dataclass(slots=True)

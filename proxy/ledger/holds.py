@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from proxy.errors import StateError
-from proxy.ledger.entry import PENDING, SETTLED, VOID
+from proxy.ledger.entry import DEFERRED, PENDING, SETTLED, VOID
 
 OPEN = "open"  # Begin is written
 
@@ -13,6 +13,9 @@ NEXT = {
     (OPEN, VOID): VOID,
     (OPEN, PENDING): PENDING,  # the call is over, its figures are still being counted
     (PENDING, SETTLED): SETTLED,
+    (OPEN, DEFERRED): DEFERRED,  # the call is over, what it started is not
+    (DEFERRED, SETTLED): SETTLED,
+    (DEFERRED, VOID): VOID,
 }
 
 

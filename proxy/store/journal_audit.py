@@ -101,7 +101,7 @@ def _read_segment(path: Path, upto: UpTo, known: _Known, life: _Life) -> None:
         elif isinstance(found, End):
             if life.is_whole and found.id not in life.begun:
                 life.violations.append(Violation("I7 hold first", f"call {found.id}", "never began"))
-            if at <= cursor and found.state != entry.PENDING:
+            if at <= cursor and found.state not in (entry.PENDING, entry.DEFERRED):
                 life.drained[found.id] = found
     if at < cursor:
         raise JournalDamageError(path, at, f"the cursor {cursor} is beyond the end")

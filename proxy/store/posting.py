@@ -7,23 +7,22 @@ nothing. Accounts are locked first and in order: whoever moves money does, so no
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field, replace
-from datetime import date
 from typing import Any
-from uuid import UUID
 
 import orjson
 
 from proxy.errors import StateError
 from proxy.journal.crashpoint import crash_point
 from proxy.ledger import entry
+from proxy.ledger.bindings import undone
 from proxy.ledger.entry import Allowance, Bind, End, Entry, Observed, PriceEntry, Settle
-from proxy.store import pockets, usage_rows
+from proxy.store import bindings, usage_rows
+from proxy.store.charges import DayOf, charge
+from proxy.store.corrections import correct
 from proxy.store.database import Connection
 from proxy.store.upstream_costs import UpstreamCosts
-
-DayOf = Callable[[int], date]  # milliseconds -> the day in the station's zone that is posted to
 
 
 @dataclass(slots=True)
@@ -86,11 +85,13 @@ async def post(
     work = _Work(connection, batch, day_of, costs)
     await work.lock_accounts()
     await work.prices()
+    await work.bindings()
     await work.pendings()
     await work.settles()
+    await work.observations()
     inserted = await work.usage_rows()
     await work.corrections()
-    await work.others()
+    await work.allowances()
     await work.quarantine()
     await _move_cursor(connection, batch, work.closed)
     crash_point("drain-before-commit")
@@ -126,6 +127,7 @@ class _Work:
         self._costs = costs
         self._refused = list(batch.refused)
         self._ends: list[End] = []  # what becomes usage rows
+        self._closings: list[End] = []  # the same, of calls that ended long before
         self._corrections: list[Item] = []
         self._items: dict[type[Entry], list[Item]] = {}
         for item in batch.items:
@@ -148,6 +150,7 @@ class _Work:
                 settles,
             )
             named |= {row["account"] for row in rows}
+        named |= await bindings.accounts_of(self._connection, self._entries(Observed))
         rows = await self._connection.fetch(
             "SELECT id FROM account WHERE id = ANY($1) ORDER BY id FOR NO KEY UPDATE", list(named)
         )
@@ -167,15 +170,29 @@ class _Work:
             [(e.id, e.content) for e in entries],
         )
 
+    async def bindings(self) -> None:
+        """Ids that live at vendors, before the Ends of the calls that made them."""
+        for item in self._of(Bind):
+            if refusal := await bindings.bind(self._connection, item.entry, self._batch.incarnation):
+                self._refuse(item, refusal)
+
     async def pendings(self) -> None:
-        """Calls that are still being counted, unless a Settle closed them before (a replay)."""
-        ends = [i.entry for i in self._of(End)]
-        self._ends = [end for end in ends if end.state != entry.PENDING]
-        if len(self._ends) == len(ends):
+        """Calls that are over and not yet billed: still being counted, unless a Settle closed them before
+        (a replay), or with a task of theirs that goes on."""
+        by_state: dict[str, list[End]] = {}
+        for item in self._of(End):
+            by_state.setdefault(item.entry.state, []).append(item.entry)
+        pending, deferred = by_state.pop(entry.PENDING, []), by_state.pop(entry.DEFERRED, [])
+        self._ends = [end for ends in by_state.values() for end in ends]
+        for end in deferred:
+            if await bindings.defer(self._connection, end):
+                self.closed += 1
+            else:
+                self._ends.append(undone(end))
+        if not pending:
             return
         self.closed += await self._connection.fetchval(
-            "SELECT count(*) FROM usage WHERE id = ANY($1::uuid[])",
-            [e.id for e in ends if e.state == entry.PENDING],
+            "SELECT count(*) FROM usage WHERE id = ANY($1::uuid[])", [e.id for e in pending]
         )
         await self._many(
             "INSERT INTO pending_usage (id, account, lease, hold_nanos, entry, incarnation, since_ms)"
@@ -183,8 +200,7 @@ class _Work:
             " WHERE NOT EXISTS (SELECT FROM usage WHERE id = $1::uuid) ON CONFLICT DO NOTHING",
             [
                 (e.id, e.account, e.lease or None, e.hold_nanos, e, self._batch.incarnation, e.at_ms)
-                for e in ends
-                if e.state == entry.PENDING
+                for e in pending
             ],
         )
 
@@ -202,99 +218,35 @@ class _Work:
                 self._ends.append(usage_rows.settled(end, late.pop(end.id)))
         self._corrections = [i for i in self._of(Settle) if i.entry.corrects or i.entry.id in late]
 
+    async def observations(self) -> None:
+        """What ended with them becomes usage rows, each once."""
+        for item in self._of(Observed):
+            closing = await bindings.observe(self._connection, item.entry, self._batch.incarnation)
+            self._closings += closing.ends
+            if closing.correction is not None:
+                self._corrections.append(replace(item, entry=closing.correction))
+
     async def corrections(self) -> None:
         """In their order: each says what its call cost from then on."""
         for item in self._corrections:
-            await self._correct(item)
-
-    async def _correct(self, item: Item) -> None:
-        settle = item.entry
-        assert isinstance(settle, Settle)
-        call = settle.corrects or settle.id
-        row = await self._connection.fetchrow(_CLOSED_CALL, call)
-        if row is None:
-            self._refuse(item, f"settles the unknown call {call}")
-            return
-        if not settle.corrects and settle.cost_nanos == row["cost_nanos"]:
-            return  # the Settle that closed the call, once more; what corrected it since then stands
-        cost_before = row["cost_nanos"] + row["corrected_nanos"]
-        delta = settle.cost_nanos - cost_before
-        day = self._day_of(settle.at_ms)
-        # What was free stays so, and what was refunded is not given back once more.
-        not_paid = row["not_paid"]
-        charged = max(settle.cost_nanos - not_paid, 0) - max(cost_before - not_paid, 0)
-        is_new = await self._connection.fetchval(
-            "INSERT INTO correction (id, corrects, account, posted_day, at_ms, delta_nanos, cost_nanos,"
-            " provenance, usage, incarnation, charged_nanos)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, nullif($11::bigint, $6::bigint))"
-            " ON CONFLICT (id) DO NOTHING RETURNING true",
-            settle.id, call, row["account"], day, settle.at_ms, delta, settle.cost_nanos,
-            settle.provenance, settle.usage, self._batch.incarnation, charged,
-        )  # fmt: skip
-        if is_new and charged:
-            await self._connection.execute(
-                "INSERT INTO ledger (account, contra, kind, amount_nanos, source, reference, posted_day)"
-                " VALUES ($1, 'revenue', 'correction', $2, 'correction', $3, $4)",
-                row["account"], -charged, str(UUID(settle.id)), day,
-            )  # fmt: skip
+            assert isinstance(item.entry, Settle)
+            day = self._day_of(item.entry.at_ms)
+            if refusal := await correct(self._connection, item.entry, day, self._batch.incarnation):
+                self._refuse(item, refusal)
 
     async def usage_rows(self) -> int:
         """Rows, lease use and ledger in one statement; how many rows are new."""
         self.closed += len(self._ends)
-        if not self._ends:
-            return 0
-        drawn = await pockets.draw(self._connection, self._ends)
-        costs = await self._costs.of(self._connection, self._ends)
-        crash_point("drain-before-copy")
-        await usage_rows.stage(
-            self._connection,
-            [
-                usage_rows.record(
-                    e,
-                    self._batch.incarnation,
-                    self._day_of(e.at_ms),
-                    usage_rows.shares(drawn.get(e.id), costs.get(e.id)),
-                )
-                for e in self._ends
-            ],
-        )
-        crash_point("drain-after-copy")
-        return await usage_rows.charge(self._connection, self._batch.incarnation)
+        ends = self._ends + self._closings
+        return await charge(self._connection, ends, self._batch.incarnation, self._day_of, self._costs)
 
-    async def others(self) -> None:
+    async def allowances(self) -> None:
         incarnation = self._batch.incarnation
         await self._many(
             "INSERT INTO allowance (id, account, at_ms, amount_nanos, incarnation)"
             " VALUES ($1, $2, $3, $4, $5) ON CONFLICT DO NOTHING",
             [(e.id, e.account, e.at_ms, e.amount_nanos, incarnation) for e in self._entries(Allowance)],
         )
-        await self._many(
-            "INSERT INTO observation (id, at_ms, upstream, vendor_id, state, usage, incarnation)"
-            " VALUES ($1, $2, $3, $4, $5, $6, $7) ON CONFLICT DO NOTHING",
-            [
-                (e.id, e.at_ms, e.upstream, e.vendor_id, e.state, e.usage, incarnation)
-                for e in self._entries(Observed)
-            ],
-        )
-        for item in self._of(Bind):
-            await self._bind(item)
-
-    async def _bind(self, item: Item) -> None:
-        """The hold of a task moves from its lease to the binding: what is available does not change."""
-        bind = item.entry
-        assert isinstance(bind, Bind)
-        is_new = await self._connection.fetchval(_BIND, *_bind_record(bind, self._batch.incarnation))
-        if not is_new:
-            owner = await self._connection.fetchval(
-                "SELECT account FROM binding WHERE (upstream, credential, vendor_id) = ($1, $2, $3)",
-                bind.upstream, bind.credential, bind.vendor_id,
-            )  # fmt: skip
-            if owner != bind.account:
-                self._refuse(item, f"binds what belongs to account {owner}")
-        elif bind.hold_nanos:
-            await self._connection.execute(
-                _HOLD, bind.lease or None, bind.account, bind.hold_nanos, self._batch.incarnation
-            )
 
     async def quarantine(self) -> None:
         await self._many(
@@ -313,39 +265,3 @@ class _Work:
     async def _many(self, sql: str, rows: Collection[tuple[Any, ...]]) -> None:
         if rows:
             await self._connection.executemany(sql, rows)
-
-
-_CLOSED_CALL = """
-SELECT account, cost_nanos,
-       coalesce((SELECT sum(delta_nanos)::bigint FROM correction
-                 WHERE corrects = u.id), 0) AS corrected_nanos,
-       free_nanos + coalesce((SELECT amount_nanos FROM ledger
-                              WHERE source = 'refund' AND reference = u.id::text), 0) AS not_paid
-FROM usage u WHERE id = $1::uuid
-"""
-
-_BIND = """
-INSERT INTO binding (id, account, key, kind, vendor_id, upstream, mirror, credential, at_ms, hold_nanos,
-                     state, incarnation)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12) ON CONFLICT DO NOTHING RETURNING true
-"""
-
-
-def _bind_record(bind: Bind, incarnation: str) -> tuple[Any, ...]:
-    return (
-        bind.id, bind.account, bind.key, bind.kind, bind.vendor_id, bind.upstream, bind.mirror,
-        bind.credential, bind.at_ms, bind.hold_nanos, "pending" if bind.hold_nanos else "bound", incarnation,
-    )  # fmt: skip
-
-
-_HOLD = """
-WITH spent AS (
-    UPDATE lease SET used_nanos = used_nanos + $3
-    WHERE id = $1 AND account = $2 AND closed_at IS NULL RETURNING id
-), shares AS (
-    INSERT INTO lease_use AS u (lease, incarnation, used_nanos) SELECT id, $4, $3 FROM spent
-    ON CONFLICT (lease, incarnation) DO UPDATE SET used_nanos = u.used_nanos + excluded.used_nanos
-)
-UPDATE account SET available_nanos = available_nanos - $3
-WHERE id = $2 AND NOT EXISTS (SELECT FROM spent)
-"""

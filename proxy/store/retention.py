@@ -72,7 +72,11 @@ class Retention:
         return deleted
 
     async def _are_closed(self, calls: list[str]) -> bool:
-        closed = await self._database.fetchval("SELECT count(*) FROM usage WHERE id = ANY($1::uuid[])", calls)
+        closed = await self._database.fetchval(
+            "SELECT count(*) FROM (SELECT id FROM usage WHERE id = ANY($1::uuid[])"
+            " UNION SELECT id FROM binding WHERE id = ANY($1::uuid[]) AND entry IS NOT NULL) closed",
+            calls,
+        )
         return bool(closed == len(calls))
 
 

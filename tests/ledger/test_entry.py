@@ -28,6 +28,7 @@ def any_of(kind: type) -> st.SearchStrategy[Any]:
     return st.builds(kind, **{f.name: BY_TYPE[str(f.type)] for f in fields(kind)})
 
 
+BY_TYPE["list[dict[str, Any]]"] = st.lists(BY_TYPE["dict[str, Any]"], max_size=2)
 BY_TYPE["list[Attempt]"] = st.lists(any_of(Attempt), max_size=2)
 BY_TYPE["list[Progress]"] = st.lists(any_of(Progress), max_size=3)
 KINDS = (Begin, Checkpoint, End, Settle, Bind, Observed, entry.PriceEntry, entry.Allowance)

@@ -6,12 +6,13 @@ from itertools import product
 
 import pytest
 
-from proxy.ledger.entry import PENDING, SETTLED, VOID
+from proxy.ledger.entry import DEFERRED, PENDING, SETTLED, VOID
 from proxy.ledger.holds import NEXT, OPEN, AlreadyClosed, resolved
 
 
 @pytest.mark.parametrize(
-    ("state", "by"), sorted(product((OPEN, PENDING, SETTLED, VOID), (PENDING, SETTLED, VOID)))
+    ("state", "by"),
+    sorted(product((OPEN, PENDING, DEFERRED, SETTLED, VOID), (PENDING, DEFERRED, SETTLED, VOID))),
 )
 def test_only_the_ways_of_the_table_are_open(state, by):
     if (state, by) in NEXT:
