@@ -15,7 +15,7 @@ from typing import Any
 
 from proxy.routing.globs import Globs
 from proxy.routing.paths import Match, PathIndex
-from proxy.routing.tiers import Gateway, Limits, OnOutage, Tier, tier_from
+from proxy.routing.tiers import Gateway, Limits, OnOutage, Tier, limits_from, tier_from
 
 __all__ = [
     "Candidate", "Credential", "Egress", "Endpoint", "HeaderPolicy", "Limits", "Match", "Mirror", "Model",
@@ -152,6 +152,7 @@ class Upstream:
     headers: HeaderPolicy
     line: int
     costs: Mapping[str, Mapping[str, Any]]  # model or glob -> {"ppm"} of its price, or {"price"}
+    limits: Limits | None  # of all calls that go there
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,6 +173,7 @@ class Model:
     candidates: tuple[Candidate, ...]
     on_disconnect: OnDisconnect | None
     hidden_reasoning: bool
+    limits: Limits | None  # of all calls for it
     line: int
 
 
@@ -261,7 +263,7 @@ def _upstream(data: Document) -> Upstream:
             "on_disconnect": OnDisconnect(**data["on_disconnect"]),
             "operations": {o["name"]: _operation(o) for o in data["operations"]},
             "headers": _headers(data["headers"]),
-            "auth": (header.encode("latin-1"), prefix.encode("latin-1")),
+            "limits": limits_from(data.get("limits")),
         }
     )
 
@@ -276,6 +278,7 @@ def _model(data: Document) -> Model:
             **data,
             "candidates": _candidates(data["candidates"]),
             "on_disconnect": _on_disconnect(data["on_disconnect"]),
+            "limits": limits_from(data.get("limits")),
         }
     )
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from proxy.routing.table import Egress
+from proxy.routing.table import Egress, Limits
 from tests.routing.compiling import (
     ENVIRON,
     MINIMAL,
@@ -247,3 +247,25 @@ def test_an_endpoint_declares_its_limits_and_what_becomes_of_slow_calls():
     ).endpoints
     assert (endpoints["cdn"].slow_calls, endpoints["cdn"].body_limit) == ("trickle", 1 << 20)
     assert (endpoints["direct"].slow_calls, endpoints["direct"].body_limit) == ("hint", None)
+
+
+def test_limits_are_per_minute_and_day_and_of_tiers_also_of_money():
+    found = table(
+        "station: {currency: CNY, rates: {USD: 7}, default_tier: Free}\n"
+        "upstreams:\n"
+        "  a: {dialect: openai, mirrors: {direct: {url: 'http://h'}}, credentials: none,"
+        " limits: {requests: [60/min, 500/day], concurrency: 4}}\n"
+        "models:\n"
+        "  m: {candidates: [{upstream: a}], limits: {tokens: 90000/min}}\n"
+        "  n: {candidates: [{upstream: a}]}\n"
+        "prices: {m: {free: true}, n: {free: true}}\n"
+        "tiers:\n"
+        "  Free: {rank: 0, models: ['*'], limits: {requests: 3/min, tokens: [5/min, 9/day],"
+        " spend: [0.5 USD/day, 20/month]}}\n"
+    )
+    assert found.upstreams["a"].limits == Limits(requests_per_minute=60, requests_per_day=500, concurrency=4)
+    assert (found.models["m"].limits, found.models["n"].limits) == (Limits(tokens_per_minute=90_000), None)
+    assert found.tier("Free").limits == Limits(
+        requests_per_minute=3, tokens_per_minute=5, tokens_per_day=9, concurrency=50,
+        spend_per_day=3_500_000_000, spend_per_month=20_000_000_000,
+    )  # fmt: skip

@@ -103,6 +103,7 @@ def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
         "headers": _headers(upstream.headers),
         "line": draft.line(path),
         "costs": business.costs(draft, name, upstream),
+        "limits": business.limits(draft, (*path, "limits"), upstream.limits),
     }
 
 
@@ -216,6 +217,7 @@ def _model(draft: Draft, name: str, model: spec.Model) -> Row:
         "candidates": _candidates(model.candidates),
         "on_disconnect": on_disconnect,
         "hidden_reasoning": hidden,
+        "limits": business.limits(draft, ("models", name, "limits"), model.limits),
         "line": draft.line(("models", name)),
     }
 
