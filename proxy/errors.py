@@ -221,7 +221,6 @@ class LimitExceeded(ClientFault):
     kind = "rate_limit_error"
     text = "Too many requests. Try again later."
     should_retry: bool | None = None
-    per_minute: int | None = None  # the rate that was exceeded, where it was one
     fields: tuple[tuple[bytes, bytes], ...] = ()  # headers that tell the limit
 
 

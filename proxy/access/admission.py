@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.access.limits import ONE_CALL, Demand, Limit, LimitBook, Part, Want
+from proxy.access.limits import ONE_CALL, Demand, Limit, LimitBook, Part, Want, rate_fields
 from proxy.ledger.balances import Slices
 from proxy.metering.usage import Usage
 
@@ -29,6 +29,11 @@ class Ticket:
     parts: tuple[Part, ...] = ()  # of the limits, one by one
     demand: Demand = ONE_CALL
     there: tuple[tuple[Limit, ...], tuple[Part, ...]] | None = None  # those of the upstream that it is at
+
+
+    def rates(self, now_ms: int) -> list[tuple[bytes, bytes]]:
+        """What is left of its limits, as headers."""
+        return rate_fields(self.limits, self.parts, now_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,10 +106,9 @@ class KeyRecord:
         if self.models is not None and not permitted(self.models, model):
             raise ModelNotPermitted(param="model")
 
-    def limits(self, tier: str, tier_rpm: int | None, tier_concurrency: int | None) -> tuple[Limit, ...]:
+    def limits(self, tier: str, of_tier: Mapping[str, int | None]) -> tuple[Limit, ...]:
         """The limits that one call of this key counts against: its own, its account's, and those that each
         account of a tier has."""
-        of_tier = {"requests_per_minute": tier_rpm, "concurrency": tier_concurrency}
         account = f"a{self.account_id}"
         return (
             *limits_of(f"k{self.key_id}", self.amounts),

@@ -210,6 +210,11 @@ def rate_fields(limits: Iterable[Limit], parts: Iterable[Part], now_ms: int) -> 
     return fields
 
 
+def is_told(limit: Limit) -> bool:
+    """Do answers say what is left of it?"""
+    return limit.unit in SHOWN
+
+
 def shown(limit: Limit, remaining: int, reset_ms: float) -> list[tuple[bytes, bytes]]:
     """The three headers of one limit, as OpenAI tells them; none for one that they have no name for."""
     unit = SHOWN.get(limit.unit)

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from proxy.access.admission import Gate
 from proxy.access.keyring import KeyCache, KeyRecord
+from proxy.access.limits import is_told, limits_of
 from proxy.channel import Channel, ChannelError
 from proxy.errors import (
     InvalidKey,
@@ -164,6 +165,7 @@ class Admission:
         if standing.tier.hold == "estimate":
             expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS) * bound.n
             usage.output = min(usage.output, expected)
+        x.tokens_expected = usage.input_tokens_all() + usage.output_tokens_all()
         return cost_nanos(standing.price, usage, standing.model_ppm, standing.tier.multiplier_ppm)
 
 
@@ -183,5 +185,10 @@ def _stand(x: Exchange, snapshot: Snapshot, key: KeyRecord, is_billed: bool) -> 
     price = snapshot.price_for(x.model or x.operation.name) if is_billed else FREE
     if price is None:
         raise ModelNotPriced(param="model")
-    limits = key.limits(tier.name, tier.limits.requests_per_minute, tier.limits.concurrency or None)
-    return Standing(key, snapshot, tier_name, tier, model, price, snapshot.multiplier_ppm(x.model), limits)
+    limits = key.limits(tier.name, tier.limits.amounts())
+    if model is not None and model.limits is not None:
+        limits += limits_of(f"m:{model.pattern}", model.limits.amounts())
+    model_ppm = snapshot.multiplier_ppm(x.model)
+    return Standing(
+        key, snapshot, tier_name, tier, model, price, model_ppm, limits, any(map(is_told, limits))
+    )

@@ -168,12 +168,9 @@ def refusal(x: Exchange, error: ProxyError) -> bytes:
     body = dialect.error_body(error.kind, error.code, error.message, error.param, error.status, dashed(x.id))
     fields = [_JSON]
     if error.retry_after_s is not None:
-        wait_s = max(1, math.ceil(error.retry_after_s))
-        fields.append((b"retry-after", b"%d" % wait_s))
-        if isinstance(error, LimitExceeded) and error.per_minute is not None:
-            fields.append((b"x-ratelimit-limit-requests", b"%d" % error.per_minute))
-            fields.append((b"x-ratelimit-remaining-requests", b"0"))
-            fields.append((b"x-ratelimit-reset-requests", b"%ds" % wait_s))
+        fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))
+        if isinstance(error, LimitExceeded):
+            fields += error.fields
     if error.should_retry is not None:
         fields.append((b"x-should-retry", b"true" if error.should_retry else b"false"))
     return whole_answer(x, error.status, fields, body)

@@ -69,6 +69,7 @@ class Standing:
     price: Price
     model_ppm: int
     limits: tuple[Limit, ...]
+    tells_rates: bool  # whether answers say what is left of them
 
 
 @dataclass(slots=True, eq=False)
@@ -110,6 +111,7 @@ class Exchange:
     ticket: Ticket | None = None
     input_bound: int = 0  # tokens
     output_bound: int | None = None  # tokens
+    tokens_expected: int = 0  # in and out: what limits of tokens count until the call is over
     kept_bytes: int = 0  # of the request, kept for counting while the stream runs
     begin: Begin | None = None
     has_begun: bool = False  # Begin is written

@@ -15,6 +15,8 @@ from proxy.relay.answers import own_fields
 from proxy.relay.exchange import Exchange
 from proxy.routing.table import HeaderPolicy, Upstream
 
+RATES = b"x-ratelimit-"
+
 
 class Heading(NamedTuple):
     head: bytes
@@ -49,6 +51,9 @@ def heading_for(
     )
     is_event_stream = (head.value(b"content-type") or b"")[:17].lower() == b"text/event-stream"
     own = [own_fields(x), b"server-timing: relay;dur=%.2f\r\n" % ((x.sent - x.uploaded) * 1000)]
+    if x.standing is not None and x.standing.tells_rates and x.ticket is not None:
+        fields = [field for field in fields if not field[0].startswith(RATES)]  # what is left there, not here
+        own += [b"%b: %b\r\n" % field for field in x.ticket.rates(x.at_ms)]
     if is_event_stream:
         own.append(b"x-accel-buffering: no\r\n")  # nginx in front must not collect events
     chunked = False

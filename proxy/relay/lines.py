@@ -31,7 +31,6 @@ class _Waiting:
     x: Exchange
     hold_nanos: int
     limits: tuple[Limit, ...]
-    tokens: int
     admitted: asyncio.Future[ProxyError | None]
 
 
@@ -51,9 +50,8 @@ class Lines:
         assert x.key is not None
         account = x.key.account_id
         line = self._lines.get(account)
-        tokens = x.input_bound + (x.output_bound or 0) if limits else 0
         if line is None:
-            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms(), tokens)
+            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms(), x.tokens_expected)
             if isinstance(got, Ticket):
                 x.ticket = got
                 if hold_nanos and self._gate.slices.is_low(account, hold_nanos):
@@ -63,7 +61,7 @@ class Lines:
             spawn("admission line", self._serve(account, line))
         elif len(line) >= LINE_MAX:
             raise Overloaded(retry_after_s=1.0)
-        waiting = _Waiting(x, hold_nanos, limits, tokens, asyncio.get_running_loop().create_future())
+        waiting = _Waiting(x, hold_nanos, limits, asyncio.get_running_loop().create_future())
         line.append(waiting)
         since = monotonic()
         refused = await waiting.admitted
@@ -90,7 +88,9 @@ class Lines:
         """Admit the first of the line, fetching what is missing. Returns its refusal."""
         first = line[0]
         for _ in range(ROUNDS_MAX):
-            got = self._gate.admit(account, first.hold_nanos, first.limits, self._wall_ms(), first.tokens)
+            got = self._gate.admit(
+                account, first.hold_nanos, first.limits, self._wall_ms(), first.x.tokens_expected
+            )
             if isinstance(got, Ticket):
                 first.x.ticket = got
                 return None
@@ -201,6 +201,5 @@ def exceeded(limit: Limit, retry_after_s: float, no_credit_status: int) -> Proxy
         wait_s = retry_after_s if KINDS[limit.kind].window != EVER else None
         return NoCredit("This API key has spent what it may.", status=no_credit_status, retry_after_s=wait_s)
     refused = LimitExceeded(retry_after_s=retry_after_s)
-    refused.per_minute = limit.amount if limit.kind == "requests_per_minute" else None
     refused.fields = tuple(shown(limit, 0, retry_after_s * 1000))
     return refused

@@ -8,7 +8,7 @@ left) is the pump's business, what it costs is proxy/ledger/settlement.py's.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from logging import getLogger
@@ -156,7 +156,7 @@ class Settler:
         if x.begin is not None and not x.settled:
             self._close(x, None, ending, None)
         else:
-            self._release(x, 0)
+            self._release(x, 0, {})
 
     def _close(self, x: Exchange, tap: Tap | None, ending: Ending, then: Then | None) -> None:
         """The only way out of `live`."""
@@ -184,7 +184,7 @@ class Settler:
             end = settlement.settled(begin, facts, figures, price, terms)
         # While Begin waits to be written they share their fate: no End without it.
         self._journal.append(entry.encode(end), then, settle=x.has_begun)
-        self._release(x, end.cost_nanos)
+        self._release(x, end.cost_nanos, end.usage)
         self._tell(x, end)
 
     def _counted(self, x: Exchange, tap: Tap | None, reported: Usage | None) -> tuple[Figures, str]:
@@ -260,14 +260,14 @@ class Settler:
                 entry.encode(entry.PriceEntry(price.id, dict(price.content))), None, settle=True
             )
 
-    def _release(self, x: Exchange, cost_nanos: int) -> None:
+    def _release(self, x: Exchange, cost_nanos: int, usage: Mapping[str, Any]) -> None:
         """Resolve the hold, give the limits back, forget the call."""
         self.live.pop(x.id, None)
         self._kept_bytes -= x.kept_bytes
         x.kept_bytes = 0
         x.content = b""
         if x.ticket is not None:
-            for bucket, count in self._gate.close(x.ticket, cost_nanos):
+            for bucket, count in self._gate.close(x.ticket, cost_nanos, usage):
                 self._notify("limit_give", {"bucket": bucket, "n": count})
             x.ticket = None
         if self._change is not None and not self._change.done():

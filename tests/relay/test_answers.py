@@ -9,6 +9,7 @@ import orjson
 import pytest
 
 from proxy import errors
+from proxy.access.limits import Limit, shown
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidKey, LimitExceeded, NoCredit, ProxyError, UpstreamBusy, UpstreamRefused
 from proxy.http1.head import Head, parse
@@ -167,7 +168,7 @@ def test_waiting_times_are_whole_seconds_and_never_none() -> None:
 def test_a_rate_is_told_as_openai_tells_it() -> None:
     error = LimitExceeded(retry_after_s=11.5)
     assert not any(b"ratelimit" in name for name in sent(call(), error)[1])  # calls at once have no window
-    error.per_minute = 60
+    error.fields = tuple(shown(Limit("k1", "requests_per_minute", 60), 0, 11_500))
     fields = sent(call(), error)[1]
     assert fields[b"x-ratelimit-limit-requests"] == b"60"
     assert fields[b"x-ratelimit-remaining-requests"] == b"0"
