@@ -28,7 +28,7 @@ from proxy.metering.bounds import hold_bound
 from proxy.metering.pricing import cost_nanos, price_from_content, unpriced_options
 from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
-from proxy.routing.table import Model
+from proxy.routing.table import Model, Upstream
 from proxy.snapshot import Snapshot
 from proxy.telemetry import Stats, spawn
 
@@ -133,7 +133,7 @@ class Admission:
             standing = self._standings[where] = _stand(x, x.snapshot, key, operation.billed)
         x.standing = standing
         if operation.billed:
-            unpriced = unpriced_options(standing.price, x.doc, operation.name)
+            unpriced = unpriced_options(standing.price, x.doc, operation.kind)
             if unpriced:
                 raise OptionNotPriced(param=unpriced[0])
 
@@ -147,6 +147,11 @@ class Admission:
         assert x.standing is not None
         await self._lines.admit(x, self.hold(x, x.standing), x.standing.limits)
 
+    async def enter(self, x: Exchange, upstream: Upstream) -> ProxyError | None:
+        """Take the limits of an upstream that has some, for as long as the call is there; the refusal."""
+        assert upstream.limits is not None
+        return await self._lines.enter(x, limits_of(f"u:{upstream.name}", upstream.limits.amounts()))
+
     def hold(self, x: Exchange, standing: Standing) -> int:
         """What is set aside for a call in nanos, by the operation's written formula (money.md 5)."""
         assert x.operation is not None
@@ -154,7 +159,7 @@ class Admission:
             return 0
         model = standing.model
         bound = hold_bound(
-            x.operation.name,
+            x.operation.kind,
             x.doc,
             len(x.content),
             model.context if model else None,

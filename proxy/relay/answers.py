@@ -126,16 +126,32 @@ def _error_of(head: Head, body: bytes) -> tuple[set[str], str]:
     return {c.lower() for c in codes if type(c) is str}, message.lower() if type(message) is str else ""
 
 
+# Who asks for a path like these reads that dialect, also where the path is none of ours.
+_SPOKEN_AT = {
+    "/messages": "anthropic",
+    "/openai/deployments/": "azure",
+    "/publishers/": "vertex",
+    "/v1beta/": "gemini",
+    ":generatecontent": "gemini",
+    ":streamgeneratecontent": "gemini",
+    "/v2/": "cohere",
+    "/api/v1/services/": "dashscope",
+    "/api/tags": "ollama",
+    "/api/chat": "ollama",
+    "/api/generate": "ollama",
+    "/api/embed": "ollama",
+}
+
+
 def dialect_of(x: Exchange) -> Dialect:
     """The dialect in which this caller reads errors, as far as the request tells yet."""
     if x.dialect is not None:
         return x.dialect
     target = x.head.target.lower()
-    if "/messages" in target or "anthropic-version" in x.headers:
+    spoken = (name for part, name in _SPOKEN_AT.items() if part in target)
+    if "anthropic-version" in x.headers:
         return DIALECTS["anthropic"]
-    if "/openai/deployments/" in target:
-        return DIALECTS["azure"]
-    return DIALECTS["openai"]
+    return DIALECTS[next(spoken, "gemini" if "x-goog-api-key" in x.headers else "openai")]
 
 
 _CORS = (

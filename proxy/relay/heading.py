@@ -18,6 +18,10 @@ from proxy.routing.table import HeaderPolicy, Upstream
 RATES = b"x-ratelimit-"
 
 
+# What comes bit by bit; Gemini's arrays of JSON do not say so.
+_STREAMS = (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
+
+
 class Heading(NamedTuple):
     head: bytes
     chunked: bool
@@ -49,7 +53,8 @@ def heading_for(
         dialect.response_pass_prefixes,
         _rules(upstream.headers, x.dialect.own_id_headers),
     )
-    is_event_stream = (head.value(b"content-type") or b"")[:17].lower() == b"text/event-stream"
+    kind = (head.value(b"content-type") or b"").lower()
+    is_event_stream = kind.startswith(_STREAMS) or (x.operation is not None and x.operation.streams_unasked)
     own = [own_fields(x), b"server-timing: relay;dur=%.2f\r\n" % ((x.sent - x.uploaded) * 1000)]
     if x.standing is not None and x.standing.tells_rates and x.ticket is not None:
         fields = [field for field in fields if not field[0].startswith(RATES)]  # what is left there, not here

@@ -49,6 +49,8 @@ class Pages:
             "/readyz": self._ready,
             "/endpoints": self._endpoints,
             "/models": self._models,
+            "/v1beta/models": self._models,
+            "/api/tags": self._models,
         }
 
     async def serve(self, x: Exchange, heads: Heads, facts: HeadFacts) -> bool:
@@ -62,7 +64,7 @@ class Pages:
             path = path[3:]
         page = self._pages.get(path)
         if page is None:
-            if path.startswith("/models/") and x.method in ("GET", "HEAD"):
+            if path.startswith(("/models/", "/v1beta/models/")) and x.method in ("GET", "HEAD"):
                 page = self._model
             elif path in HOLDER_PATHS or path.startswith("/receipts/"):
                 page = self._holder_page
@@ -117,27 +119,15 @@ class Pages:
     async def _models(self, x: Exchange) -> None:
         """The models that this key may use, in the shape of the caller's dialect."""
         await self._identify(x)
-        names = self._permitted(x)
-        if dialect_of(x).name == "anthropic":
-            data = [_anthropic_model(name) for name in names]
-            respond_json(
-                x,
-                {
-                    "data": data,
-                    "has_more": False,
-                    "first_id": names[0] if names else None,
-                    "last_id": names[-1] if names else None,
-                },
-            )
-        else:
-            respond_json(x, {"object": "list", "data": [_openai_model(name) for name in names]})
+        one, many = _MODELS.get(dialect_of(x).name, (_openai_model, _openai_models))
+        respond_json(x, many([one(name) for name in self._permitted(x)]))
 
     async def _model(self, x: Exchange) -> None:
         await self._identify(x)
         name = x.path.split("/models/", 1)[1]
         if name not in self._permitted(x):
             raise UnknownModel
-        respond_json(x, _anthropic_model(name) if dialect_of(x).name == "anthropic" else _openai_model(name))
+        respond_json(x, _MODELS.get(dialect_of(x).name, (_openai_model, _openai_models))[0](name))
 
     def _permitted(self, x: Exchange) -> list[str]:
         assert x.snapshot is not None and x.key is not None
@@ -206,12 +196,44 @@ class Pages:
             raise StationFault(retry_after_s=2.0, detail=type(e).__name__) from e
 
 
-def _openai_model(name: str) -> dict[str, Any]:
+Row = dict[str, Any]
+
+
+def _openai_model(name: str) -> Row:
     return {"id": name, "object": "model", "created": CREATED, "owned_by": "station"}
 
 
-def _anthropic_model(name: str) -> dict[str, Any]:
+def _openai_models(rows: list[Row]) -> Row:
+    return {"object": "list", "data": rows}
+
+
+def _anthropic_model(name: str) -> Row:
     return {"type": "model", "id": name, "display_name": name, "created_at": "2023-11-14T22:13:20Z"}
+
+
+def _anthropic_models(rows: list[Row]) -> Row:
+    ids = [row["id"] for row in rows] or [None]
+    return {"data": rows, "has_more": False, "first_id": ids[0], "last_id": ids[-1]}
+
+
+def _gemini_model(name: str) -> Row:
+    methods = ["generateContent", "streamGenerateContent", "countTokens", "embedContent"]
+    return {"name": f"models/{name}", "displayName": name, "supportedGenerationMethods": methods}
+
+
+def _ollama_model(name: str) -> Row:
+    return {"name": name, "model": name, "modified_at": "2023-11-14T22:13:20Z", "size": 0, "details": {}}
+
+
+def _list(rows: list[Row]) -> Row:
+    return {"models": rows}
+
+
+_MODELS = {
+    "anthropic": (_anthropic_model, _anthropic_models),
+    "gemini": (_gemini_model, _list),
+    "ollama": (_ollama_model, _list),
+}
 
 
 def respond_json(x: Exchange, document: object, status: int = 200) -> None:

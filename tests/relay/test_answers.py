@@ -13,7 +13,16 @@ from proxy.access.limits import Limit, shown
 from proxy.dialects import DIALECTS
 from proxy.errors import InvalidKey, LimitExceeded, NoCredit, ProxyError, UpstreamBusy, UpstreamRefused
 from proxy.http1.head import Head, parse
-from proxy.relay.answers import Verdict, counts_as, error_for, judge, refusal, retry_after, unparsed_refusal
+from proxy.relay.answers import (
+    Verdict,
+    counts_as,
+    dialect_of,
+    error_for,
+    judge,
+    refusal,
+    retry_after,
+    unparsed_refusal,
+)
 from proxy.relay.exchange import Exchange
 from tests.fakes.calls import call
 from tests.fakes.upstream_server import head
@@ -201,10 +210,29 @@ def test_every_error_is_json_in_every_dialect_and_holds_no_detail(
     first, _, body = sent(x, kind(detail="host api.vendor.test said sk-secret"))
     assert first.startswith(b"HTTP/1.1 %d " % kind.status)
     assert b"vendor" not in body and b"sk-secret" not in body
-    error = orjson.loads(body)["error"]
-    assert error["message"] and error["type"]
+    error = orjson.loads(body)
+    assert kind.text.encode() in body and len(error) >= 1  # where each has it: tests/dialects
+    error = error.get("error")
     if dialect == "anthropic":
         assert error["type"] in ANTHROPIC_TYPES
+
+
+@pytest.mark.parametrize(
+    ("target", "dialect"),
+    [
+        ("/v1beta/models/m:generateContent?key=x", "gemini"),
+        ("/v9/models/m:streamGenerateContent", "gemini"),
+        ("/v1/projects/p/locations/l/publishers/google/models/m:x", "vertex"),
+        ("/v2/unknown", "cohere"),
+        ("/api/chat/x", "ollama"),
+        ("/api/v1/services/x", "dashscope"),
+        ("/v1/messages/x", "anthropic"),
+        ("/openai/deployments/m/x", "azure"),
+        ("/v1/unknown", "openai"),
+    ],
+)
+def test_who_asks_for_a_path_that_is_none_is_answered_in_its_dialect(target: str, dialect: str) -> None:
+    assert dialect_of(call(target)).name == dialect
 
 
 # https://docs.anthropic.com/en/api/errors: what its SDKs know.
