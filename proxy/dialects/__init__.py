@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from proxy.dialects.anthropic import ANTHROPIC
-from proxy.dialects.azure import AZURE
+from proxy.dialects.azure import AZURE, AZURE_V1
 from proxy.dialects.base import Dialect
+from proxy.dialects.bedrock import BEDROCK
 from proxy.dialects.cohere import COHERE
 from proxy.dialects.dashscope import DASHSCOPE
 from proxy.dialects.gemini import GEMINI
@@ -18,6 +19,7 @@ DIALECTS: dict[str, Dialect] = {
     for dialect in (
         OPENAI,
         AZURE,
+        AZURE_V1,
         ANTHROPIC,
         GEMINI,
         VERTEX,
@@ -25,5 +27,6 @@ DIALECTS: dict[str, Dialect] = {
         MISTRAL,
         DASHSCOPE,
         OLLAMA,
+        BEDROCK,
     )
 }

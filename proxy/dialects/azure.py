@@ -1,4 +1,7 @@
-"""Azure OpenAI: the deployment is in the path, the key in `api-key`, the formats are OpenAI's."""
+"""Azure OpenAI: the deployment is in the path, the key in `api-key`, the formats are OpenAI's.
+
+Its newer surface has OpenAI's own paths and operations, under /openai/v1.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import orjson
 from proxy.dialects import openai_format as fmt
 from proxy.dialects import openai_media
 from proxy.dialects.base import Dialect
+from proxy.dialects.openai import OPENAI
 
 # What a deployment in the path stands for; the newer surface has OpenAI's own paths and no api-version.
 _ON_DEPLOYMENTS = {
@@ -56,4 +60,13 @@ AZURE = Dialect(
     heartbeat=fmt.HEARTBEAT,
     id_header=b"apim-request-id",
     make_meter=fmt.make_meter,
+)
+
+AZURE_V1 = replace(
+    AZURE,
+    name="azure_v1",
+    operations=OPENAI.operations,
+    paths=dict.fromkeys(OPENAI.operations, "/openai/v1/{operation_path}") | {"call": "{path}"},
+    query=(),
+    query_pass=fmt.QUERY_PASS,
 )

@@ -11,6 +11,7 @@ from proxy import errors
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
 from proxy.metering.events import JsonSplitter, SseSplitter
+from proxy.metering.eventstream import FrameSplitter
 from proxy.metering.scanner import PointerScanner
 
 each_dialect = pytest.mark.parametrize("dialect", DIALECTS.values(), ids=DIALECTS)
@@ -20,7 +21,13 @@ REFUSALS = [
 
 
 # What some SDKs read differs from OpenAI's envelope; where the message is, and what it stands beside.
-MESSAGE_AT = {"cohere": "message", "mistral": "message", "dashscope": "message", "ollama": "error"}
+MESSAGE_AT = {
+    "cohere": "message",
+    "mistral": "message",
+    "dashscope": "message",
+    "ollama": "error",
+    "bedrock": "message",
+}
 BESIDE = {
     "gemini": {"code", "message", "status", "details"},
     "vertex": {"code", "message", "status", "details"},
@@ -28,6 +35,7 @@ BESIDE = {
     "mistral": {"object", "message", "type", "param", "code"},
     "dashscope": {"code", "message", "request_id"},
     "ollama": {"error"},
+    "bedrock": {"message", "__type", "code"},
 }
 
 
@@ -38,7 +46,7 @@ def body(dialect: Dialect, error: errors.ProxyError) -> dict[str, Any]:
 
 def test_each_dialect_is_found_by_its_name():
     assert {name: dialect.name for name, dialect in DIALECTS.items()} == {name: name for name in DIALECTS}
-    assert len(DIALECTS) == 9
+    assert len(DIALECTS) == 11
 
 
 @each_dialect
@@ -67,6 +75,8 @@ def test_keys_are_written_where_the_vendor_reads_them():
     assert {name: dialect.auth for name, dialect in DIALECTS.items()} == {
         "openai": (b"authorization", b"Bearer "),
         "azure": (b"api-key", b""),
+        "azure_v1": (b"api-key", b""),
+        "bedrock": (b"", b""),  # it signs
         "anthropic": (b"x-api-key", b""),
         "gemini": (b"x-goog-api-key", b""),
         **dict.fromkeys(
@@ -108,8 +118,9 @@ def test_every_refusal_has_a_body_and_a_stream_event(dialect: Dialect, kind: typ
 
 
 def events(stream: bytes) -> list[bytes]:
-    """What a client of the stream sees: server-sent events, or lines."""
-    for splitter in (SseSplitter(lambda: PointerScanner(())), JsonSplitter(lambda: PointerScanner(()))):
+    """What a client of the stream sees: server-sent events, lines, or frames."""
+    for kind in (SseSplitter, JsonSplitter, FrameSplitter):
+        splitter = kind(lambda: PointerScanner(()))
         if found := splitter.feed(stream):
             return [event for event in found if type(event) is bytes]
     return []

@@ -32,6 +32,7 @@ OPERATIONS = {
     "batches": ("openai", "batches.get"),
     "models": ("openai", "models.get"),
     "anthropic.messages": ("anthropic", "messages"),
+    "bedrock.converse": ("bedrock", "converse"),
     "anthropic.complete": ("anthropic", "complete"),
     "anthropic.batches": ("anthropic", "message_batches.get"),
     "cohere.chat": ("cohere", "cohere.chat"),

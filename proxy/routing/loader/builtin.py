@@ -24,6 +24,8 @@ MOUNTS = (
     Mount("/anthropic/v1", "anthropic"),
     Mount("/openai/v1", "azure_v1"),
     Mount("/openai/deployments/{model}", "azure"),
+    Mount("", "bedrock"),
+    Mount("/bedrock", "bedrock"),
     Mount("/v1beta", "gemini"),
     Mount("/v1", "gemini"),
     Mount("/v1/projects/{project}/locations/{location}/publishers/{publisher}", "vertex"),
