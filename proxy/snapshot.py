@@ -13,7 +13,8 @@ import orjson
 
 from proxy.access.overrides import Override, override_for
 from proxy.dialects import DIALECTS
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import Dialect, OperationSpec
+from proxy.dialects.owned import Task, tasks_of
 from proxy.metering.pricing import PPM, Price, price_from_content
 from proxy.metering.quote import Sale
 from proxy.routing.globs import MEMO_ENTRIES_MAX, NAME_CHARACTERS_MAX, Globs, matches
@@ -64,7 +65,7 @@ class Rates:
 class Snapshot:
     """The table with its rate card and the dialects that it names."""
 
-    __slots__ = ("_permissions", "dialects", "generation", "rates", "table")
+    __slots__ = ("_permissions", "_tasks", "dialects", "generation", "rates", "table")
 
     def __init__(self, table: Table, rates: Rates, dialects: Mapping[str, Dialect], generation: int) -> None:
         self.table = table
@@ -72,6 +73,7 @@ class Snapshot:
         self.dialects = dialects
         self.generation = generation
         self._permissions: dict[tuple[tuple[str, ...], str], bool] = {}
+        self._tasks: dict[str, Mapping[str, Task]] = {}
         unknown = {u.dialect for u in table.upstreams.values()} - set(dialects)
         if unknown:
             raise ValueError(f"compiled by another build: dialects {sorted(unknown)}")
@@ -127,6 +129,23 @@ class Snapshot:
     def offered(self, upstream: str, operation: str) -> OfferedOperation | None:
         """Where an upstream serves an operation; None: it does not."""
         return self.table.upstreams[upstream].operations.get(operation)
+
+    def operation(self, upstream: str, name: str) -> OperationSpec | None:
+        """What an operation is at an upstream that offers it."""
+        offered = self.offered(upstream, name)
+        if offered is None:
+            return None
+        dialect = offered.dialect or self.table.upstreams[upstream].dialect
+        return self.dialects[dialect].operations.get(name)
+
+    def tasks(self, upstream: str) -> Mapping[str, Task]:
+        """kind -> what is known of the tasks that may run at an upstream."""
+        known = self._tasks.get(upstream)
+        if known is None:
+            there = self.table.upstreams[upstream]
+            specs = {name: spec for name in there.operations if (spec := self.operation(upstream, name))}
+            known = self._tasks[upstream] = tasks_of(specs)
+        return known
 
     def candidates(self, route: Route, model: Model | None) -> tuple[Candidate, ...]:
         """Where a call may go: those whose upstream is enabled and offers the route's operation."""

@@ -36,6 +36,7 @@ COMMANDS: dict[str, Command] = {
     "bill": Command("ledger", "what an account used and paid"),
     "ledger": Command("ledger", "export statements, audit the accounts"),
     "reconcile": Command("reconciliation", "hold an upstream's bill against our own calls"),
+    "dispute": Command("disputes", "tasks whose end nobody could tell: list them, decide them"),
     "node": Command("node", "list the nodes of a station, retire one that will not come back"),
     "bench": Command("bench", "measure the relay beside nginx and a textbook proxy"),
 }

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
 from typing import Any
 
@@ -25,6 +26,16 @@ log = logging.getLogger("headrace.journals")
 PAUSE_S = 0.1  # between passes that found all there was; lag stays well under a second
 RETRY_S = 1.0  # after a failure
 FINAL_S = 20.0  # what the last drain may take; what is left waits for the next start
+
+
+@dataclass(frozen=True, slots=True)
+class _NoStation:
+    """Until routes.yaml is loaded; nothing is drained before."""
+
+    timezone: str = "UTC"
+
+
+NO_STATION = _NoStation()
 
 
 class EstimatingDrainer(Drainer):

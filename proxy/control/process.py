@@ -14,7 +14,6 @@ import signal
 import socket
 import time
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -33,11 +32,12 @@ from proxy.broker.trust import Trust
 from proxy.channel import ChannelServer, Peer
 from proxy.control import demo
 from proxy.control.allowances import Allowances, earlier
-from proxy.control.journals import EstimatingDrainer, Journals
+from proxy.control.journals import NO_STATION, EstimatingDrainer, Journals
 from proxy.control.keyfeed import KeyFeed
 from proxy.control.metrics import Numbers
 from proxy.control.rests import Rests
 from proxy.control.routes import Routes
+from proxy.control.tasks import Tasks
 from proxy.errors import ConfigError, StateError
 from proxy.logs import redactor
 from proxy.relay.ids import IdSource
@@ -58,21 +58,12 @@ PROBE_S, PROBE_TIMEOUT_S = 0.5, 0.5
 SECOND_S = 1.0
 TIDY_S = 5.0
 ESTIMATES_S = 10.0
+POLL_S = 0.5
 RETENTION_S = 3600.0
 REVIEWS_S = 0.5  # a top-up earns its tier, and a new day its free quota, within 2 s
 CONNECT_RETRY_S = 0.5
 CONNECT_PATIENCE_S = 5.0  # how long workers wait for a Postgres that neither answers nor refuses
 NO_TRUST = OnOutage("refuse", 0)
-
-
-@dataclass(frozen=True, slots=True)
-class _NoStation:
-    """Until routes.yaml is loaded; nothing is drained before."""
-
-    timezone: str = "UTC"
-
-
-NO_STATION = _NoStation()
 
 
 def now_ms() -> int:
@@ -86,21 +77,24 @@ class Control:
         self.orders = orders
         self.settings = settings = orders.settings
         ids = IdSource()
-        self._new_id = lambda: ids.next(now_ms())
+        self.new_id = lambda: ids.next(now_ms())
         self.stats = Stats()
         self.numbers = Numbers()
         self.outage = Outage()
-        self._allowances = Allowances(settings.journal_dir, orders.incarnation, self._new_id, now_ms)
+        self._allowances = Allowances(settings.journal_dir, orders.incarnation, self.new_id, now_ms)
         self.trust = Trust(self._allowances.write)
         self.desks = Desks(
             KeyDesk(self._look_up, int(settings.key_stale_s * 1000)),
             LimitDesk(self.outage, settings.workers, now_ms),
-            MoneyDesk(self.outage, self.trust, self._new_id, now_ms),
+            MoneyDesk(self.outage, self.trust, self.new_id, now_ms),
             HealthBook(),
         )
         self.broker = Broker(self.desks, self._policy, self._tell, self.stats, now_ms)
+        self._tasks = Tasks(self, self.new_id)
         self.server = ChannelServer(
-            self._hello, self._lost, {**self.broker.handlers(), "stats": self._numbers, "ack": self._ack}
+            self._hello,
+            self._lost,
+            {**self.broker.handlers(), **self._tasks.handlers(), "stats": self._numbers, "ack": self._ack},
         )
         self.keys = KeyFeed(self.desks.keys, self.server, settings.data / "keys.generation")
         self.routes = Routes(settings.config, settings.data / "routes.generation", self.stats, self._install)
@@ -188,6 +182,7 @@ class Control:
         telemetry.spawn("journals", self.journals.keep_draining())
         telemetry.spawn("earlier lives", self._close_earlier_lives(leases, adopter))
         self._keep_going("estimates", ESTIMATES_S, self._tell_estimates)
+        self._keep_going("poller", POLL_S, self._tasks.poller(database, drainer).run_once)
         self._keep_going("reviews", REVIEWS_S, Reviews(database, lambda: self.table).run_once)
         self._keep_going(
             "retention", RETENTION_S, Retention(database, settings.journal_dir, drainer).run_once
@@ -251,6 +246,7 @@ class Control:
             except DatabaseUnavailable as e:
                 log.warning("leases stay open until the next start: %s", e.detail)
         await self._allowances.close()
+        await self._tasks.close()
         if self._sites is not None:
             await self._sites.close()
         if self.database is not None:

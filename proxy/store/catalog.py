@@ -16,6 +16,7 @@ from typing import Any
 import asyncpg
 
 from proxy.access.keyformat import SECRET_BYTES, digest_of, make_key, masked
+from proxy.access.tiers import Held
 from proxy.errors import StateError
 from proxy.store.database import Database
 from proxy.store.key_records import LINE, RECORD, KeySettings, line_in, record_of
@@ -73,6 +74,10 @@ class Catalog:
         """The station's currency; "" before its first start."""
         return await self._database.fetchval("SELECT currency FROM station_state") or ""
 
+    async def timezone(self) -> str:
+        """Whose days are posted to."""
+        return str(await self._database.fetchval("SELECT timezone FROM station_state"))
+
     async def today(self) -> date:
         """The station's day."""
         day: date = await self._database.fetchval(
@@ -114,9 +119,9 @@ class Catalog:
         )
         return [Account(**row) for row in rows]
 
-    async def tier_of(self, account: int) -> str:
-        """Of this moment; "": the station's default one."""
-        return line_in(await self._database.fetchrow(LINE, account))[0].tier
+    async def tiers_of(self, account: int) -> list[Held]:
+        """The tier of this moment and what comes after it; "": the station's default one."""
+        return line_in(await self._database.fetchrow(LINE, account))
 
     async def set_account_status(self, name: str, status: str) -> None:
         """active, frozen or closed. Raises LookupError."""

@@ -1,0 +1,233 @@
+"""Ask vendors what has become of tasks, and bring the end of each into the books.
+
+Owns when a task is asked about and what an answer means for it; the due-time table (store.due) decides who
+may ask, and that an end counts once. Runs in control. What the polls of a round learned is written together,
+by the next one. A control that dies in between loses nothing: its claims run out, and the vendor still knows.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from proxy import telemetry
+from proxy.dialects.owned import RUNNING, Task, first, found, ids_told, state_told
+from proxy.jobs.asking import Answer, Asker, Place
+from proxy.ledger.entry import Bind, Observed
+from proxy.metering.usage import Usage
+from proxy.snapshot import Snapshot
+from proxy.store.due import Due, DueTasks, Later, Learned, Sort, decided
+from proxy.store.posting import DayOf
+from proxy.telemetry import Stats
+
+log = logging.getLogger("headrace.tasks")
+
+AT_ONCE = 8  # requests to one upstream about one kind of task
+CLAIM_MS = 120_000  # longer than a poll may take, with its results
+UNKNOWN_POLLS = 3  # in a row that the vendor does not know it
+AGE_PER_PAUSE = 10  # a task is asked about again after a tenth of its age
+CONTENT_BYTES_MAX = 8 << 10  # of an object that lists show
+OVERDUE_MS = 48 * 3_600_000  # without a poll: the file has its upstream no more
+DISPUTE_MS = 7 * 86_400_000  # of a task whose kind the file has no more
+
+
+@dataclass(frozen=True, slots=True)
+class Clock:
+    """Where moments, ids and days come from."""
+
+    now_ms: Callable[[], int]
+    new_id: Callable[[], str]
+    day_of: Callable[[], DayOf]
+
+
+class Poller:
+    """One node's. `snapshot()` is the table in force, or None before there is one."""
+
+    def __init__(
+        self, due: DueTasks, asker: Asker, snapshot: Callable[[], Snapshot | None], clock: Clock, stats: Stats
+    ) -> None:
+        self._due = due
+        self._asker = asker
+        self._snapshot = snapshot
+        self._clock = clock
+        self._stats = stats
+        self._busy: dict[Sort, int] = {}  # requests under way
+        self._learned = Learned()
+
+    @property
+    def is_idle(self) -> bool:
+        """No poll is under way, and nothing waits to be written."""
+        return not any(self._busy.values()) and self._learned.is_empty
+
+    async def run_once(self) -> int:
+        """Write what was learned, begin to ask about what is due; how many tasks that are.
+
+        Raises DatabaseUnavailable; what was learned is kept for the next round.
+        """
+        await self._write()
+        await self._end_disputes()
+        snapshot = self._snapshot()
+        if snapshot is None:
+            return 0
+        now, slots = self._clock.now_ms(), dict(self._slots(snapshot))
+        claimed = await self._due.claim(slots, now, now + CLAIM_MS)
+        for group in _groups(snapshot, claimed):
+            self._busy[group[0].sort] = self._busy.get(group[0].sort, 0) + 1
+            telemetry.spawn("poll", self._poll(snapshot, group))
+        return len(claimed)
+
+    def _slots(self, snapshot: Snapshot) -> Iterator[tuple[Sort, int]]:
+        """How many tasks of each sort may be asked about now."""
+        for upstream in snapshot.table.upstreams:
+            for kind, task in snapshot.tasks(upstream).items():
+                requests = AT_ONCE - self._busy.get((upstream, kind), 0)
+                if requests > 0:
+                    yield (upstream, kind), requests * (task.many.at_once if task.many else 1)
+
+    async def _write(self) -> None:
+        if self._learned.is_empty:
+            return
+        learned, self._learned = self._learned, Learned()
+        try:
+            ended, disputed = await self._due.write(learned, self._clock.day_of())
+        except BaseException:
+            self._learned = learned.plus(self._learned)  # all of it is harmless twice
+            raise
+        self._stats.inc("tasks_ended_total", by=ended)
+        self._stats.inc("tasks_disputed_total", by=disputed)
+
+    async def _end_disputes(self) -> None:
+        """Time decides what no operator has decided: the station's loss."""
+        now = self._clock.now_ms()
+        await self._due.sweep(now - OVERDUE_MS, now + DISPUTE_MS)
+        for dispute in await self._due.disputes(now):
+            self._learned.seen.append(decided(dispute, self._clock.new_id(), False, now))
+
+    # -- a poll --
+
+    async def _poll(self, snapshot: Snapshot, group: list[Due]) -> None:
+        upstream, kind = group[0].sort
+        try:
+            task = snapshot.tasks(upstream).get(kind)
+            place = self._asker.place(snapshot, upstream, group[0].mirror, group[0].credential)
+            if task is None or place is None:
+                for due in group:
+                    self._put_off(due, task or Task(kind, "", (), {}), Answer(error="nobody can be asked"))
+            elif task.many is None:
+                [due] = group
+                answer = await self._asker.ask(place, task.poll, due.vendor_id, task)
+                await self._learn(task, place, due, answer)
+            else:
+                answers = await self._asker.ask_many(place, task, [due.vendor_id for due in group])
+                for due in group:
+                    await self._learn(task, place, due, answers[due.vendor_id])
+        except Exception:
+            log.exception("a poll failed")  # its claim runs out
+        finally:
+            self._busy[group[0].sort] -= 1
+
+    async def _learn(self, task: Task, place: Place, due: Due, answer: Answer) -> None:
+        self._stats.inc("task_polls_total", due.upstream, answer.outcome)
+        state = state_told(task, answer.document) if answer.is_good else None
+        if state in (None, RUNNING):
+            self._put_off(due, task, answer)
+            return
+        assert state is not None
+        shares = await self._shares(task, place, due, answer)
+        if shares is None:
+            self._put_off(due, task, Answer(error="its results could not be read"))
+            return
+        seen = Observed(
+            self._clock.new_id(), self._clock.now_ms(), due.vendor_id, due.upstream, state,
+            credential=due.credential, content=_small(answer),
+        )  # fmt: skip
+        for model, usage in shares.items():
+            if not model:
+                seen.usage = usage.as_dict()
+            elif not self._price(place.snapshot, task, seen, model, usage):
+                self._dispute(due, task, f"model {model!r} has no price")
+                return
+        self._learned.seen.append(seen)
+        self._learned.made += self._made(task, place, due, answer)
+
+    async def _shares(self, task: Task, place: Place, due: Due, answer: Answer) -> dict[str, Usage] | None:
+        """model -> usage; "" is what the submit's price counts for. None: it cannot be learned now."""
+        if task.results is not None:
+            at = task.results.id_at
+            ids = [str(id_) for id_ in found(answer.document, at)] if at else [due.vendor_id]
+            return await self._asker.results(place, task, ids)
+        if task.usage is None:
+            return {"": Usage(calls=1)}
+        told = first(answer.document, task.usage.places)
+        usage = task.usage.read(told) if isinstance(told, dict) else None
+        model = first(answer.document, (task.model,)) if task.model else None
+        return {str(model or ""): usage} if usage is not None else {}
+
+    def _price(self, snapshot: Snapshot, task: Task, seen: Observed, model: str, usage: Usage) -> bool:
+        """A part at the price that the file has for a model; False: it has none."""
+        price = snapshot.price_for(model)
+        if price is None:
+            return False
+        price = price.narrowed(service_tier=task.service_tier)
+        self._learned.prices[price.id] = price
+        part = {"id": self._clock.new_id(), "model": model, "price": price.id, "usage": usage.as_dict()}
+        seen.parts.append({**part, "model_ppm": snapshot.multiplier_ppm(model)})
+        return True
+
+    def _made(self, task: Task, place: Place, due: Due, answer: Answer) -> Iterator[Bind]:
+        """Files that a task has made are its owner's."""
+        spec = place.snapshot.operation(due.upstream, task.poll)
+        for kind, id_ in ids_told(spec.ids_out, answer.document, {}) if spec is not None else ():
+            if id_ != due.vendor_id:
+                yield Bind(
+                    self._clock.new_id(), self._clock.now_ms(), due.account, due.key, kind, id_, due.upstream,
+                    due.mirror, due.credential,
+                )  # fmt: skip
+
+    def _put_off(self, due: Due, task: Task, answer: Answer) -> None:
+        """It goes on, or nobody could tell: ask again later, until its deadline."""
+        now = self._clock.now_ms()
+        failures = 0 if answer.is_good else due.failures + 1
+        if now - due.at_ms > task.deadline_s * 1000:
+            self._dispute(due, task, f"its end was not told in time; last: {answer.outcome}")
+        elif answer.status in (404, 410) and failures >= UNKNOWN_POLLS:
+            self._dispute(due, task, "the vendor does not know it")
+        else:
+            pause_s = pause(task, (now - due.at_ms) / 1000, failures, answer.retry_after_s)
+            at_ms = now + int(pause_s * 1000 * random.uniform(0.9, 1.1))  # noqa: S311 - spreads polls
+            self._learned.later.append(Later(due, at_ms, failures, _small(answer)))
+
+    def _dispute(self, due: Due, task: Task, note: str) -> None:
+        log.warning("task disputed", extra={"task": due.id, "kind": due.kind, "why": note})
+        self._learned.disputes.append((due, note, self._clock.now_ms() + int(task.dispute_s * 1000)))
+
+
+def _groups(snapshot: Snapshot, claimed: Iterable[Due]) -> Iterator[list[Due]]:
+    """Tasks that one request asks about."""
+    groups: dict[tuple[str, ...], list[Due]] = {}
+    for due in claimed:
+        task = snapshot.tasks(due.upstream).get(due.kind)
+        if task is None or task.many is None:
+            yield [due]
+            continue
+        group = groups.setdefault((due.upstream, due.credential, due.kind), [])
+        group.append(due)
+        if len(group) == task.many.at_once:
+            yield group
+            del groups[due.upstream, due.credential, due.kind]
+    yield from groups.values()
+
+
+def pause(task: Task, age_s: float, failures: int, retry_after_s: float | None) -> float:
+    """Until a task is asked about again: a young one soon, an old one rarely, after failures more rarely."""
+    pause_s = max(age_s / AGE_PER_PAUSE, task.shortest_s) * 2 ** min(failures, 10)
+    return min(max(pause_s, retry_after_s or 0.0), task.longest_s)
+
+
+def _small(answer: Answer) -> dict[str, Any]:
+    """The vendor's object for lists, where it is small enough."""
+    document = answer.document if answer.is_good else None
+    return document if isinstance(document, dict) and answer.size <= CONTENT_BYTES_MAX else {}
