@@ -164,6 +164,25 @@ def test_an_audit_says_clean_or_names_the_row(headrace, used, database_dsn, tmp_
     assert main(["ledger", "audit", "--data", str(tmp_path)]) == 1
 
 
+def test_quarantine_is_listed_and_dismissed(headrace, used, database_dsn):
+    assert headrace("ledger", "quarantine") == "nothing waits\n"
+
+    async def add() -> None:
+        database = await Database.connect(database_dsn)
+        await database.execute(
+            "INSERT INTO quarantine (incarnation, segment, position, reason, payload)"
+            " SELECT id, 1, 5000, 'evil' || chr(27), 'Znonsense' FROM incarnation"
+        )
+        await database.close()
+
+    asyncio.run(add())
+    (waiting,) = headrace("ledger", "quarantine", "--json")["waiting"]
+    assert "evil\\x1b" in headrace("ledger", "quarantine")
+    assert main(["ledger", "quarantine", "--apply"]) == 1
+    assert "99" in headrace("ledger", "quarantine", "--apply", "99", status=1)
+    assert headrace("ledger", "quarantine", "--dismiss", str(waiting["id"])) == "1 dismissed\nnothing waits\n"
+
+
 def test_nodes_are_listed_and_retired(headrace, used):
     (node,) = headrace("node", "list", "--json")
     assert (node["id"], node["open_lives"]) == (NODE, 1)
