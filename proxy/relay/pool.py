@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from aiohappyeyeballs import start_connection
 
 from proxy.errors import UpstreamConnectFailed
+from proxy.relay.egress import open_tunnel
 from proxy.relay.resolver import GetAddressInfo, Resolver
 from proxy.relay.upstream import Origin, State, UpstreamConnection
 from proxy.routing.table import Mirror
@@ -96,7 +97,7 @@ class Pool:
         `fresh`: a new one, whatever is idle. `reuse` False: a new one, which is never used again. Raises
         UpstreamConnectFailed, within `connect_timeout_s`.
         """
-        origin = Origin(mirror.scheme, mirror.host, mirror.port, mirror.host)
+        origin = Origin(mirror.scheme, mirror.host, mirror.port, mirror.host, mirror.via)
         if reuse and not fresh:
             connection = self._check_out(origin)
             if connection is not None:
@@ -182,13 +183,7 @@ class Pool:
         tls = origin.scheme == "https"
         if tls and self._ssl_context is None:
             raise OSError("no TLS context")
-        addresses = await self._resolver.addresses(origin.host, origin.port)
-        try:
-            sock = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, loop=self._loop)
-        except (OSError, RuntimeError):
-            self._resolver.forget(origin.host, origin.port)
-            raise
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock = await self._socket(origin)
         _, connection = await self._loop.create_connection(
             lambda: UpstreamConnection(self, origin, self._clock, reusable=reuse),
             sock=sock,
@@ -201,6 +196,24 @@ class Pool:
             raise ConnectionError("closed, or spoke before it was asked")
         self._connections.add(connection)
         return connection
+
+    async def _socket(self, origin: Origin) -> socket.socket:
+        """Connected to the origin, by way of its egress proxy where it has one. Raises OSError."""
+        host, port = (origin.via.host, origin.via.port) if origin.via else (origin.host, origin.port)
+        addresses = await self._resolver.addresses(host, port)
+        try:
+            sock = await start_connection(addresses, happy_eyeballs_delay=EYEBALLS_DELAY_S, loop=self._loop)
+        except (OSError, RuntimeError):
+            self._resolver.forget(host, port)
+            raise
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        if origin.via is not None:
+            try:
+                await open_tunnel(self._loop, sock, origin.via, origin.host, origin.port)
+            except BaseException:  # also when time is up: nobody else knows of it yet
+                sock.close()
+                raise
+        return sock
 
     def _count_closed(self, origin: Origin) -> None:
         self._open[origin] -= 1

@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol, cast
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
 from proxy.http1.body import EofWalker, Walker, walker_for
 from proxy.http1.head import Framing, Head, framing, parse
+from proxy.routing.table import Egress
 
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
 # One buffer for all connections of a process: it is emptied before the loop reads anything else. Over TLS, a
@@ -37,6 +38,7 @@ class Origin(NamedTuple):
     host: str
     port: int
     server_name: str  # for SNI and the certificate
+    via: Egress | None = None  # the way there
 
 
 class State(Enum):
