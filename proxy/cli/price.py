@@ -69,7 +69,8 @@ async def _account(database: Database, name: str) -> tuple[str, list[Override]]:
     """Its tier of this moment, and its own prices. Raises LookupError."""
     catalog = Catalog(database)
     account = await catalog.account(name)
-    return await catalog.tier_of(account.id), await Overrides(database).of(name)
+    line = await catalog.tiers_of(account.id)
+    return line[0].tier, await Overrides(database).of(name)
 
 
 def _upstreams(snapshot: Snapshot, model: str, sale: Sale) -> list[dict[str, Any]]:

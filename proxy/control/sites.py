@@ -10,10 +10,13 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from proxy.snapshot import Snapshot
 from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
+from proxy.web import portal
 from proxy.web.admin import make_admin_app
 from proxy.web.holder import make_holder_app
+from proxy.web.shop import Shop
 
 if TYPE_CHECKING:
     from proxy.control.process import Control
@@ -30,6 +33,7 @@ class Sites:
     def __init__(self, control: Control) -> None:
         self._control = control
         self._runners: list[web.AppRunner] = []
+        self._priced: Snapshot | None = None
 
     async def open(self) -> None:
         assert self._control.database is not None
@@ -39,7 +43,9 @@ class Sites:
         self.reports = Reports(database)
         settings, orders = self._control.settings, self._control.orders
         await self._serve(make_admin_app(self, settings.admin_token), orders.admin_fd)
-        await self._serve(make_holder_app(self.catalog, self.reports, self._mirrors), orders.web_fd)
+        holders = make_holder_app(self.catalog, self.reports, self._mirrors)
+        portal.add_routes(holders, Shop(database, self._snapshot, self._control.new_id))
+        await self._serve(holders, orders.web_fd)
 
     async def _serve(self, app: web.Application, listener_fd: int) -> None:
         runner = web.AppRunner(app, access_log=None, handler_cancellation=True, shutdown_timeout=STOP_S)
@@ -50,6 +56,13 @@ class Sites:
     async def close(self) -> None:
         for runner in self._runners:
             await runner.cleanup()
+
+    def _snapshot(self) -> Snapshot | None:
+        """The routes in force with their prices; built once per generation, when a page first asks."""
+        document = self._control.routes.document
+        if self._priced is None or self._priced.generation != self._control.routes.generation:
+            self._priced = Snapshot.from_document(document) if document else None
+        return self._priced
 
     def _mirrors(self) -> frozenset[str]:
         table = self._control.table

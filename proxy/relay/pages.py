@@ -26,6 +26,8 @@ CREATED = 1_700_000_000  # of every model: OpenAI's shape wants a date that nobo
 HOLDER_PATHS = ("/me", "/receipts", "/dashboard/billing/subscription", "/dashboard/billing/usage")
 OPEN_PREFIXES = ("/portal", "/status")
 KEY_HEADER = "x-headrace-key"  # set here, dropped from clients: control trusts it
+ADDRESS_HEADER = "x-headrace-address"  # likewise
+PASSED_ON = ("content-type", "accept", "cookie", "stripe-signature", "headrace-signature")
 
 _PREFLIGHT: list[Field] = [
     (b"access-control-allow-methods", b"GET, POST, PUT, PATCH, DELETE, OPTIONS"),
@@ -151,7 +153,7 @@ class Pages:
         await self._pass_on(x, {KEY_HEADER: str(x.key.key_id)})
 
     async def _open_page(self, x: Exchange) -> None:
-        await self._pass_on(x, {})
+        await self._pass_on(x, {ADDRESS_HEADER: x.address})
 
     async def _pass_on(self, x: Exchange, headers: dict[str, str]) -> None:
         """Relay to control's own application; small, unmetered, with a header policy of its own."""
@@ -166,7 +168,7 @@ class Pages:
                 timeout=aiohttp.ClientTimeout(total=PAGE_TIMEOUT_S),
                 cookie_jar=aiohttp.DummyCookieJar(),
             )
-        for name in ("content-type", "accept", "cookie"):
+        for name in PASSED_ON:
             if (value := x.headers.get(name)) is not None:
                 headers[name] = value
         path = x.path

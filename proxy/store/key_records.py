@@ -11,10 +11,11 @@ from typing import Any
 
 import asyncpg
 
+from proxy.access.limits import KINDS
 from proxy.access.tiers import Held, line_of
 
 PERMISSIONS = ("models", "routes", "endpoints")
-LIMITS = ("requests_per_minute", "concurrency")
+LIMITS = tuple(KINDS)
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,8 +28,14 @@ class KeySettings:
     models: tuple[str, ...] | None = None
     routes: tuple[str, ...] | None = None
     endpoints: tuple[str, ...] | None = None
-    requests_per_minute: int | None = None
     concurrency: int | None = None
+    requests_per_minute: int | None = None
+    requests_per_day: int | None = None
+    tokens_per_minute: int | None = None
+    tokens_per_day: int | None = None
+    spend_per_day: int | None = None  # nanos, as are the next two
+    spend_per_month: int | None = None
+    spend_total: int | None = None
     ip_allow: tuple[str, ...] | None = None
     expires_at: datetime | None = None
 
@@ -89,7 +96,7 @@ def record_of(row: asyncpg.Record) -> dict[str, Any]:
         "account_status": row["account_status"],
         "tier": line[0].tier,
         "tier_until_ms": line[0].until_ms,
-        "tiers": line,
+        "tiers": [list(held) for held in line],
         "overrides": row["overrides"],
         **{name: permissions.get(name) for name in PERMISSIONS},
         "mirror": row["mirror"] if row["mirror"] != "auto" else row["account_mirror"],

@@ -5,8 +5,8 @@ Owns the members that bodies may have. A top-up needs an Idempotency-Key: asked 
 
 from __future__ import annotations
 
-from dataclasses import asdict, fields
-from datetime import date, datetime
+from dataclasses import asdict
+from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -17,6 +17,7 @@ from proxy.routing import units
 from proxy.store.catalog import Account, Catalog, KeySettings
 from proxy.store.reports import Reports
 from proxy.web.answers import json_answer, read_object, text_member
+from proxy.web.members import KEY_MEMBERS, amount_member, settings_of, shown_key, time_of
 from proxy.web.mirrors import preference_member
 
 CATALOG = web.AppKey("CATALOG", Catalog)
@@ -25,9 +26,9 @@ SOURCE = "admin"  # of ledger rows made here; references are unique within it
 REFERENCE_CHARACTERS_MAX = 200
 STATUSES = ("active", "frozen", "closed")
 
-ACCOUNT_MEMBERS = frozenset({"name", "tier", "note"})
+ACCOUNT_MEMBERS = frozenset({"name", "tier", "note", "contact"})
+CHANGED_MEMBERS = frozenset({"status", "tier", "note", "contact", "mirror"})
 TOPUP_MEMBERS = frozenset({"amount", "paid"})
-KEY_MEMBERS = frozenset(f.name for f in fields(KeySettings))
 
 
 def add_routes(app: web.Application, catalog: Catalog, reports: Reports) -> None:
@@ -41,6 +42,8 @@ def add_routes(app: web.Application, catalog: Catalog, reports: Reports) -> None
     app.router.add_get("/admin/accounts/{name}/keys", list_keys)
     app.router.add_post("/admin/accounts/{name}/keys", create_key)
     app.router.add_put("/admin/keys/{id:[0-9]{1,18}}/mirror", set_key_mirror)
+    app.router.add_patch("/admin/keys/{id:[0-9]{1,18}}", set_key)
+    app.router.add_post("/admin/keys/{id:[0-9]{1,18}}/rotate", rotate_key)
     app.router.add_delete("/admin/keys/{id:[0-9]{1,18}}", revoke_key)
 
 
@@ -56,7 +59,10 @@ async def create_account(request: web.Request) -> web.Response:
     document = await read_object(request, ACCOUNT_MEMBERS)
     tier = text_member(document, "tier", "") or None
     account = await request.app[CATALOG].create_account(
-        text_member(document, "name"), tier=tier, note=text_member(document, "note", "")
+        text_member(document, "name"),
+        tier=tier,
+        note=text_member(document, "note", ""),
+        contact=text_member(document, "contact", ""),
     )
     return json_answer(as_document(account), 201)
 
@@ -67,16 +73,15 @@ async def show_account(request: web.Request) -> web.Response:
 
 
 async def set_account(request: web.Request) -> web.Response:
-    """Freeze, close or open again; choose its mirrors."""
+    """Freeze, close or open again; another tier, "" for the default one; choose its mirrors."""
     catalog, name = request.app[CATALOG], request.match_info["name"]
-    document = await read_object(request, frozenset({"status", "mirror"}))
+    document = await read_object(request, CHANGED_MEMBERS)
+    changes = {member: text_member(document, member) for member in document if member != "mirror"}
+    if changes.get("status", "active") not in STATUSES:
+        raise ClientFault(f"'status' must be one of {', '.join(STATUSES)}.", param="status")
     if "mirror" in document:
         await catalog.set_account_mirror(name, preference_member(document, "mirror"))
-    if "status" in document:
-        status = text_member(document, "status")
-        if status not in STATUSES:
-            raise ClientFault(f"'status' must be one of {', '.join(STATUSES)}.", param="status")
-        await catalog.set_account_status(name, status)
+    await catalog.set_account(name, **changes)
     return json_answer(as_document(await catalog.account(name)))
 
 
@@ -124,15 +129,6 @@ def as_document(account: Account) -> dict[str, Any]:
     return {**asdict(account), "created_at": account.created_at.isoformat()}
 
 
-def amount_member(document: dict[str, Any], name: str) -> tuple[Decimal, str | None]:
-    """`"10"` or `"10 CNY"`; a text, because a JSON number is a float to most who write one."""
-    try:
-        amount = units.amount(text_member(document, name))
-    except ValueError as e:
-        raise ClientFault(f"{name!r}: {e}.", param=name) from e
-    return amount.value, amount.currency
-
-
 # -- keys --------------------------------------------------------------------------------------------
 
 
@@ -141,12 +137,12 @@ async def list_keys(request: web.Request) -> web.Response:
     catalog, name = request.app[CATALOG], request.match_info["name"]
     await catalog.account(name)
     keys = await catalog.keys(name)
-    return json_answer({"data": [{k: v for k, v in key.items() if k != "digest"} for key in keys]})
+    return json_answer({"data": [shown_key(key) for key in keys]})
 
 
 async def create_key(request: web.Request) -> web.Response:
     """The only answer that ever holds the key itself."""
-    settings = settings_of(await read_object(request, KEY_MEMBERS))
+    settings = settings_of(await read_object(request, KEY_MEMBERS), KeySettings())
     key_id, key = await request.app[CATALOG].create_key(request.match_info["name"], settings)
     return json_answer({"key_id": key_id, "key": key}, 201)
 
@@ -160,46 +156,23 @@ async def set_key_mirror(request: web.Request) -> web.Response:
     return json_answer({"key_id": key_id, "mirror": (await catalog.key(key_id))["mirror"]})
 
 
+async def set_key(request: web.Request) -> web.Response:
+    """What is named changes, the rest stays."""
+    catalog, key_id = request.app[CATALOG], int(request.match_info["id"])
+    document = await read_object(request, KEY_MEMBERS)
+    await catalog.set_key(key_id, settings_of(document, await catalog.key_settings(key_id)))
+    return json_answer(shown_key(await catalog.key(key_id)))
+
+
+async def rotate_key(request: web.Request) -> web.Response:
+    """A new secret; the old one is good until `old_until`, or no more."""
+    document = await read_object(request, frozenset({"old_until"}))
+    until = time_of("old_until", document["old_until"]) if document else None
+    key_id = int(request.match_info["id"])
+    key = await request.app[CATALOG].rotate_key(key_id, until)
+    return json_answer({"key_id": key_id, "key": key})
+
+
 async def revoke_key(request: web.Request) -> web.Response:
     was_active = await request.app[CATALOG].revoke_key(int(request.match_info["id"]))
     return json_answer({"revoked": True, "was_active": was_active})
-
-
-def settings_of(document: dict[str, Any]) -> KeySettings:
-    """Raises ClientFault."""
-    chosen: dict[str, Any] = {}
-    for name, value in document.items():
-        match name:
-            case "label":
-                chosen[name] = text_member(document, name)
-            case "mirror":
-                chosen[name] = preference_member(document, name)
-            case "models" | "routes" | "endpoints" | "ip_allow":
-                chosen[name] = None if value is None else texts_of(name, value)
-            case "requests_per_minute" | "concurrency":
-                chosen[name] = None if value is None else count_of(name, value)
-            case "expires_at":
-                chosen[name] = None if value is None else time_of(name, value)
-    return KeySettings(**chosen)
-
-
-def texts_of(name: str, value: object) -> tuple[str, ...]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
-        raise ClientFault(f"{name!r} must be a list of texts.", param=name)
-    return tuple(value)
-
-
-def count_of(name: str, value: object) -> int:
-    if not isinstance(value, int) or isinstance(value, bool) or value < 0:
-        raise ClientFault(f"{name!r} must be a whole number.", param=name)
-    return value
-
-
-def time_of(name: str, value: object) -> datetime:
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError as e:
-        raise ClientFault(f"{name!r} must be a time such as 2026-01-31T00:00:00+08:00.", param=name) from e
-    if moment.tzinfo is None:
-        raise ClientFault(f"{name!r} needs a time zone.", param=name)
-    return moment
