@@ -158,9 +158,8 @@ OPERATIONS: dict[str, OperationSpec] = {
             ),
             rules=Rules(counted=(("images", ("predictions", ANY, "mimeType")),)),
         ),
-        OperationSpec(
+        OperationSpec(  # whose result nobody could fetch without a route: a file declares both
             "predict_long_running",
-            "models/{model}:predictLongRunning",
             kind="calls",
             model_at="path",
             replayable=False,
@@ -212,7 +211,8 @@ _QUERY = {"alt": frozenset({"sse", "json"}), "$alt": frozenset({"json", "sse", "
 GEMINI = Dialect(
     name="gemini",
     operations=OPERATIONS,
-    paths=dict.fromkeys(OPERATIONS, "/v1beta/{operation_path}"),
+    paths=dict.fromkeys(OPERATIONS, "/v1beta/{operation_path}")
+    | {"predict_long_running": "/v1beta/models/{model}:predictLongRunning"},
     auth=(b"x-goog-api-key", b""),
     request_pass=_REQUEST_PASS,
     response_pass=headers.RESPONSE,

@@ -42,6 +42,7 @@ VERTEX = replace(
     name="vertex",
     operations=GEMINI.operations | _CLAUDE,
     paths=dict.fromkeys(GEMINI.operations, "/publishers/google/{operation_path}")
+    | {"predict_long_running": "/publishers/google/models/{model}:predictLongRunning"}
     | dict.fromkeys(_CLAUDE, "/publishers/anthropic/{operation_path}"),
     auth=(b"authorization", b"Bearer "),
     request_pass=GEMINI.request_pass | {b"anthropic-beta", b"anthropic-version"},

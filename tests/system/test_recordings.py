@@ -10,6 +10,7 @@ import asyncio
 import gzip
 import os
 import random
+import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -34,9 +35,31 @@ PATHS = {
     "openai.images": "/v1/images/generations",
     "openai.moderations": "/v1/moderations",
     "anthropic.messages": "/v1/messages",
+    "gemini.generate": "",
+    "gemini.embed": "",
+    "gemini.predict": "",
+    "cohere.chat": "/v2/chat",
+    "cohere.embed": "/v2/embed",
+    "rerank": "/v1/rerank",
+    "ollama": "",
 }
-DIALECTS = {"azure": "azure", "anthropic.messages": "anthropic"}
-PRICE = "input: 1 USD, output: 2 USD, cache_read: 0.1 USD, image: 0.04 USD, tools: {web_search: 0.01 USD}"
+DIALECTS = {"azure": "azure", "anthropic.messages": "anthropic", "gemini.generate": "vertex"}
+# Vendors that a station reaches by a preset: it must find the path on which they were recorded.
+PRESETS = {
+    "alibaba": "dashscope",
+    **{
+        name: name
+        for name in (
+            "cerebras", "cohere", "deepseek", "gemini", "groq", "huggingface", "mistral", "ollama",
+            "openrouter", "perplexity", "together", "voyage", "writer", "xai", "zhipu",
+        )
+    },
+}  # fmt: skip
+PRICE = (
+    "call: 0.001 USD, input: 1 USD, output: 2 USD, cache_read: 0.1 USD, image: 0.04 USD,"
+    " tools: {web_search: 0.01 USD}"
+)
+IN_PATH = re.compile(r"(?<=/models/)[^/:]+(?=:)")
 PIECES = 12  # cuts of an answer
 
 STATION = """
@@ -46,6 +69,7 @@ upstreams:
 {upstreams}
 models:
 {models}
+routes: [{{path: "/v1beta/models/{{model}}:predictLongRunning", operation: predict_long_running}}]
 prices:
 {prices}
 tiers: {{Test: {{rank: 0, models: ["*"], multiplier: 1.0, limits: {{concurrency: 1000}}}}}}
@@ -64,7 +88,23 @@ class Recording:
 
     @property
     def dialect(self) -> str:
+        if self.data["family"] == "vertex":
+            return "vertex"
         return DIALECTS.get(self.data["family"]) or DIALECTS.get(self.protocol) or "openai"
+
+    @property
+    def path(self) -> str:
+        """As it was recorded, with our name for the model and without a place that was cut out."""
+        path = str(self.data["path"]).partition("?")[0].replace("<GOOGLE_CLOUD_LOCATION>", "global")
+        return IN_PATH.sub(self.model, path).removeprefix("/google-vertex")
+
+    def upstream(self, url: str) -> str:
+        """The line of its upstream."""
+        base, found, _ = self.path.partition("/publishers/")
+        preset = PRESETS.get(self.data["family"])
+        kind = f"preset: {preset}" if preset else f"dialect: {self.dialect}"
+        mirrors = f'{{direct: {{url: "{url}{base if found else ""}"}}}}'
+        return f'{{{kind}, mirrors: {mirrors}, credentials: {{main: "${{env:ONE_KEY}}"}}}}'
 
     @property
     def model(self) -> str:
@@ -81,7 +121,9 @@ class Recording:
         except ValueError:
             asked = {"max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
             asked["stream"] = bool(self.data["expected"].get("stream"))
-        asked["model"] = self.model
+        asked.pop("cachedContent", None)  # whose it is, is asked elsewhere
+        if not IN_PATH.search(self.data["path"]):
+            asked["model"] = self.model
         if b'"choices":[],' in self.body and b'"usage":{' in self.body and "stream_options" not in asked:
             asked["stream_options"] = {"include_usage": True}  # its client must have asked for that event
         return dict(asked)
@@ -119,11 +161,7 @@ def players() -> Iterator[dict[int, UpstreamServer]]:
 def replaying(
     tmp_path_factory: pytest.TempPathFactory, databases: Databases, players: dict[int, UpstreamServer]
 ) -> Iterator[Station]:
-    upstreams = "\n".join(
-        f'  u{r.number}: {{dialect: {r.dialect}, mirrors: {{direct: {{url: "{players[r.number].url}"}}}},'
-        ' credentials: {main: "${env:ONE_KEY}"}}'
-        for r in RECORDINGS
-    )
+    upstreams = "\n".join(f"  u{r.number}: {r.upstream(players[r.number].url)}" for r in RECORDINGS)
     models = "\n".join(f"  {r.model}: {{candidates: [{{upstream: u{r.number}}}]}}" for r in RECORDINGS)
     prices = "\n".join(f"  {r.model}: {{{r.price}}}" for r in RECORDINGS)
     config = STATION.format(upstreams=upstreams, models=models, prices=prices)
@@ -168,8 +206,17 @@ async def test_a_recorded_answer_reaches_the_client_unchanged_and_is_metered_as_
         return
     assert answer.status == status
     assert received == wire
+    asked_for = players[recording.number].requests[-1].target
+    if recording.data["family"] in (*PRESETS, "vertex"):
+        assert _usual(asked_for.partition("?")[0]) == _usual(recording.path)
+    assert "key=" not in asked_for
     row = await _row(replaying, call)
     _compare(row, recording)
+
+
+def _usual(path: str) -> str:
+    """DeepSeek has its paths twice, Zhipu those of another plan."""
+    return path.removeprefix("/v1").replace("/coding", "")
 
 
 def _script(
@@ -192,9 +239,19 @@ def _script(
 
 
 def _call(station: Station, recording: Recording, key: str) -> tuple[str, dict[str, str]]:
-    path = PATHS[recording.protocol]
+    in_path = IN_PATH.search(recording.path) is not None
+    path = recording.path if in_path else PATHS[recording.protocol] or recording.path
     headers = {"content-type": "application/json", "authorization": f"Bearer {key}"}
-    if recording.dialect == "azure":
+    if recording.data["family"] in PRESETS and recording.data["family"] != "writer":
+        path = recording.path  # a key holder who exchanges only the host
+    query = str(recording.data["path"]).partition("?")[2]
+    if in_path:
+        path += "?alt=sse" if "alt=sse" in query else ""
+        headers = {"content-type": "application/json", "x-goog-api-key": key}
+        if "key=" in query:
+            path += f"&key={key}"
+            del headers["x-goog-api-key"]
+    elif recording.dialect == "azure":
         path = f"/openai/deployments/{recording.model}{path.removeprefix('/v1')}?api-version=2024-10-21"
         headers = {"content-type": "application/json", "api-key": key}
     elif recording.dialect == "anthropic":
@@ -225,7 +282,8 @@ def _compare(row: dict[str, Any], recording: Recording) -> None:
         if detail["error"]:  # an error without a usage: nothing is billed
             assert (row["state"], row["provenance"]) == ("void", "none")
         else:
-            assert row["provenance"] in (("final",) if detail["raw_usage"] else ("counted", "estimated"))
+            is_told = detail["raw_usage"] or recording.protocol == "gemini.predict"  # by the call
+            assert row["provenance"] in (("final",) if is_told else ("counted", "estimated"))
             assert row["cost_nanos"] > 0
         return
     assert row["provenance"] == "final"
