@@ -62,11 +62,10 @@ class Worker:
     """All parts of one worker, wired."""
 
     def __init__(self, settings: Settings, slot: int, incarnation: str) -> None:
-        loop = asyncio.get_running_loop()
+        self.loop = loop = asyncio.get_running_loop()
         self.settings = settings
         self.slot = slot
         self.incarnation = incarnation
-        self.loop = loop
         self.stats = Stats()
         self.sweeper = Sweeper(loop)
         self.journal = Journal(
@@ -87,6 +86,7 @@ class Worker:
                 "cool": self._cool,
                 "uncool": self._uncool,
                 "estimates": self._estimates,
+                "endpoints": self._endpoints,
                 "recall": self._recall,
             },
             self._welcome,
@@ -278,6 +278,9 @@ class Worker:
 
     def _recall(self, args: dict[str, Any]) -> None:
         self.returns.recall(args)
+
+    def _endpoints(self, args: dict[str, Any]) -> None:
+        self.relay.pages.measured = args
 
     def _estimates(self, args: dict[str, Any]) -> None:
         self.desk.estimates.update(args)

@@ -10,6 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from proxy import telemetry
+from proxy.control.endpoints import EndpointProbes
+from proxy.routing.table import Endpoint
 from proxy.snapshot import Snapshot
 from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
@@ -42,6 +45,8 @@ class Sites:
         self.catalog = Catalog(database)
         self.reports = Reports(database)
         settings, orders = self._control.settings, self._control.orders
+        probes = EndpointProbes(self._control.server.broadcast)
+        telemetry.spawn("endpoints", probes.keep_going(self._endpoints))
         await self._serve(make_admin_app(self, settings.admin_token), orders.admin_fd)
         holders = make_holder_app(self.catalog, self.reports, self._mirrors)
         portal.add_routes(holders, Shop(database, self._snapshot, self._control.new_id))
@@ -63,6 +68,9 @@ class Sites:
         if self._priced is None or self._priced.generation != self._control.routes.generation:
             self._priced = Snapshot.from_document(document) if document else None
         return self._priced
+
+    def _endpoints(self) -> dict[str, Endpoint]:
+        return self._control.table.endpoints if self._control.table is not None else {}
 
     def _mirrors(self) -> frozenset[str]:
         table = self._control.table

@@ -24,6 +24,7 @@ BODY_BYTES_MAX = 64 << 10
 CREATED = 1_700_000_000  # of every model: OpenAI's shape wants a date that nobody reads
 
 HOLDER_PATHS = ("/me", "/receipts", "/dashboard/billing/subscription", "/dashboard/billing/usage")
+NOT_MEASURED = {"status": "unknown", "first_byte_ms": None, "measured_ms": None}
 OPEN_PREFIXES = ("/portal", "/status")
 KEY_HEADER = "x-headrace-key"  # set here, dropped from clients: control trusts it
 ADDRESS_HEADER = "x-headrace-address"  # likewise
@@ -46,6 +47,7 @@ class Pages:
         self._web_path = web_path
         self._is_ready = is_ready
         self._session: aiohttp.ClientSession | None = None
+        self.measured: dict[str, dict[str, Any]] = {}  # endpoint -> what control has measured of it
         self._pages: dict[str, Page] = {
             "/healthz": self._health,
             "/readyz": self._ready,
@@ -104,6 +106,8 @@ class Pages:
     async def _endpoints(self, x: Exchange) -> None:
         assert x.snapshot is not None
         await self._identify(x)
+        table = x.snapshot.table
+        largest = max(route.body_limit for route in table.routes)
         endpoints = [
             {
                 "name": e.name,
@@ -111,10 +115,13 @@ class Pages:
                 "label": e.label,
                 "region": e.region,
                 "proxy_read_timeout_s": e.proxy_read_timeout_ms and e.proxy_read_timeout_ms / 1000,
+                "slow_calls": e.slow_calls if e.proxy_read_timeout_ms else None,
+                "body_limit_bytes": min(e.body_limit or largest, largest),
                 "cors": e.cors,
                 "tags": list(e.tags),
+                **self.measured.get(e.name, NOT_MEASURED),
             }
-            for e in x.snapshot.table.endpoints.values()
+            for e in table.endpoints.values()
         ]
         respond_json(x, {"object": "list", "data": endpoints})
 

@@ -120,6 +120,15 @@ async def test_a_key_holder_sees_the_account_its_endpoints_and_the_receipt_of_a_
     assert [(e["name"], e["cors"], e["proxy_read_timeout_s"]) for e in endpoints] == [
         ("direct", True, None), ("cdn", False, 100.0),
     ]  # fmt: skip
+    assert [(e["slow_calls"], e["body_limit_bytes"]) for e in endpoints] == [
+        (None, 32 << 20), ("hint", 32 << 20),
+    ]  # fmt: skip
+
+    async def is_measured() -> bool:
+        data = (await operated.get("/endpoints", key)).json()["data"]
+        return {e["status"] for e in data} == {"unreachable"}  # their names lead nowhere
+
+    await until(is_measured, "both workers tell what was measured", patience(15.0))
     stranger = await operated.customer()
     assert (await operated.get(f"/v1/receipts/{call}", stranger)).status == 404
     for path in ("/v1/me", "/endpoints", "/v1/models", f"/v1/receipts/{call}", "/v1/models/m-plain"):
