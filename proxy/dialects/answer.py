@@ -68,6 +68,9 @@ class AnswerMeter:
 
     # -- what the relay calls ----------------------------------------------------------------------
 
+    def foretell(self, usage: Usage | None) -> None:
+        self._usage = usage
+
     def feed(self, content: bytes) -> None:
         try:
             splitter = self._splitter

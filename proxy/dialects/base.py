@@ -103,6 +103,11 @@ class OperationSpec:
     ids_out: tuple[IdOut, ...] = ()  # what an answer makes the caller's: bound before the answer ends
     task: Task | None = None  # what it submits, or (where it is free) shows
     lists: Listing | None = None  # answered from bindings, never sent to the vendor
+    owns: bool = field(init=False)  # any of these four
+
+    def __post_init__(self) -> None:
+        owns = bool(self.ids_in or self.ids_out or self.task or self.lists)
+        object.__setattr__(self, "owns", owns)
 
 
 class Meter(Protocol):
@@ -120,6 +125,9 @@ class Meter(Protocol):
     vendor_id: str  # the answer's own id, or ""
     service_tier: str  # as the answer says, or ""
     unread_bytes: int  # of generated text that was too long to be kept for counting
+
+    def foretell(self, usage: Usage | None) -> None:
+        """What is known before the content comes; it counts unless the content tells more. None: nothing."""
 
     def feed(self, content: bytes) -> None:
         """The next decoded content bytes, cut anywhere."""

@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from proxy.dialects.answer import known_int
+from proxy.dialects.answer import NO_USAGE, known_int
 from proxy.dialects.base import ANY, OperationSpec, UsagePointers
 from proxy.dialects.openai_format import TOP_USAGE
 from proxy.dialects.owned import DEEP, FAILED, SUCCEEDED, IdIn, IdOut, Listing, Task
@@ -164,12 +164,13 @@ def _spec(api: str, thing: str, path: str, call: _Call) -> OperationSpec:
         path,
         (method,),
         api=api,
-        kind="calls",
+        kind="training" if full == "fine_tuning.create" else "calls",
         request=request,
         model_at="none",
         billed=is_sold,
         replayable=method != "POST",
         guarded=(),
+        meter=NO_USAGE if is_sold else None,
         rules=UNREAD if name == "content" else NOTHING,
         ids_in=ids,
         ids_out=tuple(_ids_out(api, thing, name)),

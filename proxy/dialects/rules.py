@@ -46,7 +46,6 @@ class RuledMeter(AnswerMeter):
     # -- what the relay calls --
 
     def foretell(self, usage: Usage | None) -> None:
-        """What is known before the content: it counts unless the answer reports a usage of its own."""
         self._foretold = usage or self._foretold
 
     def feed(self, content: bytes) -> None:
@@ -60,10 +59,9 @@ class RuledMeter(AnswerMeter):
             super().finish()
 
     def usage(self) -> Usage | None:
-        usage = self._usage or self._foretold
         if not self._counts and not self._tools and not self._seconds_ms:
-            return usage
-        usage = replace(usage or Usage(calls=1), **self._counts)  # type: ignore[arg-type]
+            return self._usage or self._foretold
+        usage = replace(self._usage or Usage(calls=1), **self._counts)  # type: ignore[arg-type]
         usage.seconds_ms = usage.seconds_ms or self._seconds_ms
         usage.tools = usage.tools or dict(self._tools)
         return usage

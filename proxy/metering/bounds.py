@@ -6,6 +6,7 @@ Owns the written formula of money.md 5. Pure and quick: one pass over the conten
             document and server tool; at most the model's context
     output  what the request allows, at most what the model can; times n
     images  n, and their tokens
+    sound   characters of what is to be said, seconds of what is to be heard, and the tokens of both
     units   pages, search units: as many as the request can make them
 
 A text of rare characters can hold more tokens than bytes / 3: such a call may cost more than its hold.
@@ -13,11 +14,12 @@ A text of rare characters can hold more tokens than bytes / 3: such a call may c
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.metering.pricing import tool_kinds
+from proxy.metering.sound import SPEECH_TOKENS_PER_SECOND, Upload, speech_usage
 from proxy.metering.usage import Usage
 
 BYTES_PER_TOKEN = 3
@@ -34,9 +36,13 @@ IMAGE_OUTPUT_TOKENS = 6_300  # one generated image, largest size and quality
 PAGES = 1_000  # of a document whose request names none: Mistral's limit
 SEARCH_UNIT_DOCUMENTS = 100  # documents, or pieces of 500 tokens of long ones, in one search unit
 SEARCH_UNIT_BYTES = SEARCH_UNIT_DOCUMENTS * 500 * BYTES_PER_TOKEN
+EDITED_IMAGES = 4  # pictures in a form; their number is known when all of it has come
+RECORDING_MS = 600_000  # a recording that only a URL stands for
+SPOKEN_TOKENS_PER_SECOND = 5  # of a transcript
+TRAINING_TOKENS = 1_000_000  # of a training file, which only an id stands for
 PREDICTIONS = 4  # pictures of a request that does not say how many
 
-_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens")
+_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_tokens_to_sample")
 # The same where a request has its limits in an object: Gemini's, Ollama's, DashScope's.
 _HOLDERS = frozenset({"generationConfig", "generation_config", "options", "parameters"})
 _HELD_LIMITS = ("maxOutputTokens", "max_output_tokens", "num_predict", "max_tokens")
@@ -66,21 +72,88 @@ def hold_bound(
         usage.input = body_len // BYTES_PER_TOKEN
     else:
         _bound_input(usage, doc, body_len)
-    if kind == "images":
-        usage.images = n
-        usage.output_image = n * IMAGE_OUTPUT_TOKENS
-    elif kind == "predictions":
-        usage.images = _least(held, _HELD_COUNTS) or PREDICTIONS
-    elif kind == "pages":
-        usage.units = {"page": _length(doc.get("pages")) or PAGES}
-    elif kind == "rerank":
-        documents = _length(doc.get("documents"))
-        usage.units = {"search_unit": 1 + documents // SEARCH_UNIT_DOCUMENTS + body_len // SEARCH_UNIT_BYTES}
-    elif kind not in ("embeddings", "moderations"):
+    if kind in _KINDS:
+        _KINDS[kind](usage, Asked(doc, held, body_len, n))
+    else:
         _bound_output(usage, {**doc, **_limit(held)} if held else doc, n, max_output)
     if context is not None:
         _within(usage, context)
     return Bound(usage, n)
+
+
+class Asked(NamedTuple):
+    """A request, as the formulas of the kinds look at it; `held` are its options that lie in an object."""
+
+    doc: Mapping[str, Any]
+    held: Mapping[str, Any]
+    body_len: int
+    n: int
+
+
+def _images(usage: Usage, asked: Asked) -> None:
+    usage.images = asked.n
+    usage.output_image = asked.n * IMAGE_OUTPUT_TOKENS
+    pictures = EDITED_IMAGES if _is_form(asked.doc) else _length(asked.doc.get("images"))
+    usage.input_image += pictures * IMAGE_TOKENS
+    _only_fields(usage, asked)
+
+
+def _predictions(usage: Usage, asked: Asked) -> None:
+    usage.images = _least(asked.held, _HELD_COUNTS) or PREDICTIONS
+
+
+def _pages(usage: Usage, asked: Asked) -> None:
+    usage.units = {"page": _length(asked.doc.get("pages")) or PAGES}
+
+
+def _rerank(usage: Usage, asked: Asked) -> None:
+    documents = _length(asked.doc.get("documents")) // SEARCH_UNIT_DOCUMENTS
+    usage.units = {"search_unit": 1 + documents + asked.body_len // SEARCH_UNIT_BYTES}
+
+
+def _speech(usage: Usage, asked: Asked) -> None:
+    said = speech_usage(asked.doc, by_character=False)
+    usage.characters, usage.output_audio = said.characters, said.output_audio
+
+
+def _transcription(usage: Usage, asked: Asked) -> None:
+    recording = asked.doc.get("file")
+    usage.seconds_ms = recording.lasts_ms() if isinstance(recording, Upload) else RECORDING_MS
+    usage.input_audio = usage.seconds_ms * SPEECH_TOKENS_PER_SECOND // 1000
+    usage.output = usage.seconds_ms * SPOKEN_TOKENS_PER_SECOND // 1000
+    _only_fields(usage, asked)
+
+
+def _training(usage: Usage, asked: Asked) -> None:
+    usage.units = {"training_input": TRAINING_TOKENS}
+
+
+def _nothing_more(usage: Usage, asked: Asked) -> None:
+    """Its input is all that it consumes."""
+
+
+_KINDS: dict[str, Callable[[Usage, Asked], None]] = {
+    "embeddings": _nothing_more,
+    "moderations": _nothing_more,
+    "calls": _nothing_more,
+    "images": _images,
+    "predictions": _predictions,
+    "pages": _pages,
+    "rerank": _rerank,
+    "speech": _speech,
+    "transcription": _transcription,
+    "training": _training,
+}
+
+
+def _is_form(doc: Mapping[str, Any]) -> bool:
+    return isinstance(doc.get("file"), Upload)
+
+
+def _only_fields(usage: Usage, asked: Asked) -> None:
+    """Of a form the text of its fields is read, not its files as text."""
+    if _is_form(asked.doc):
+        usage.input = sum(len(v.encode()) for v in asked.doc.values() if type(v) is str) // BYTES_PER_TOKEN
 
 
 _NOTHING: Mapping[str, Any] = {}

@@ -55,6 +55,18 @@ _IGNORED = frozenset({
     "output_citation_mtok",
 })  # fmt: skip
 
+# What the library does not know, in USD: one picture, and those of other sizes and qualities.
+_PICTURES: dict[str, tuple[str, dict[str, str]]] = {
+    "dall-e-2": ("0.02", {"256x256": "0.016", "512x512": "0.018", "1024x1024": "0.02"}),
+    "dall-e-3": (
+        "0.04",
+        {
+            "1024x1024": "0.04", "1024x1792": "0.08", "1792x1024": "0.08",
+            "1024x1024/hd": "0.08", "1024x1792/hd": "0.12", "1792x1024/hd": "0.12", "*/hd": "0.08",
+        },
+    ),
+}  # fmt: skip
+
 _DATED = re.compile(r"\^([^\\()\[\]|*+?]*(?:\\\.[^\\()\[\]|*+?]*)*)\\d\{[48]\}.*\$")
 _DASHED_DATE = re.compile(r"-(20\d\d)-(\d\d)-(\d\d)$")
 
@@ -85,6 +97,9 @@ def official_prices(
                 for name in names(model.match, globs=provider.id in MAKERS):
                     if _may_price(provider, name, ranked, card):
                         card.setdefault(name, content)
+    for name, (image, sizes) in _PICTURES.items():
+        by_size = {size: _nanos(Decimal(price), rate) for size, price in sizes.items()}
+        card.setdefault(name, {"image": _nanos(Decimal(image), rate), "sizes": by_size})
     return card
 
 

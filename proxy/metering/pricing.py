@@ -293,7 +293,10 @@ _PLAIN = frozenset({"auto", "default", "standard", "standard_only", "on_demand"}
 # Tools that the client runs itself, or that cost nothing but tokens.
 _FREE_TOOLS = (
     "function", "custom", "computer", "text_editor", "bash", "memory", "web_fetch", "tool_search", "mcp",
+    "local_shell", "apply_patch", "namespace",
 )  # fmt: skip
+# `web_search_20250305`, `web_search_preview`, `web_search_preview_2025_03_11`: the same tool.
+_VERSION = re.compile(r"(?:_preview)?(?:_\d{8}|_\d{4}_\d\d_\d\d)?$")
 
 
 def unpriced_options(price: Price, request: Mapping[str, Any], kind: str) -> list[str]:
@@ -321,11 +324,15 @@ def unpriced_options(price: Price, request: Mapping[str, Any], kind: str) -> lis
 # What must have a price, by the kind of an operation: of each group one figure or unit. Others: both sides.
 _BOTH = (("input",), ("output",))
 _SIDES: dict[str, tuple[tuple[str, ...], ...]] = {
+    "calls": (("call",),),
     "embeddings": (("input",),),
     "images": (("output", "output_image", "image"),),
     "pages": (("page",),),
     "predictions": (("image", "input"),),
     "rerank": (("input", "search_unit"),),
+    "speech": (("character", "second", "output", "output_audio"),),
+    "transcription": (("second", "input", "input_audio"),),
+    "training": (("training_input",),),
 }
 
 
@@ -344,14 +351,13 @@ def _unpriced_sides(content: Mapping[str, Any], request: Mapping[str, Any], kind
 
 
 def tool_kinds(request: Mapping[str, Any]) -> list[str]:
-    """Server tools that a request offers, without their date: `web_search_20250305` -> `web_search`."""
+    """Server tools that a request offers, without their version: `web_search_20250305` -> `web_search`."""
     kinds: list[str] = []
     tools = request.get("tools")
     for tool in tools if type(tools) is list else ():
         kind = tool.get("type") if type(tool) is dict else None
         if type(kind) is str and not kind.startswith(_FREE_TOOLS):
-            name, _, date = kind.rpartition("_")
-            kinds.append(name if len(date) == 8 and date.isdigit() else kind)
+            kinds.append(_VERSION.sub("", kind))
     if request.get("web_search_options") is not None:
         kinds.append("web_search")
     return kinds

@@ -21,7 +21,7 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
 from proxy.relay.request_head import RequestHead
 from proxy.routing.canonical import canonical
-from proxy.routing.rewrite import request_headers, upstream_target
+from proxy.routing.rewrite import request_headers, same_path, upstream_target
 from proxy.routing.selection import Choice
 from proxy.routing.table import Endpoint, Route
 
@@ -149,7 +149,7 @@ class Heads:
     def _block(self, x: Exchange, facts: HeadFacts, choice: Choice, identity: bool) -> bytes:
         assert facts.route is not None and facts.operation is not None
         upstream, mirror = choice.upstream, choice.mirror
-        offered = upstream.operations[facts.operation.name]
+        offered = same_path(upstream.operations[facts.operation.name], facts.route)
         dialect = self.snapshot.dialects[offered.dialect]
         target = upstream_target(offered, mirror, choice.model, facts.captures, facts.query, dialect)
         host = f"[{mirror.host}]" if ":" in mirror.host else mirror.host

@@ -16,6 +16,7 @@ from proxy.http1.head import Head
 from proxy.metering.count import count_tokens
 from proxy.metering.decode import Decoder
 from proxy.relay.exchange import Exchange
+from proxy.relay.sighting import Sighting
 
 UNREAD_BYTES_MAX = 64 << 10  # of one answer; more is parsed at once
 COUNT_CHARS = 4096  # generated text is counted in slices of this size and dropped
@@ -35,12 +36,18 @@ class Tap:
         "_unread",
         "_unread_bytes",
         "meter",
+        "sighting",
         "total",
+        "unread_max",
     )
 
-    def __init__(self, meter: Meter, decoder: Decoder | None, model: str) -> None:
+    def __init__(
+        self, meter: Meter, decoder: Decoder | None, model: str, sighting: Sighting | None = None
+    ) -> None:
         self.meter = meter
+        self.sighting = sighting
         self.total = 0  # content bytes handed over
+        self.unread_max = UNREAD_BYTES_MAX if sighting is None else 0
         self._decoder = decoder
         self._model = model
         self._unread: list[bytes] = []
@@ -69,6 +76,9 @@ class Tap:
         if self._decoder is not None:
             content = self._decoder.feed(content)
         self.meter.feed(content)
+        if self.sighting is not None:
+            self.sighting.feed(content)
+            self.unread_max = 0 if self.sighting.is_urgent else UNREAD_BYTES_MAX
         texts = self.meter.take_text()
         if texts:
             self._texts += texts
@@ -80,6 +90,8 @@ class Tap:
         """The framing ended."""
         self.read()
         self.meter.finish()
+        if self.sighting is not None:
+            self.sighting.finish()
         self._texts += self.meter.take_text()
 
     def counted_output(self) -> int:
@@ -105,10 +117,14 @@ class Tap:
 
 def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool) -> Tap:
     """The tap of one answer: the upstream's dialect says how it reads, its head how it is coded."""
-    assert x.operation is not None
+    operation = x.operation
+    assert operation is not None and x.standing is not None
     coding = head.value(b"content-encoding")
     decoder = None if coding in (None, b"identity") else Decoder(coding.decode("latin-1"))
-    return Tap(dialect.make_meter(x.operation, is_event_stream), decoder, x.model)
+    meter = dialect.make_meter(operation, is_event_stream)
+    if operation.foretold is not None and head.status < 300:
+        meter.foretell(operation.foretold(x.doc, x.standing.price.content, head.value))
+    return Tap(meter, decoder, x.model, x.sighting if head.status < 300 else None)
 
 
 class MeterQueue:
@@ -124,7 +140,7 @@ class MeterQueue:
     def append(self, tap: Tap, pieces: Sequence[bytes], size: int) -> None:
         """Hand over the next content of an answer. Costs a list append; no parsing, no copy."""
         tap.append(pieces, size)
-        if tap.unread_bytes > UNREAD_BYTES_MAX:
+        if tap.unread_bytes > tap.unread_max:
             tap.read()
             return
         self._waiting[tap] = None

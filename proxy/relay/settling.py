@@ -19,7 +19,7 @@ from proxy import telemetry
 from proxy.access.admission import Gate
 from proxy.errors import ProxyError, Source
 from proxy.journal.segments import Journal
-from proxy.ledger import entry, settlement
+from proxy.ledger import bindings, entry, settlement
 from proxy.ledger.settlement import Facts, Figures, Terms, Waiver
 from proxy.metering.pricing import Price
 from proxy.metering.usage import Provenance, Usage
@@ -99,13 +99,14 @@ class Settler:
             dialect=x.dialect.name,
             price=price.id,
             model_ppm=standing.model_ppm,
-            tier_ppm=standing.tier.multiplier_ppm,
+            tier_ppm=standing.tier_ppm,
             tier=standing.tier.name,
             endpoint=x.endpoint.name,
             generation=x.snapshot.generation,
             stream=x.is_stream,
             input_bound=x.input_bound,
             request_bytes=len(x.content),
+            override=standing.override,
             multiplied=price.multiplied,
         )
         self.live[x.id] = x
@@ -113,7 +114,10 @@ class Settler:
 
     def drop_request(self, x: Exchange) -> None:
         """A stream has begun: forget the request, but for what counting may need if it is cut."""
-        x.doc, x.spans = {}, {}
+        assert x.operation is not None
+        is_priced_by_size = x.operation.kind == "images"
+        x.doc = {name: x.doc.get(name) for name in ("size", "quality")} if is_priced_by_size else {}
+        x.spans = {}
         size = len(x.content)
         if self._kept_bytes + size > KEPT_PROMPTS_BYTES_MAX:
             content, x.content = x.content, b""
@@ -169,6 +173,9 @@ class Settler:
         reported = tap.meter.usage() if tap is not None else None
         if reported is not None:
             price = self._narrowed(x, price, tap)
+        if x.ownership is not None and x.ownership.conclude(x, ending.outcome):
+            self._defer(x, facts, price, then)
+            return
         is_last_word = ending.is_whole or (tap is not None and tap.meter.usage_is_final())
         is_final = reported is not None and is_last_word
         terms = self._terms(x)
@@ -185,6 +192,15 @@ class Settler:
         # While Begin waits to be written they share their fate: no End without it.
         self._journal.append(entry.encode(end), then, settle=x.has_begun)
         self._release(x, end.cost_nanos, end.usage)
+        self._tell(x, end)
+
+    def _defer(self, x: Exchange, facts: Facts, price: Price, then: Then | None) -> None:
+        """The call is over, what it started at the vendor is not: its hold is the binding's from here on."""
+        assert x.begin is not None
+        known = Figures(counted=Usage(calls=1, input=x.begin.input_bound), is_estimate=True)
+        end = bindings.deferred(settlement.pending(x.begin, facts, known, price))
+        self._journal.append(entry.encode(end), then, settle=True)
+        self._release(x, end.hold_nanos, end.usage)
         self._tell(x, end)
 
     def _counted(self, x: Exchange, tap: Tap | None, reported: Usage | None) -> tuple[Figures, str]:
