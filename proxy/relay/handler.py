@@ -192,12 +192,15 @@ class Relay:
             model_in_body = dialect.operations[operation.name].model_at == "body"
             content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
             length = b"content-length: %d\r\n" % len(content)
+        head = x.heads.block(x, x.facts, choice, identity=injects)
+        if dialect.sign is not None:
+            head += dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
         times = upstream.timeouts
         leave = snapshot.on_disconnect(x.standing.model, upstream)
         return Plan(
             choice,
             dialect,
-            x.heads.block(x, x.facts, choice, identity=injects) + length + b"\r\n",
+            head + length + b"\r\n",
             content,
             injects,
             (times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
