@@ -22,7 +22,7 @@ def key_of(headers: Mapping[str, str], query: str) -> str:
     for name in _KEY_HEADERS:
         value = headers.get(name)
         if value:
-            return value.strip()
+            return value.strip().removeprefix("Bearer ").lstrip()
     if "key=" in query:
         return dict(parse_qsl(query)).get("key", "")
     return ""

@@ -246,6 +246,19 @@ def test_the_usage_in_one_event_of_20_mb_is_found():
     assert meter.usage_is_final() and not meter.degraded
 
 
+@pytest.mark.parametrize("form", ["data: %b\r\n\r\n", "[%b\n]", "%b"])
+def test_a_picture_of_20_mb_by_gemini_hides_no_usage(form: str):
+    picture = {"parts": [{"inlineData": {"mimeType": "image/png", "data": "iVBO" * (LONG // 4)}}]}
+    told = {"promptTokenCount": 5, "candidatesTokenCount": 1290, "totalTokenCount": 1295}
+    told["candidatesTokensDetails"] = [{"modality": "IMAGE", "tokenCount": 1290}]
+    doc = {"candidates": [{"content": picture, "finishReason": "STOP"}], "usageMetadata": told}
+    meter = metered("gemini", "stream_generate_content", reads(form.encode() % json.dumps(doc).encode()))
+    usage = meter.usage()
+    assert usage is not None
+    assert usage.as_dict() == {"input": 5, "output_image": 1290, "calls": 1}
+    assert meter.usage_is_final() and not meter.degraded
+
+
 @pytest.mark.parametrize("size", [100, 4096, 65536])
 def test_a_long_answer_is_read_as_a_short_one_is(size: int):
     text = 'a "quoted" \\ word, 中文 ' * 8000
@@ -283,6 +296,9 @@ BOMBS = {
     "a long usage": lambda: b'{"usage":{"x":"' + b"x" * 300_000,
     "a long key": lambda: b'{"' + b"x" * 300_000,
     "much text": lambda: b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % ("🎉" * 100).encode() * 800,
+    "an array of much": lambda: b'[{"candidates":[{"content":{"parts":[{"text":"%b"' % (b"x" * 300_000),
+    "lines of much": lambda: b'{"message":{"content":"%b"}}\n' % (b"y" * 3000) * 100,
+    "a line without end": lambda: b'{"response":"' + b"\\\\" * 150_000,
     "many small events": lambda: b"data: {}\n\n" * 30_000,
     "long names": lambda: b'data: {"model":"%b","id":"%b"}\n\n' % (b"m" * 20_000, b"i" * 20_000) * 3,
 }
@@ -291,7 +307,15 @@ BOMBS = {
 @pytest.mark.parametrize("bomb", BOMBS)
 @pytest.mark.parametrize("size", [997, 70_000])
 @pytest.mark.parametrize(
-    ("dialect", "operation"), [("openai", "chat"), ("openai", "images"), ("anthropic", "messages")]
+    ("dialect", "operation"),
+    [
+        ("openai", "chat"),
+        ("openai", "images"),
+        ("anthropic", "messages"),
+        ("gemini", "stream_generate_content"),
+        ("ollama", "ollama.chat"),
+        ("cohere", "cohere.chat"),
+    ],
 )
 def test_a_meter_keeps_at_most_64_kib(dialect: str, operation: str, size: int, bomb: str):
     meter = DIALECTS[dialect].make_meter(DIALECTS[dialect].operations[operation], True)

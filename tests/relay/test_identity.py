@@ -16,6 +16,7 @@ KEYS: list[tuple[dict[str, str], str, str]] = [
     ({"x-api-key": " sk-1 "}, "", "sk-1"),
     ({"x-goog-api-key": "sk-1"}, "", "sk-1"),
     ({"mj-api-secret": "sk-1"}, "", "sk-1"),
+    ({"x-api-key": "Bearer sk-1"}, "", "sk-1"),
     ({}, "key=sk-1", "sk-1"),
     ({}, "alt=sse&key=sk-1&x=1", "sk-1"),
     # An SDK without a key, beside one that is given otherwise.

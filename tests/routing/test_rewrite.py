@@ -203,3 +203,21 @@ def test_an_upstream_without_a_key_gets_none():
 
 def test_bytes_of_a_value_pass_as_they_came():
     assert (b"User-Agent", b"caf\xe9 \xff") in sent(openai(), "openai", (b"User-Agent", b"caf\xe9 \xff"))
+
+
+@pytest.mark.parametrize(
+    ("query", "passes"),
+    [
+        ("alt=sse&key=sk-1", "alt=sse"),
+        ("key=sk-1&$alt=json;enum-encoding=int", "%24alt=json%3Benum-encoding%3Dint"),
+        ("alt=proto", ""),  # the meter could not read it: no bill
+        ("fields=candidates&access_token=x", ""),
+    ],
+)
+def test_of_a_gemini_query_only_known_formats_pass(query: str, passes: str):
+    text = (
+        "upstreams: {g: {preset: gemini, credentials: none}}\n"
+        "models: {gpt-4o-mini: {candidates: [{upstream: g}]}}\n"
+    )
+    found = target(table(text), "g", "stream_generate_content", query=query)
+    assert found.partition("?")[2] == passes
