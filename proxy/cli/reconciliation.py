@@ -153,21 +153,16 @@ def _lines(result: Result) -> list[str]:
         ]
         for finding in result.findings
     ]  # fmt: skip
-    lines = (
-        station.table(["difference", "line", "call", "at (UTC)", "model", "at stake", "what"], rows)
-        if rows
-        else []
-    )
+    head = ["difference", "line", "call", "at (UTC)", "model", "at stake", "what"]
+    lines = [*station.table(head, rows), ""] if rows else []
+    lines.append(f"{result.kind}: {result.lines} lines, {result.attempts} attempts of ours")
+    if result.by_id or result.by_time:
+        lines.append(f"matched {result.by_id} by id, {result.by_time} by time")
+    if not result.attempts:
+        lines.append("no call of ours went to an upstream of that name at that time")
     counts = Counter(finding.kind for finding in result.findings)
-    matched = (
-        f"{result.by_id} by id, {result.by_time} by time" if result.by_id or result.by_time else "as totals"
-    )
-    lines += [
-        "",
-        f"{result.kind}: {result.lines} lines, {result.attempts} attempts of ours; matched {matched}",
-    ]
     lines += [
         f"{counts[kind]} {kind}: {money(stake, result.currency)} at stake"
         for kind, stake in _stakes(result).items()
     ]
-    return lines if result.findings else [*lines, "no difference"]
+    return lines if rows else [*lines, "no difference"]

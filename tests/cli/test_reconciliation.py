@@ -118,6 +118,11 @@ def test_each_difference_is_named_with_its_line_its_call_and_what_is_at_stake(re
     assert "1 price: 0.00003 CNY at stake" in text and "output_tokens 21, here 20" in text
 
 
+def test_an_upstream_that_nobody_called_is_told(reconcile, calls):
+    said = reconcile(HEAD + line(calls[0]), "--upstream", "opneai", status=1)
+    assert "no call of ours went to an upstream of that name" in said and "1 unknown" in said
+
+
 def test_a_bill_in_another_currency_needs_a_rate(reconcile, calls):
     text = HEAD + "".join(line(call, currency="usd", cost="0.00000625") for call in calls[:3])
     assert "--rate" in reconcile(text, status=1)

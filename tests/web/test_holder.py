@@ -54,6 +54,17 @@ async def test_me_tells_balance_tier_and_what_the_key_may(ada):
     assert (document["models"], document["label"], document["tier"]) == (["gpt-*"], "laptop", None)
 
 
+async def test_what_is_left_of_the_free_quota_is_available_too(ada, accounts, database):  # noqa: F811
+    await database.execute(
+        "INSERT INTO pocket (account, period_start, period_end, amount_nanos)"
+        " VALUES ($1, now() - interval '1 hour', now() + interval '1 hour', 700000000)",
+        accounts[0],
+    )
+    document = await (await ada.get("/me")).json()
+    assert (document["balance"], document["free"]) == ("100", "0.7")
+    assert (document["held"], document["available"]) == ("0", "100.7")
+
+
 async def test_a_receipt_says_what_was_used_at_which_price(ada, calls):
     id_ = calls[0].id
     for spelling in (id_, f"{id_[:8]}-{id_[8:12]}-{id_[12:16]}-{id_[16:20]}-{id_[20:]}"):
