@@ -99,22 +99,22 @@ class Lines:
                 return refused
         return Overloaded(retry_after_s=1.0)
 
-    async def enter(self, x: Exchange, limits: tuple[Limit, ...]) -> None:
+    async def enter(self, x: Exchange, limits: tuple[Limit, ...]) -> ProxyError | None:
         """Take the limits of the upstream that the call goes to next, after leaving the one before.
-        Raises LimitExceeded, StationFault."""
-        if x.ticket is None:
-            return
-        self._give(self._gate.leave(x.ticket, ONE_CALL))
+        Returns the refusal, which tells nobody what those limits are."""
         for _ in range(ROUNDS_MAX):
+            if x.ticket is None:
+                return None  # the client left, and the call is closed
+            self._give(self._gate.leave(x.ticket, ONE_CALL))
             wants = self._gate.enter(x.ticket, limits, self._wall_ms())
             if not wants:
-                return
+                return None
             refused = await self._fetch_limits(x, wants, 1)
+            if isinstance(refused, LimitExceeded):
+                return LimitExceeded(retry_after_s=refused.retry_after_s)
             if refused is not None:
-                raise refused
-            if x.ticket is None:
-                return  # the client left meanwhile
-        raise Overloaded(retry_after_s=1.0)
+                return refused
+        return Overloaded(retry_after_s=1.0)
 
     async def _fetch(self, x: Exchange, shortage: Shortage, line: deque[_Waiting]) -> ProxyError | None:
         if shortage.wants:
