@@ -101,10 +101,10 @@ class KeyRecord:
         if self.endpoints is not None and not permitted(self.endpoints, endpoint):
             raise RouteNotPermitted
 
-    def check_model(self, model: str, permitted: Permitted) -> None:
-        """Raises ModelNotPermitted where the key's own globs leave the model out."""
+    def check_model(self, model: str, permitted: Permitted, status: int | None = None) -> None:
+        """Raises ModelNotPermitted, with the station's `status`, where the key's own globs leave it out."""
         if self.models is not None and not permitted(self.models, model):
-            raise ModelNotPermitted(param="model")
+            raise ModelNotPermitted(param="model", status=status)
 
     def limits(self, tier: str, of_tier: Mapping[str, int | None]) -> tuple[Limit, ...]:
         """The limits that one call of this key counts against: its own, its account's, and those that each

@@ -15,7 +15,8 @@ from proxy.dialects.base import OperationSpec
 from proxy.errors import ModelNotPermitted, ModelNotPriced, ProxyError, UnknownModel
 from proxy.ledger import amounts
 from proxy.metering.bounds import Bound, hold_bound
-from proxy.metering.pricing import Price, cost_nanos
+from proxy.metering.pricing import cost_nanos
+from proxy.metering.quote import Sale
 from proxy.relay.admission import ESTIMATE_FLOOR_TOKENS
 from proxy.routing.canonical import canonical
 from proxy.routing.rewrite import request_headers, same_path, upstream_target
@@ -60,7 +61,8 @@ def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
     tier = snapshot.tier(question.key.tier_at(question.now_ms) if question.key else "")
     name = match.captures.get("model") or question.model or match.route.default_model or ""
     model = snapshot.model_for(name) if name else None
-    price = snapshot.price_for(name or operation.name) if operation.billed else None
+    overrides = question.key.overrides if question.key else ()
+    sale = snapshot.sale(name or operation.name, tier, overrides) if operation.billed else None
     endpoint = snapshot.endpoint_for(question.host or None)
     told = {
         "request": {"method": question.method, "path": path, "stream": question.is_stream},
@@ -71,8 +73,8 @@ def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
         "candidates": _candidates(snapshot, match, model, _wish(question, name), query),
         "refused": _refusals(snapshot, question, operation, tier, name),
         "limits": _limits(question.key, tier),
-        "price": _price(snapshot, price, name, tier) if operation.billed else None,
-        "hold": _hold(snapshot, operation.name, (name, model), price, tier) if price and model else None,
+        "price": _price(sale, snapshot.table.station.currency) if sale else None,
+        "hold": _hold(operation.name, model, sale, tier) if sale and model else None,
     }
     if question.key:
         told["key"] = {"masked": question.key.masked, "account": question.key.account_id}
@@ -123,8 +125,9 @@ def _refusals(
         found.append(UnknownModel())
     allowed = [tier.models] + ([question.key.models] if question.key and question.key.models else [])
     if not all(snapshot.permitted(globs, name) for globs in allowed):
-        found.append(ModelNotPermitted())
-    if operation.billed and snapshot.price_for(name) is None:
+        found.append(ModelNotPermitted(status=snapshot.table.station.not_permitted_status))
+    overrides = question.key.overrides if question.key else ()
+    if operation.billed and snapshot.sale(name, tier, overrides) is None:
         found.append(ModelNotPriced())
     return [{"status": e.status, "code": e.code, "message": e.message} for e in found]
 
@@ -196,16 +199,15 @@ def money(nanos: int, currency: str) -> str:
     return f"{amounts.as_text(nanos)} {currency}"
 
 
-def _price(snapshot: Snapshot, price: Price | None, name: str, tier: Tier) -> dict[str, Any] | None:
-    if price is None:
-        return None
+def _price(sale: Sale, currency: str) -> dict[str, Any]:
     return {
-        "id": price.id,
-        "content": price.content,
-        "model_multiplier_ppm": snapshot.multiplier_ppm(name),
-        "tier_multiplier_ppm": tier.multiplier_ppm,
-        "multiplied": price.multiplied,
-        "currency": snapshot.table.station.currency,
+        "id": sale.price.id,
+        "content": sale.price.content,
+        "model_multiplier_ppm": sale.model_ppm,
+        "tier_multiplier_ppm": sale.tier_ppm,
+        "multiplied": sale.price.multiplied,
+        "override": sale.override or None,
+        "currency": currency,
     }
 
 
@@ -218,18 +220,14 @@ def _limits(key: KeyRecord | None, tier: Tier) -> dict[str, Any]:
     }
 
 
-def _hold(
-    snapshot: Snapshot, operation: str, named: tuple[str, Model], price: Price, tier: Tier
-) -> dict[str, Any]:
+def _hold(operation: str, model: Model, sale: Sale, tier: Tier) -> dict[str, Any]:
     """Of a text of SAMPLE_BODY_BYTES without a limit of its own, before estimates are known."""
-    name, model = named
-    ppm = (snapshot.multiplier_ppm(name), tier.multiplier_ppm)
 
     def cost(output_tokens_max: int | None) -> tuple[int, Bound]:
         bound = hold_bound(operation, {}, SAMPLE_BODY_BYTES, model.context, model.max_output)
         if output_tokens_max is not None:
             bound.usage.output = min(bound.usage.output, output_tokens_max)
-        return cost_nanos(price, bound.usage, *ppm), bound
+        return cost_nanos(sale.price, bound.usage, sale.model_ppm, sale.tier_ppm), bound
 
     most, _ = cost(None)
     held, bound = cost(ESTIMATE_FLOOR_TOKENS if tier.hold == "estimate" else None)

@@ -25,7 +25,8 @@ from proxy.errors import (
     UnknownModel,
 )
 from proxy.metering.bounds import hold_bound
-from proxy.metering.pricing import cost_nanos, price_from_content, unpriced_options
+from proxy.metering.pricing import PPM, cost_nanos, price_from_content, unpriced_options
+from proxy.metering.quote import Sale
 from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
 from proxy.routing.table import Model, Upstream
@@ -37,7 +38,7 @@ STANDINGS_MAX = 10_000
 ESTIMATE_FLOOR_TOKENS = 1024  # output expected of a model before 100 calls were seen
 
 
-FREE = price_from_content({"free": True})  # of operations that are not billed
+FREE = Sale(price_from_content({"free": True}), PPM, PPM)  # of operations that are not billed
 
 
 @dataclass(slots=True)
@@ -171,7 +172,7 @@ class Admission:
             expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS) * bound.n
             usage.output = min(usage.output, expected)
         x.tokens_expected = usage.input_tokens_all() + usage.output_tokens_all()
-        return cost_nanos(standing.price, usage, standing.model_ppm, standing.tier.multiplier_ppm)
+        return cost_nanos(standing.price, usage, standing.model_ppm, standing.tier_ppm)
 
 
 def _stand(x: Exchange, snapshot: Snapshot, key: KeyRecord, is_billed: bool) -> Standing:
@@ -184,16 +185,14 @@ def _stand(x: Exchange, snapshot: Snapshot, key: KeyRecord, is_billed: bool) -> 
         model = snapshot.model_for(x.model)
         if model is None and not x.route.candidates:
             raise UnknownModel(param="model")
+        status = snapshot.table.station.not_permitted_status
         if not snapshot.permitted(tier.models, x.model):
-            raise ModelNotPermitted(param="model")
-        key.check_model(x.model, snapshot.permitted)
-    price = snapshot.price_for(x.model or x.operation.name) if is_billed else FREE
-    if price is None:
+            raise ModelNotPermitted(param="model", status=status)
+        key.check_model(x.model, snapshot.permitted, status)
+    sale = snapshot.sale(x.model or x.operation.name, tier, key.overrides) if is_billed else FREE
+    if sale is None:
         raise ModelNotPriced(param="model")
     limits = key.limits(tier.name, tier.limits.amounts())
     if model is not None and model.limits is not None:
         limits += limits_of(f"m:{model.pattern}", model.limits.amounts())
-    model_ppm = snapshot.multiplier_ppm(x.model)
-    return Standing(
-        key, snapshot, tier_name, tier, model, price, model_ppm, limits, any(map(is_told, limits))
-    )
+    return Standing(key, snapshot, tier_name, tier, model, *sale, limits, any(map(is_told, limits)))

@@ -14,6 +14,7 @@ from proxy.access.admission import Ticket
 from proxy.access.keyring import KeyRecord
 from proxy.access.limits import Limit
 from proxy.dialects.base import Dialect, OperationSpec
+from proxy.ledger.bindings import Binding
 from proxy.ledger.entry import Attempt, Begin
 from proxy.metering.pricing import Price
 from proxy.relay.request_head import RequestHead
@@ -22,7 +23,9 @@ from proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.relay.heads import HeadFacts, Heads
+    from proxy.relay.ownership import Ownership
     from proxy.relay.pump import Pump
+    from proxy.relay.sighting import Sighting
 
 
 class Body(Protocol):
@@ -68,6 +71,8 @@ class Standing:
     model: Model | None  # None: a route without models
     price: Price
     model_ppm: int
+    tier_ppm: int
+    override: str  # the id of the account's own price or multiplier; "": there is none
     limits: tuple[Limit, ...]
     tells_rates: bool  # whether answers say what is left of them
 
@@ -118,6 +123,11 @@ class Exchange:
     prompt_tokens: int = -1  # our own count of the input; -1: not counted
     attempts: list[Attempt] = field(default_factory=list)
     pump: Pump | None = None
+
+    # what lives at the vendor
+    bound: Binding | None = None  # what the request names, and where the call must go for it
+    sighting: Sighting | None = None  # what the answer is read for
+    ownership: Ownership | None = None  # who concludes from either; None: there is neither
 
     # the answer
     status: int = 0  # what the client was answered; 0: nothing yet

@@ -148,7 +148,7 @@ class Pages:
             if not any(c in name for c in "*?[")
             and snapshot.permitted(tier.models, name)
             and snapshot.permitted(key.models, name)
-            and snapshot.price_for(name) is not None
+            and snapshot.sale(name, tier, key.overrides) is not None
             and any(
                 snapshot.table.upstreams[c.upstream].enabled for c in snapshot.table.models[name].candidates
             )
