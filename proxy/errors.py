@@ -143,6 +143,25 @@ class MethodNotAllowed(ClientFault):
     text = "This path does not take this method."
 
 
+class UnknownId(ClientFault):
+    """Nobody's or another account's: a caller cannot tell."""
+
+    code = "object_not_found"
+    status = 404
+    kind = "not_found_error"
+    text = "There is no such object, or you do not have access to it."
+
+
+class IdsApart(ClientFault):
+    code = "objects_apart"
+    text = "The objects that this request names cannot be used together, or not with this model."
+
+
+class TooManyIds(ClientFault):
+    code = "too_many_objects"
+    text = "The request names more objects than one request may."
+
+
 class UnknownModel(ClientFault):
     code = "model_not_found"
     status = 404
@@ -268,6 +287,11 @@ class JournalUnavailable(StationFault):
 class KeyLookupUnavailable(StationFault):
     code = "key_lookup_unavailable"
     text = "The relay cannot check this API key at the moment. Try again shortly."
+
+
+class BindingLookupUnavailable(StationFault):
+    code = "object_lookup_unavailable"
+    text = "The relay cannot check whose objects this request names at the moment. Try again shortly."
 
 
 class Overloaded(StationFault):

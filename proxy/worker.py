@@ -35,6 +35,7 @@ from proxy.relay.cooldown import Cooldowns
 from proxy.relay.handler import Relay
 from proxy.relay.ingress import Ingress
 from proxy.relay.metering_task import MeterQueue
+from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
 from proxy.relay.plan import Tools
 from proxy.relay.pool import Pool, tls_context
@@ -106,6 +107,7 @@ class Worker:
             journal=self.journal,
             settler=self.settler,
             cooldowns=cooldowns,
+            ownership=Ownership(self.channel, self.journal, wall_ms),
             tools=Tools(loop, wall_ms, self.meters, self.sweeper, self.settler, cooldowns.report),
         )
         self.ingress = Ingress(

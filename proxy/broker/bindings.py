@@ -103,6 +103,11 @@ class BindingDesk:
         account, kind, limit = args["account"], args["kind"], args["limit"]
         after, before = args.get("after", ""), args.get("before", "")
         listed, more = await self._source().page(account, kind, limit, after=after, before=before)
+        for pause_s in LATE_S:
+            if listed or not self._is_new(account, after or before):
+                break
+            await asyncio.sleep(pause_s)  # the page begins where Postgres is not yet
+            listed, more = await self._source().page(account, kind, limit, after=after, before=before)
         rows = {row.vendor_id: row.content for row in listed}
         if not after and not before:
             rows = self._newest(account, kind) | rows
@@ -121,12 +126,16 @@ class BindingDesk:
     def _newest(self, account: int, kind: str) -> dict[str, dict[str, Any] | None]:
         """What this node knows and Postgres may not have yet."""
         known = self._known.get(account, {})
-        since_ms = self._now_ms() - DRAINED_MS
         return {
             id_: found[0].content
             for id_, found in reversed(known.items())
-            if found[0].binding.kind == kind and found[0].content and found[0].since_ms > since_ms
+            if found[0].binding.kind == kind and found[0].content and self._is_new(account, id_)
         }
+
+    def _is_new(self, account: int, id_: str) -> bool:
+        """May Postgres not have it yet?"""
+        found = self._known.get(account, {}).get(id_)
+        return found is not None and found[0].since_ms > self._now_ms() - DRAINED_MS
 
     def _is_gone(self, account: int, id_: str) -> bool:
         found = self._known.get(account, {}).get(id_)

@@ -143,10 +143,14 @@ def first(value: Any, pointers: tuple[Pointer, ...]) -> Any:
 
 def needles(places: tuple[IdIn, ...]) -> tuple[bytes, ...]:
     """One of these is in every body that names an id at one of the places, unless it hides in escapes."""
-    names = (
-        next(step for step in place.at[1:] if type(step) is str) for place in places if place.at[0] == "body"
+    names = sorted(
+        {
+            f'"{next(step for step in place.at[1:] if type(step) is str)}'.encode()
+            for place in places
+            if place.at[0] == "body"
+        }
     )
-    return tuple({b'"%b"' % name.encode() for name in names})
+    return tuple(name for name in names if not any(name.startswith(o) for o in names if o != name))
 
 
 def may_name(content: bytes, names: tuple[bytes, ...]) -> bool:

@@ -31,6 +31,7 @@ from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
 from proxy.relay.identity import client_address
+from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
 from proxy.relay.plan import Plan, Tools
 from proxy.relay.pool import Pool
@@ -57,6 +58,7 @@ class Relay:
     settler: Settler
     cooldowns: Cooldowns
     tools: Tools
+    ownership: Ownership
     heads: Heads | None = None  # swapped whole by a reload; running calls keep theirs
     is_draining: bool = False
 
@@ -72,6 +74,8 @@ class Relay:
             x.uploaded = monotonic()
             await body.parse(x, facts)
             self.admission.authorize(x)
+            if x.operation is not None and x.operation.owns and await self.own(x):
+                return
             choices = self.choose(x, heads)
             await self.admission.admit(x)
             await self.dispatch(x, choices)
@@ -105,12 +109,26 @@ class Relay:
             x.address = client_address(x.address, facts.forwarded_for, trusted)
         return heads, facts
 
+    async def own(self, x: Exchange) -> bool:
+        """What lives at the vendor: is what the request names its account's, and what does the answer make
+        so? True: it was a list, and is answered. Raises UnknownId and the other refusals of ownership."""
+        assert x.operation is not None
+        if x.operation.ids_in and (named := self.ownership.names(x)):
+            await self.ownership.claim(x, named)
+        if x.operation.lists is not None:
+            await self.ownership.list(x)
+            return True
+        self.ownership.watch(x)
+        return False
+
     def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere."""
         assert x.snapshot is not None and x.route is not None and x.key is not None
         assert x.standing is not None
-        only = heads.only_choice(x.route, x)
-        if only is not None:
+        only = heads.only_choice(x.route, x) if x.bound is None else None
+        if x.bound is not None:
+            choices = [c for c in self.ownership.choices(x) if not self.cooldowns.is_cooling(c)]
+        elif only is not None:
             choices = [] if self.cooldowns.is_cooling(only) else [only]
         else:
             choices = order(
@@ -140,6 +158,10 @@ class Relay:
                 break
             if tried and self.cooldowns.is_cooling(choice):
                 continue  # it began to cool while the list was walked
+            if choice.upstream.limits is not None:
+                error = await self.admission.enter(x, choice.upstream)
+                if error is not None:
+                    continue
             plan = self.plan(x, choice)
             fresh = False
             while True:

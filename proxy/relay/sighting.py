@@ -1,0 +1,162 @@
+"""Read one answer for what of it is the caller's from now on: ids, the state of a task, its usage.
+
+A spectator beside the meter, only of operations whose table names such places. State is bounded at
+WHOLE_BYTES_MAX; nothing raises. What is done about it is ownership.py's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import orjson
+
+from proxy.dialects.base import OperationSpec, Pointer
+from proxy.dialects.owned import IDS_MAX, IdOut, Task, first, ids_told, starts, state_told
+from proxy.metering.events import SseSplitter
+from proxy.metering.scanner import PointerScanner
+from proxy.metering.usage import Usage
+
+WHOLE_BYTES_MAX = 64 << 10  # a longer answer goes through the scanner, and is not kept for lists
+CONTENT_BYTES_MAX = 8 << 10  # of an object that lists show
+
+_BLANK = b" \t\r\n\xef\xbb\xbf"
+
+
+class Sighting:
+    """What one answer has told so far. `on_id(kind, id)` is called at the first sight of each in a stream:
+    its client may use it before the stream ends."""
+
+    __slots__ = (
+        "_buffer", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content", "ids", "state", "task",
+        "usage",
+    )  # fmt: skip
+
+    def __init__(self, out: tuple[IdOut, ...], task: Task | None, on_id: Callable[[str, str], None]) -> None:
+        self.ids: dict[str, str] = {}  # id -> kind
+        self.state: str | None = None
+        self.usage: Usage | None = None
+        self.content: dict[str, Any] = {}
+        self._out = out
+        self.task = task
+        self._on_id = on_id
+        self._pointers = _pointers(out, task)
+        self._buffer: bytearray | None = bytearray()
+        self._splitter: SseSplitter | None = None
+        self._scanner: PointerScanner | None = None
+
+    @property
+    def is_over(self) -> bool:
+        """Nothing more is wanted of a stream: its id is known, and no task is awaited."""
+        return self._splitter is not None and self.task is None and bool(self.ids)
+
+    @property
+    def is_urgent(self) -> bool:
+        """A stream has not told its id yet: its client may use it as soon as it comes."""
+        return not self.ids and (self._splitter is not None or not self._buffer) and self._scanner is None
+
+    def feed(self, content: bytes) -> None:
+        """The next decoded content bytes, cut anywhere."""
+        try:
+            self._feed(content)
+        except Exception:  # noqa: BLE001 - a spectator: no answer, however odd, may disturb its stream
+            self.task = None
+
+    def finish(self) -> None:
+        """The framing ended."""
+        try:
+            self._finish()
+        except Exception:  # noqa: BLE001 - see feed
+            self.task = None
+
+    def _feed(self, content: bytes) -> None:
+        if self._splitter is not None:
+            if not self.is_over:
+                for data in self._splitter.feed(content):
+                    self._event(data)
+        elif self._scanner is not None:
+            self._scanner.feed(content)
+        elif self._buffer is not None:
+            self._begin(content)
+
+    def _finish(self) -> None:
+        if self._splitter is not None:
+            for data in self._splitter.finish():
+                self._event(data)
+            return
+        if self._scanner is not None:
+            self._scanner.finish()
+            self._document(self._scanner.document)
+        elif self._buffer:
+            document = _loads(bytes(self._buffer))
+            if type(document) is dict and len(self._buffer) <= CONTENT_BYTES_MAX:
+                self.content = document
+            self._document(document)
+        self._buffer = self._scanner = None
+
+    def _begin(self, content: bytes) -> None:
+        assert self._buffer is not None
+        self._buffer += content
+        begin = self._buffer.lstrip(_BLANK)
+        if not begin:
+            return
+        if not begin.startswith((b"{", b"[")):
+            self._splitter = SseSplitter(self._new_scanner)
+            self._buffer, content = None, bytes(begin)
+            self.feed(content)
+        elif len(self._buffer) > WHOLE_BYTES_MAX:
+            self._scanner = self._new_scanner()
+            self._scanner.feed(bytes(begin))
+            self._buffer = None
+
+    def _new_scanner(self) -> PointerScanner:
+        return PointerScanner(self._pointers)
+
+    def _event(self, data: bytes | PointerScanner) -> None:
+        before = len(self.ids)
+        self._document(_loads(data) if isinstance(data, bytes) else data.document)
+        for id_ in list(self.ids)[before:]:
+            self._on_id(self.ids[id_], id_)
+
+    def _document(self, document: Any) -> None:
+        for kind, id_ in ids_told(self._out, document, {}):
+            if len(self.ids) < IDS_MAX:
+                self.ids.setdefault(id_, kind)
+        if self.task is None:
+            return
+        self.state = state_told(self.task, document) or self.state
+        usage = self.task.usage
+        if usage is not None:
+            told = first(document, usage.places)
+            self.usage = (usage.read(told) if type(told) is dict else None) or self.usage
+
+
+def sighting_of(
+    operation: OperationSpec, request: dict[str, Any], on_id: Callable[[str, str], None]
+) -> Sighting | None:
+    """For the answer to one request; None: there is nothing to look for."""
+    task = operation.task
+    if task is not None and operation.billed and not starts(task, request):
+        task = None  # it is over with its answer
+    out = tuple(
+        replace(place, asked="")  # decided here: the request is not kept
+        for place in operation.ids_out
+        if not place.asked or request.get(place.asked, place.by_default)
+    )
+    return Sighting(out, task, on_id) if out or task is not None else None
+
+
+def _pointers(out: tuple[IdOut, ...], task: Task | None) -> tuple[Pointer, ...]:
+    pointers = [pointer for place in out for pointer in place.at]
+    if task is not None:
+        pointers += task.state
+        pointers += task.usage.places if task.usage is not None else ()
+    return tuple(pointer for pointer in pointers if pointer)
+
+
+def _loads(data: bytes) -> Any:
+    try:
+        return orjson.loads(data)
+    except ValueError:
+        return None  # [DONE], or what the meter complains of
