@@ -109,8 +109,8 @@ class Cooldowns:
             self._trials[mirror] = now + TRIAL_MS
         return True
 
-    def answered(self, choice: Choice, first_byte_s: float | None) -> None:
-        """The upstream took the call. `first_byte_s`: of a stream, since the request was sent."""
+    def answered(self, choice: Choice, began_ms: int | None) -> None:
+        """The upstream took the call. `began_ms`: when the attempt began; None: not a stream."""
         now = self._wall_ms()
         for place in choice.places:
             rest = self._rests.get(place)
@@ -122,6 +122,7 @@ class Cooldowns:
         mirror = choice.mirror_place
         self._failures.pop(mirror, None)
         if len(choice.upstream.mirrors) > 1:
+            first_byte_s = None if began_ms is None else (now - began_ms) / 1000
             self.measures.answered(mirror, first_byte_s, now)
             self._trials.pop(mirror, None)
 

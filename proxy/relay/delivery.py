@@ -7,9 +7,25 @@ No copy, no await.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Protocol
 
+from proxy.http1.head import Head
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
+
+
+def delivery_for(x: Exchange, head: Head, heading: Heading) -> Writer:
+    """Of an answer with the upstream's `head` and the client's `heading`."""
+    if x.heartbeat is not None:
+        return x.heartbeat.delivery(head, heading)
+    return Delivery(x, head.status, heading)
+
+
+class Writer(Protocol):
+    """What a pump gives content to."""
+
+    def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
+        """The next content; `last`: it ends here."""
 
 
 class Delivery:

@@ -23,7 +23,11 @@ from proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.relay.heads import HeadFacts, Heads
+<<<<<<< Updated upstream
     from proxy.relay.ownership import Ownership
+=======
+    from proxy.relay.heartbeat import Heartbeat
+>>>>>>> Stashed changes
     from proxy.relay.pump import Pump
     from proxy.relay.sighting import Sighting
 
@@ -123,6 +127,7 @@ class Exchange:
     prompt_tokens: int = -1  # our own count of the input; -1: not counted
     attempts: list[Attempt] = field(default_factory=list)
     pump: Pump | None = None
+    heartbeat: Heartbeat | None = None  # at an endpoint that cuts silence
 
     # what lives at the vendor
     bound: Binding | None = None  # what the request names, and where the call must go for it

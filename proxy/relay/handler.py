@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import math
 from dataclasses import dataclass
+from functools import partial
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -30,6 +31,7 @@ from proxy.relay.admission import Admission
 from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
+from proxy.relay.heartbeat import heartbeat_for
 from proxy.relay.identity import client_address
 from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
@@ -37,7 +39,7 @@ from proxy.relay.plan import Plan, Tools
 from proxy.relay.pool import Pool
 from proxy.relay.pump import Pump
 from proxy.relay.settling import Settler
-from proxy.routing.selection import Choice, Wish, order
+from proxy.routing.selection import Choice, Wish, affinity, order
 
 if TYPE_CHECKING:
     from proxy.snapshot import Snapshot
@@ -78,7 +80,11 @@ class Relay:
                 return
             choices = self.choose(x, heads)
             await self.admission.admit(x)
-            await self.dispatch(x, choices)
+            if facts.endpoint.proxy_read_timeout_ms is None:
+                await self.dispatch(x, choices)
+            else:
+                with heartbeat_for(x, self.tools.loop):
+                    await self.dispatch(x, choices)
         except ProxyError as e:
             self.settler.refuse(x, e)
             raise
@@ -124,19 +130,27 @@ class Relay:
     def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere."""
         assert x.snapshot is not None and x.route is not None and x.key is not None
+<<<<<<< Updated upstream
         assert x.standing is not None
         only = heads.only_choice(x.route, x) if x.bound is None else None
         if x.bound is not None:
             choices = [c for c in self.ownership.choices(x) if not self.cooldowns.is_cooling(c)]
         elif only is not None:
+=======
+        assert x.standing is not None and x.facts is not None
+        only = heads.only_choice(x.route, x)
+        if only is not None:
+>>>>>>> Stashed changes
             choices = [] if self.cooldowns.is_cooling(only) else [only]
         else:
+            roll = affinity(x.key.account_id, x.content)
             choices = order(
                 x.snapshot.candidates(x.route, x.standing.model),
                 x.snapshot.table.upstreams,
-                Wish(x.model, x.is_stream, x.key.mirror),
+                Wish(x.model, x.is_stream, x.facts.mirror or x.key.mirror),
                 self.cooldowns.is_cooling_at,
-                random(),  # noqa: S311 - spreads load, guards nothing
+                random() if roll is None else roll,  # noqa: S311 - spreads load, guards nothing
+                self.cooldowns.rank,
             )
         if not choices:
             raise CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
@@ -156,7 +170,7 @@ class Relay:
         for choice in choices:
             if tried == ATTEMPTS_MAX:
                 break
-            if tried and self.cooldowns.is_cooling(choice):
+            if self.cooldowns.needs_word(choice) and not self.cooldowns.begin(choice, is_stream=x.is_stream):
                 continue  # it began to cool while the list was walked
             if choice.upstream.limits is not None:
                 error = await self.admission.enter(x, choice.upstream)
@@ -182,6 +196,7 @@ class Relay:
                 if failure is None:
                     return
                 error = failure
+                self.cooldowns.failed(choice, failure)
                 if failure.retry is not Retry.REPLAY or fresh or not may_resend or tried == ATTEMPTS_MAX:
                     break
                 fresh = True  # a stale pooled connection: once more, on a new one
@@ -214,21 +229,30 @@ class Relay:
             model_in_body = dialect.operations[operation.name].model_at == "body"
             content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
             length = b"content-length: %d\r\n" % len(content)
+<<<<<<< Updated upstream
         head = x.heads.block(x, x.facts, choice, identity=injects)
         if dialect.sign is not None:
             head += dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
+=======
+        is_kept = x.heartbeat is not None and x.heartbeat.needs_identity
+>>>>>>> Stashed changes
         times = upstream.timeouts
         leave = snapshot.on_disconnect(x.standing.model, upstream)
         return Plan(
             choice,
             dialect,
+<<<<<<< Updated upstream
             head + length + b"\r\n",
+=======
+            x.heads.block(x, x.facts, choice, identity=injects or is_kept) + length + b"\r\n",
+>>>>>>> Stashed changes
             content,
             injects,
             (times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
             times.idle_ms / 1000,
             x.arrived + times.total_ms / 1000 if times.total_ms else math.inf,
             leave.drain_ms / 1000 if leave.kind == "drain" else 0.0,
+            partial(self.cooldowns.answered, choice) if self.cooldowns.needs_word(choice) else None,
         )
 
     def client_left(self, x: Exchange) -> None:

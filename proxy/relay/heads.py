@@ -16,13 +16,18 @@ from typing import TYPE_CHECKING
 
 from proxy.access.keyformat import is_well_formed
 from proxy.dialects.base import Dialect, OperationSpec
-from proxy.errors import ExpectationFailed, InvalidKey, MalformedRequest, MissingKey
+from proxy.errors import ClientFault, ExpectationFailed, InvalidKey, MalformedRequest, MissingKey
 from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
 from proxy.relay.request_head import RequestHead
 from proxy.routing.canonical import canonical
+<<<<<<< Updated upstream
 from proxy.routing.rewrite import request_headers, same_path, upstream_target
 from proxy.routing.selection import Choice
+=======
+from proxy.routing.rewrite import request_headers, upstream_target
+from proxy.routing.selection import AUTO, Choice, Preference, preference
+>>>>>>> Stashed changes
 from proxy.routing.table import Endpoint, Route
 
 if TYPE_CHECKING:
@@ -49,6 +54,7 @@ class HeadFacts:
     coding: bytes  # Accept-Encoding for the upstream
     has_plain_body: bool  # no Content-Encoding
     user_agent: str
+    mirror: Preference | None = None  # of this call; None: the key's
     route: Route | None = None
     captures: dict[str, str] = field(default_factory=dict)
     dialect: Dialect | None = None
@@ -66,7 +72,7 @@ class Heads:
         self._choices: dict[tuple[str, str], Choice | None] = {}
 
     def accept(self, x: Exchange) -> HeadFacts:
-        """Canonical path and endpoint. Raises MalformedRequest, ExpectationFailed."""
+        """Canonical path, endpoint, mirrors. Raises MalformedRequest, ExpectationFailed, ClientFault."""
         head = x.head
         facts = self._memo.get(head)
         if facts is None:
@@ -81,12 +87,26 @@ class Heads:
                 codings(headers.get("Accept-Encoding")),
                 headers.get("Content-Encoding", "identity").lower() in ("", "identity"),
                 headers.get("User-Agent", ""),
+                self._mirror(headers.get("X-Mirror")),
             )
             if head.is_remembered:
                 if len(self._memo) >= MEMO_MAX:
                     self._memo.clear()
                 self._memo[head] = facts
         return facts
+
+    def _mirror(self, asked: str | None) -> Preference | None:
+        """Raises ClientFault for what no mirror is called: a slip would go somewhere else unnoticed."""
+        if asked is None:
+            return None
+        names = [name.strip() for name in asked.split(",")]
+        try:
+            chosen = preference(names)
+        except ValueError as e:
+            raise ClientFault("The header 'x-mirror' is not a list of mirrors.", param="x-mirror") from e
+        if not {AUTO, *self.snapshot.table.mirror_names}.issuperset(names):
+            raise ClientFault("The header 'x-mirror' names no mirror of this station.", param="x-mirror")
+        return chosen
 
     def match(self, x: Exchange, facts: HeadFacts) -> None:
         """The route. Raises UnknownPath, MethodNotAllowed, MalformedRequest."""

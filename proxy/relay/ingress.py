@@ -349,4 +349,7 @@ class Ingress:
         x.status = error.status
         x.outcome = x.outcome or error.code
         self.stats.inc("refusals_total", error.code)
-        x.client.write(refusal(x, error))
+        if x.heartbeat is not None and x.heartbeat.is_committed:
+            x.heartbeat.refuse(error)
+        else:
+            x.client.write(refusal(x, error))

@@ -55,3 +55,5 @@ class Plan:
     idle_s: float
     deadline: float  # of the whole call, on the monotonic clock; inf: none
     drain_s: float  # how long to read on when the client has left; 0: cancel
+    answered: Callable[[int | None], None] | None
+    """(when a stream's attempt began, in ms): the upstream took the call. None: nobody needs to know."""

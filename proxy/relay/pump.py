@@ -22,7 +22,7 @@ from proxy.journal.crashpoint import crash_point
 from proxy.ledger import entry
 from proxy.metering.events import UsageEventFilter
 from proxy.relay import answers
-from proxy.relay.delivery import Delivery
+from proxy.relay.delivery import Writer, delivery_for
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
 from proxy.relay.metering_task import Tap, tap_for
@@ -74,7 +74,7 @@ class Pump:
         x.attempts.append(self._attempt)
         self._head: Head | None = None
         self._body: list[bytes] = []  # of an unhappy answer, while it is judged
-        self._delivery: Delivery | None = None
+        self._delivery: Writer | None = None
         self._held: list[bytes] = []
         self._filter: UsageEventFilter | None = None
         self._tap: Tap | None = None
@@ -88,8 +88,7 @@ class Pump:
     async def run(self, conn: UpstreamConnection) -> ProxyError | None:
         """Send the request once the call's Begin is written, relay the answer.
 
-        Returns None when the call is answered and settled, else why this attempt did not do; nothing
-        has reached the client then.
+        Returns None when the call is answered and settled, else why not: nothing has reached the client.
         """
         self._conn = conn
         self._x.pump = self
@@ -195,7 +194,9 @@ class Pump:
         heading = heading_for(
             self._x, plan.choice.upstream, plan.dialect, head, self._conn.framing, plan.hides_usage
         )
-        self._delivery = Delivery(self._x, head.status, heading)
+        if plan.answered is not None:
+            plan.answered(self._attempt.started_ms if heading.is_event_stream else None)
+        self._delivery = delivery_for(self._x, head, heading)
         self._tap = tap_for(self._x, plan.dialect, head, heading.is_event_stream)
         if heading.is_event_stream:
             if plan.hides_usage:
@@ -297,8 +298,7 @@ class Pump:
         crash_point("end-appended")
 
     def _flush(self, refused: BaseException | None) -> None:
-        """Continuation of the journal's flush. Where End could not be written the alarm is the journal's;
-        the client gets what was paid for."""
+        """Continuation of the journal's flush. Could End not be written: the client gets what it paid for."""
         crash_point("end-written")
         self._is_flushed = True
         held, self._held = self._held, []

@@ -47,7 +47,7 @@ class Vendor(Protocol):
 
 def never_passes(name: bytes) -> bool:
     """True for a lower-case header name that no list may let through."""
-    return name in OWN_HEADERS or name in CREDENTIAL_HEADERS or b"_" in name
+    return name in OWN_HEADERS or name == b"x-mirror" or name in CREDENTIAL_HEADERS or b"_" in name
 
 
 def same_path(operation: OfferedOperation, route: Route) -> OfferedOperation:

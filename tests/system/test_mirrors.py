@@ -8,7 +8,7 @@ from collections import Counter
 import orjson
 
 from tests.fakes.upstream_server import whole
-from tests.system.operated import OK, SECRETS, Operated, completion, patience, until
+from tests.system.operated import CHAT, OK, SECRETS, Operated, chat, completion, patience, until
 
 
 async def _places(operated: Operated, key: str, stream: bool = False) -> list[str]:
@@ -72,6 +72,58 @@ async def test_a_mirror_that_refuses_connections_costs_nobody_an_answer(operated
     assert [mirror for mirror, _ in tried] == ["direct", "hk"]
 
 
+async def test_a_mirror_that_fails_again_and_again_rests_and_comes_back(operated: Operated) -> None:
+    operated.script("cdn", [whole(b"{}", 503)])
+    operated.script("hk", OK)
+    key = await operated.customer(mirror=("cdn", "hk"))
+
+    async def is_resting() -> bool:
+        assert {a.status for a in await operated.calls(10, key, "m-mirrored")} == {200}
+        rows = (await operated.admin("/admin/status")).json()["resting"]
+        return [r["why"] for r in rows if r["mirror"] == "cdn"] == ["answers with server errors"]
+
+    await until(is_resting, "it is known to rest")
+    operated.script("cdn", OK)
+
+    async def is_back() -> bool:
+        return await _places(operated, key) == ["cdn"]
+
+    await until(is_back, "half-open, a call finds it well again", patience(10.0))
+    key = await operated.customer(mirror="cdn")
+    assert [a.status for a in await operated.calls(6, key, "m-mirrored")] == [200] * 6
+
+
+async def test_a_call_may_name_its_mirrors_and_the_vendor_is_not_told(operated: Operated) -> None:
+    for place in ("direct", "cdn", "hk"):
+        operated.script(place, OK)
+    key = await operated.customer(mirror="hk")
+    async with operated.session(key) as session:
+        for asked in ("cdn", "direct, auto"):
+            start = len(operated.upstream.requests)
+            answer = await operated.ask(session, CHAT, chat("m-mirrored"), headers={"x-mirror": asked})
+            assert answer.status == 200
+            (request,) = operated.upstream.requests[start:]
+            assert request.target.split("/")[1] == asked.partition(",")[0]
+            assert request.header(b"x-mirror") is None
+        for slip in ("nowhere", "auto,cdn", ""):
+            answer = await operated.ask(session, CHAT, chat("m-mirrored"), headers={"x-mirror": slip})
+            assert (answer.status, answer.json()["error"]["param"]) == (400, "x-mirror")
+
+
+async def test_a_long_prompt_stays_with_its_credential(operated: Operated) -> None:
+    """What a vendor has cached of it is there and nowhere else."""
+    operated.script("pool", OK)
+    keys = [await operated.customer() for _ in range(6)]
+    used = []
+    for key in keys:
+        start = len(operated.asked("pool"))
+        for turn in range(4):
+            messages = [{"role": "user", "content": "x" * 5000}, {"role": "user", "content": str(turn)}]
+            assert (await operated.call(key, "m-pool", messages=messages)).status == 200
+        used.append({r.header(b"authorization") for r in operated.asked("pool")[start:]})
+    assert [len(credentials) for credentials in used] == [1] * 6
+
+
 async def test_calls_are_spread_by_weight(operated: Operated) -> None:
     operated.script("heavy", OK)
     operated.script("light", OK)
@@ -114,11 +166,11 @@ async def test_a_credential_that_must_rest_is_replaced_and_comes_back(operated: 
 
     operated.script("pool", [lambda request: rests[name_of(request)]])
     key = await operated.customer()
-    assert {a.status for a in await operated.calls(4, key, "m-pool")} == {200}
 
     async def resting() -> bool:
+        assert (await operated.call(key, "m-pool")).status == 200
         status = (await operated.admin("/admin/status")).json()
-        return {r["credential"] for r in status["resting"]} == {"a", "b"}
+        return {r["credential"] for r in status["resting"] if r["upstream"] == "pool"} == {"a", "b"}
 
     await until(resting, "both are known to rest")
     await asyncio.gather(*(operated.calls(5, key, "m-pool") for _ in range(2)))  # both workers were told
