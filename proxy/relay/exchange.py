@@ -23,11 +23,8 @@ from proxy.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from proxy.relay.heads import HeadFacts, Heads
-<<<<<<< Updated upstream
-    from proxy.relay.ownership import Ownership
-=======
     from proxy.relay.heartbeat import Heartbeat
->>>>>>> Stashed changes
+    from proxy.relay.ownership import Ownership
     from proxy.relay.pump import Pump
     from proxy.relay.sighting import Sighting
 

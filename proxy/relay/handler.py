@@ -130,17 +130,11 @@ class Relay:
     def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere."""
         assert x.snapshot is not None and x.route is not None and x.key is not None
-<<<<<<< Updated upstream
-        assert x.standing is not None
+        assert x.standing is not None and x.facts is not None
         only = heads.only_choice(x.route, x) if x.bound is None else None
         if x.bound is not None:
             choices = [c for c in self.ownership.choices(x) if not self.cooldowns.is_cooling(c)]
         elif only is not None:
-=======
-        assert x.standing is not None and x.facts is not None
-        only = heads.only_choice(x.route, x)
-        if only is not None:
->>>>>>> Stashed changes
             choices = [] if self.cooldowns.is_cooling(only) else [only]
         else:
             roll = affinity(x.key.account_id, x.content)
@@ -229,23 +223,16 @@ class Relay:
             model_in_body = dialect.operations[operation.name].model_at == "body"
             content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
             length = b"content-length: %d\r\n" % len(content)
-<<<<<<< Updated upstream
-        head = x.heads.block(x, x.facts, choice, identity=injects)
+        is_kept = x.heartbeat is not None and x.heartbeat.needs_identity
+        head = x.heads.block(x, x.facts, choice, identity=injects or is_kept)
         if dialect.sign is not None:
             head += dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
-=======
-        is_kept = x.heartbeat is not None and x.heartbeat.needs_identity
->>>>>>> Stashed changes
         times = upstream.timeouts
         leave = snapshot.on_disconnect(x.standing.model, upstream)
         return Plan(
             choice,
             dialect,
-<<<<<<< Updated upstream
             head + length + b"\r\n",
-=======
-            x.heads.block(x, x.facts, choice, identity=injects or is_kept) + length + b"\r\n",
->>>>>>> Stashed changes
             content,
             injects,
             (times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,

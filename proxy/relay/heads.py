@@ -21,13 +21,8 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
 from proxy.relay.request_head import RequestHead
 from proxy.routing.canonical import canonical
-<<<<<<< Updated upstream
 from proxy.routing.rewrite import request_headers, same_path, upstream_target
-from proxy.routing.selection import Choice
-=======
-from proxy.routing.rewrite import request_headers, upstream_target
 from proxy.routing.selection import AUTO, Choice, Preference, preference
->>>>>>> Stashed changes
 from proxy.routing.table import Endpoint, Route
 
 if TYPE_CHECKING:
