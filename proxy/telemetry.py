@@ -93,6 +93,9 @@ METRICS: dict[str, Metric] = {
     "calls_open": Metric("gauge", "Calls that have begun and are not closed."),
     "streams_open": Metric("gauge", "Open streams."),
     "upstream_connections": Metric("gauge", "Open upstream connections.", ("state",)),
+    "mirror_first_byte_seconds": Metric(
+        "gauge", "Until a stream's first byte, lately; where there is a choice.", ("upstream", "mirror")
+    ),
     "journal_available": Metric("gauge", "1 while the journal takes entries."),
     "table_generation": Metric("gauge", "Generation of the routes in use."),
     "memory_bytes": Metric("gauge", "Resident memory."),

@@ -13,6 +13,7 @@ import resource
 import signal
 import socket
 import ssl
+from collections.abc import Callable
 from logging import getLogger
 from time import monotonic, time_ns
 from typing import Any
@@ -78,20 +79,7 @@ class Worker:
         )
         self.gate = Gate(Slices(), LimitBook(settings.workers))
         self.keys = KeyCache()
-        self.channel = Channel(
-            settings.channel_path,
-            self._hello,
-            {
-                "table": self._table,
-                "keys": self._keys,
-                "cool": self._cool,
-                "uncool": self._uncool,
-                "estimates": self._estimates,
-                "endpoints": self._endpoints,
-                "recall": self._recall,
-            },
-            self._welcome,
-        )
+        self.channel = Channel(settings.channel_path, self._hello, self._handlers(), self._welcome)
         self.returns = Returns(self.channel, self.gate, wall_ms)
         self.desk = Desk(self.channel, self.keys, self.gate, self.stats, wall_ms)
         self.meters = MeterQueue(loop)
@@ -225,9 +213,22 @@ class Worker:
         stats.set("journal_syncs_total", journal.syncs)
         stats.set("table_generation", self.relay.heads.snapshot.generation if self.relay.heads else 0)
         stats.set("memory_bytes", _resident_bytes())
+        for place, seconds in self.relay.cooldowns.measures.first_bytes(wall_ms()).items():
+            stats.set("mirror_first_byte_seconds", seconds, place.upstream, place.mirror)
         self.channel.notify("stats", stats.snapshot())
 
     # -- what control tells --
+
+    def _handlers(self) -> dict[str, Callable[[dict[str, Any]], None]]:
+        return {
+            "table": self._table,
+            "keys": self._keys,
+            "cool": self._cool,
+            "uncool": self._uncool,
+            "estimates": self._estimates,
+            "endpoints": self._endpoints,
+            "recall": self._recall,
+        }
 
     def _hello(self) -> dict[str, Any]:
         return {
