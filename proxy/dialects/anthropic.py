@@ -57,7 +57,7 @@ _POST = replace(_GET, methods=("POST",), request="opaque", replayable=False)
 
 
 def _listing(kind: str) -> Listing:
-    return Listing(kind, after="after_id", before="before_id")
+    return Listing(kind, after="after_id", before="before_id", fixed={})
 
 
 _SPECS = (
@@ -85,7 +85,7 @@ _SPECS = (
             (
                 "list",
                 "",
-                replace(_LIST, lists=Listing("message_batch", after="after_id", before="before_id")),
+                replace(_LIST, lists=_listing("message_batch")),
             ),
             ("get", "/{id}", replace(_GET, task=BATCH)),
             ("cancel", "/{id}/cancel", replace(_POST, task=BATCH)),

@@ -52,7 +52,6 @@ TASK = Task(
     states={"completed": SUCCEEDED, "incomplete": SUCCEEDED, "failed": FAILED, "cancelled": FAILED},
     asked="background",
     usage=USAGE,
-    model=("model",),
 )
 _IDS = (
     IdIn(("body", "previous_response_id")),

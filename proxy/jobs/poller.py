@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy import telemetry
-from proxy.dialects.owned import RUNNING, Task, first, found, ids_told, state_told
+from proxy.dialects.owned import FAILED, RUNNING, SUCCEEDED, Task, first, found, ids_told, state_told
 from proxy.jobs.asking import Answer, Asker, Place
 from proxy.ledger.entry import Bind, Observed
 from proxy.metering.usage import Usage
@@ -31,6 +31,7 @@ UNKNOWN_POLLS = 3  # in a row that the vendor does not know it
 AGE_PER_PAUSE = 10  # a task is asked about again after a tenth of its age
 CONTENT_BYTES_MAX = 8 << 10  # of an object that lists show
 OVERDUE_MS = 48 * 3_600_000  # without a poll: the file has its upstream no more
+ONE_CALL = Usage(calls=1).as_dict()
 DISPUTE_MS = 7 * 86_400_000  # of a task whose kind the file has no more
 
 
@@ -140,13 +141,18 @@ class Poller:
         if shares is None:
             self._put_off(due, task, Answer(error="its results could not be read"))
             return
+        if not shares and task.results is not None:
+            state = FAILED  # its lines say that nothing was done
+        elif not shares and task.model and state == SUCCEEDED:
+            self._dispute(due, task, "its end tells no usage")
+            return
         seen = Observed(
             self._clock.new_id(), self._clock.now_ms(), due.vendor_id, due.upstream, state,
             credential=due.credential, content=_small(answer),
         )  # fmt: skip
         for model, usage in shares.items():
             if not model:
-                seen.usage = usage.as_dict()
+                seen.usage = usage.as_dict() or ONE_CALL
             elif not self._price(place.snapshot, task, seen, model, usage):
                 self._dispute(due, task, f"model {model!r} has no price")
                 return

@@ -131,12 +131,12 @@ def closed(end: End, seen: Observed, was: str, prices: Mapping[str, Price]) -> C
     that no lease is named any more. Raises KeyError: a price is missing.
     """
     if was == VOID:
-        found = _bill(end, seen, prices[end.price], [])
+        found = _bill(end, seen, _reported(seen.usage), prices[end.price], [])
         return Closing(correction=_correction(end.id, seen, found))
     holds.resolved(end.id, end.state, entry.VOID if NEXT[was, seen.state] == VOID else entry.SETTLED)
     flags = [WAS_DISPUTED] if was == DISPUTED or seen.state in (CHARGED, RELEASED) else []
     if not seen.parts:
-        return Closing([_end(end, seen, _bill(end, seen, prices[end.price], flags))])
+        return Closing([_end(end, seen, _bill(end, seen, _reported(seen.usage), prices[end.price], flags))])
     ends: list[End] = []
     for part in seen.parts:
         is_first = not ends
@@ -149,23 +149,26 @@ def closed(end: End, seen: Observed, was: str, prices: Mapping[str, Price]) -> C
             model_ppm=part["model_ppm"],
             multiplied=prices[part["price"]].multiplied,
         )
-        told = replace(seen, usage=part["usage"])
-        ends.append(_end(call, told, _bill(call, told, prices[part["price"]], flags)))
+        told = Usage.from_dict(part["usage"])
+        ends.append(_end(call, seen, _bill(call, seen, told, prices[part["price"]], flags)))
     return Closing(ends)
 
 
 def corrected(call: End, seen: Observed, price: Price) -> Closing:
     """The same for a call that was closed when its relay died: the row that is there is put right."""
-    return Closing(correction=_correction(call.id, seen, _bill(call, seen, price, [])))
+    return Closing(correction=_correction(call.id, seen, _bill(call, seen, _reported(seen.usage), price, [])))
 
 
-def _bill(end: End, seen: Observed, price: Price, flags: list[str]) -> Bill:
+def _reported(usage: dict[str, Any]) -> Usage | None:
+    return Usage.from_dict(usage) if usage else None
+
+
+def _bill(end: End, seen: Observed, reported: Usage | None, price: Price, flags: list[str]) -> Bill:
     if seen.state == RELEASED:
         return Bill(0, Usage(), Provenance.NONE, flags)
     counted = Usage.from_dict(end.usage)
     if seen.state == CHARGED:
         return Bill(end.hold_nanos, counted, Provenance.ESTIMATED, [*flags, settlement.CAPPED])
-    reported = Usage.from_dict(seen.usage) if seen.usage else None
     figures = Figures(reported, reported is not None, counted, is_estimate=True)
     found = settlement.bill(end, _OUTCOMES[seen.state], figures, price, Terms())
     return found._replace(flags=[*flags, *found.flags])

@@ -41,7 +41,7 @@ KNOWN_MAX = 50_000
 LIST_DEFAULT, LIST_MAX = 20, 100
 NOTHING: dict[str, str] = {}
 LOOKS = frozenset({"GET", "HEAD"})  # methods that change nothing of what they name
-ONE_CALL = Usage(calls=1)
+ONE_CALL = Usage(calls=1).as_dict()
 
 # What is over, whoever asked: these answers started nothing.
 _NOTHING_STARTED = frozenset({entry.FAILED, entry.UPSTREAM_ERROR})
@@ -235,8 +235,10 @@ class Ownership:
             state = bindings.DUE  # what it costs is more than this answer tells
         if self._told.get(bound.identity) == state:
             return
-        usage = ONE_CALL if state == SUCCEEDED and task.usage is None else sighting.usage
-        self._observe(bound, state, usage.as_dict() if usage is not None else {}, sighting.content)
+        usage = sighting.usage.as_dict() or ONE_CALL if sighting.usage is not None else {}
+        if state == SUCCEEDED and task.usage is None:
+            usage = ONE_CALL
+        self._observe(bound, state, usage, sighting.content)
 
     def _observe(
         self,

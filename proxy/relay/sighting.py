@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import cache
 from typing import Any
 
 import orjson
@@ -29,8 +30,8 @@ class Sighting:
     its client may use it before the stream ends."""
 
     __slots__ = (
-        "_buffer", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content", "ids", "state", "task",
-        "usage",
+        "_buffer", "_kinds", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content", "ids", "state",
+        "task", "usage",
     )  # fmt: skip
 
     def __init__(self, out: tuple[IdOut, ...], task: Task | None, on_id: Callable[[str, str], None]) -> None:
@@ -42,14 +43,15 @@ class Sighting:
         self.task = task
         self._on_id = on_id
         self._pointers = _pointers(out, task)
+        self._kinds = frozenset(place.kind for place in out)
         self._buffer: bytearray | None = bytearray()
         self._splitter: SseSplitter | None = None
         self._scanner: PointerScanner | None = None
 
     @property
     def is_over(self) -> bool:
-        """Nothing more is wanted of a stream: its id is known, and no task is awaited."""
-        return self._splitter is not None and self.task is None and bool(self.ids)
+        """Nothing more is wanted of a stream: its ids are known, and no task is awaited."""
+        return self.task is None and self._kinds.issubset(self.ids.values())
 
     @property
     def is_urgent(self) -> bool:
@@ -114,10 +116,19 @@ class Sighting:
         return PointerScanner(self._pointers)
 
     def _event(self, data: bytes | PointerScanner) -> None:
+        if isinstance(data, bytes) and not self._may_tell(data):
+            return
         before = len(self.ids)
         self._document(_loads(data) if isinstance(data, bytes) else data.document)
         for id_ in list(self.ids)[before:]:
             self._on_id(self.ids[id_], id_)
+
+    def _may_tell(self, data: bytes) -> bool:
+        """Most events of a stream say nothing new: a search is cheaper than to parse them twice."""
+        known = self.ids.values()
+        return self.task is not None or any(
+            leaf in data for place in self._out if place.kind not in known for leaf in _leaves(place)
+        )
 
     def _document(self, document: Any) -> None:
         for kind, id_ in ids_told(self._out, document, {}):
@@ -145,6 +156,13 @@ def sighting_of(
         if not place.asked or request.get(place.asked, place.by_default)
     )
     return Sighting(out, task, on_id) if out or task is not None else None
+
+
+@cache
+def _leaves(place: IdOut) -> frozenset[bytes]:
+    """The names that its values have."""
+    names = (next((step for step in reversed(at) if type(step) is str), "") for at in place.at)
+    return frozenset(f'"{name}"'.encode() for name in names)
 
 
 def _pointers(out: tuple[IdOut, ...], task: Task | None) -> tuple[Pointer, ...]:

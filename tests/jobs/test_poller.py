@@ -306,6 +306,21 @@ async def test_results_are_added_up_by_model(rig, accounts):
     assert await audit(rig.database) == []
 
 
+async def test_a_batch_that_did_nothing_costs_nothing_and_one_that_does_not_tell_is_disputed(rig, accounts):
+    await rig.submit(accounts[0], "l1", kind="lines")
+    await rig.submit(accounts[0], "b1", "b2", kind="batch")
+    rig.vendor.answers["l1"] = {"status": "done", "output": "f1"}
+    rig.vendor.answers["f1/content"] = '{"error": 1}\n'
+    rig.vendor.answers["b1"] = {"status": "done", "model": "o3"}
+    rig.vendor.answers["b2"] = {"status": "done", "model": "o3", "usage": {}}
+    await rig.round(after_s=10)
+    assert await rig.rows("SELECT vendor_id, state FROM binding ORDER BY vendor_id") == [
+        ("b1", "disputed"), ("b2", "settled"), ("l1", "void"),
+    ]  # fmt: skip
+    assert await rig.rows("SELECT sum(cost_nanos)::bigint FROM usage") == [(0,)]
+    assert await audit(rig.database) == []
+
+
 async def test_many_tasks_are_asked_about_in_one_request(rig, accounts):
     ids = [f"m{n}" for n in range(25)]
     await rig.submit(accounts[0], *ids, kind="mj")
