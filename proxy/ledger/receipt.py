@@ -28,9 +28,9 @@ BUCKETS = tuple(f.name for f in FIELDS)
 COLUMNS = (
     "object", "posted_day", "id", "corrects", "began_ms", "ended_ms", "key", "model", "operation", "stream",
     "status", "outcome", "cut", "provenance", "prompt_tokens", "completion_tokens", *BUCKETS, "items",
-    "model_multiplier", "tier_multiplier", "tier", "price_id", "currency", "cost", "corrected", "free",
-    "free_amount", "refunded", "amount", "endpoint", "mirror", "retries", "rurt_ms", "ttft_ms", "took_ms",
-    "source", "reference", "paid", "note",
+    "model_multiplier", "tier_multiplier", "tier", "own_price", "price_id", "currency", "cost", "corrected",
+    "free", "free_amount", "refunded", "amount", "endpoint", "mirror", "retries", "rurt_ms", "ttft_ms",
+    "took_ms", "source", "reference", "paid", "note",
 )  # fmt: skip
 # What an operator sees besides; another station's bill is reconciled by the same columns.
 OPERATOR_COLUMNS = (
@@ -77,6 +77,7 @@ def receipt(line: Mapping[str, Any], currency: str, price: Price | None) -> Docu
         "model_multiplier": multiplier(line["model_ppm"] if is_multiplied else PPM),
         "tier_multiplier": multiplier(line["tier_ppm"] if is_multiplied else PPM),
         "tier": line["tier"],
+        "own_price": line["override"] != "",  # agreed with this account, instead of price or multipliers
         "price_id": line["price"],
         "price": None if price is None else price.content,
         "notes": [flag for flag in TOLD_FLAGS if flag in line["flags"]],

@@ -85,8 +85,8 @@ class Page:
 _CALLS = """
 SELECT 'call' AS kind, u.id, u.posted_day::text, u.ended_ms, u.began_ms, u.account, u.key, u.model,
        u.operation, u.stream, u.status, u.outcome, u.cut, u.provenance, u.usage, u.price, u.model_ppm,
-       u.tier_ppm, u.multiplied, u.tier, u.endpoint, u.mirror, u.rurt_ms, u.ttft_ms, u.took_ms, u.flags,
-       u.upstream, u.upstream_model, u.upstream_id, u.credential, u.upstream_nanos,
+       u.tier_ppm, u.multiplied, u.override, u.tier, u.endpoint, u.mirror, u.rurt_ms, u.ttft_ms, u.took_ms,
+       u.flags, u.upstream, u.upstream_model, u.upstream_id, u.credential, u.upstream_nanos,
        greatest(jsonb_array_length(u.attempts) - 1, 0) AS retries,
        u.cost_nanos, u.free_nanos, u.free_nanos - u.cost_nanos AS amount_nanos,
        coalesce((SELECT sum(delta_nanos) FROM correction WHERE corrects = u.id), 0)::bigint

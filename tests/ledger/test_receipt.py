@@ -21,7 +21,7 @@ CALL = {
     "endpoint": "direct", "mirror": "cdn", "rurt_ms": 3, "ttft_ms": 210, "took_ms": 480, "flags": [],
     "upstream": "openai", "upstream_model": "gpt-4o-mini-x", "upstream_id": "req_1", "credential": "main",
     "retries": 1, "cost_nanos": 45_000, "free_nanos": 0, "amount_nanos": -45_000, "corrected_nanos": 0,
-    "refunded_nanos": 0, "upstream_nanos": 30_000,
+    "refunded_nanos": 0, "upstream_nanos": 30_000, "override": "",
 }  # fmt: skip
 
 
@@ -51,6 +51,10 @@ def test_a_call_that_was_partly_free_says_so_and_takes_the_rest():
 def test_a_price_that_is_not_multiplied_shows_no_multiplier():
     told = receipt(PER_CALL, usage={"calls": 1}, cost_nanos=300_000_000)
     assert (told["model_multiplier"], told["tier_multiplier"], told["cost"]) == ("1", "1", "0.3")
+
+
+def test_a_price_of_the_accounts_own_says_so():
+    assert (receipt()["own_price"], receipt(override="7")["own_price"]) == (False, True)
 
 
 def test_only_flags_that_change_the_bill_are_told():
