@@ -21,6 +21,7 @@ PACKAGES = {
     "openai-2": ["openai>=2,<3"],
     "newest": ["openai", "anthropic", "requests"],
     "langchain": ["langchain-openai"],
+    "native": ["google-genai", "cohere", "ollama", "mistralai"],
     "llama": ["xllamacpp", "gguf"],
 }
 
