@@ -135,6 +135,7 @@ _TASKS = {
         deadline_s=7 * 86400.0,
     ),
 }
+_SHOWN = {"batches.get": TOP_USAGE}
 _SHOWS = frozenset({"get", "cancel", "create", "pause", "resume"})
 
 # Files that the vendor makes, and tells of where their maker is shown.
@@ -170,7 +171,7 @@ def _spec(api: str, thing: str, path: str, call: _Call) -> OperationSpec:
         billed=is_sold,
         replayable=method != "POST",
         guarded=(),
-        meter=NO_USAGE if is_sold else None,
+        meter=NO_USAGE if is_sold else _SHOWN.get(full),
         rules=UNREAD if name == "content" else NOTHING,
         ids_in=ids,
         ids_out=tuple(_ids_out(api, thing, name)),

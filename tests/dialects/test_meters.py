@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Meter
+from proxy.metering.usage import Usage
 from tests.dialects import reference
 from tests.dialects.answers import metered, said
 
@@ -257,6 +258,62 @@ def test_a_picture_of_20_mb_by_gemini_hides_no_usage(form: str):
     assert usage is not None
     assert usage.as_dict() == {"input": 5, "output_image": 1290, "calls": 1}
     assert meter.usage_is_final() and not meter.degraded
+
+
+def test_a_stream_of_edited_images_of_several_mb_each_is_read_in_bounded_memory():
+    events = []
+    for kind in ("partial_image", "partial_image", "completed"):
+        event = {"type": f"image_edit.{kind}", "b64_json": "iVBO" * (1 << 20)}
+        if kind == "completed":
+            event["usage"] = {"input_tokens": 5, "output_tokens": 7, "total_tokens": 12}
+        events.append(b"event: image_edit.%b\ndata: %b\n\n" % (kind.encode(), json.dumps(event).encode()))
+    meter = DIALECTS["openai"].make_meter(DIALECTS["openai"].operations["images.edits"], True)
+    for piece in reads(b"".join(events), 64 << 10):
+        meter.feed(piece)
+        assert held_bytes(meter) < 140 << 10  # one read and what is kept
+    meter.finish()
+    assert said(meter)["usage"] == {"input": 5, "output": 7, "images": 1, "calls": 1}
+    assert meter.usage_is_final() and not meter.degraded
+
+
+def speech(*pieces: bytes, is_event_stream: bool, foretold: Usage | None = None) -> Meter:
+    meter = DIALECTS["openai"].make_meter(DIALECTS["openai"].operations["speech"], is_event_stream)
+    meter.foretell(foretold)
+    for piece in pieces:
+        meter.feed(piece)
+    meter.finish()
+    return meter
+
+
+@pytest.mark.parametrize("sound", [b"ID3\x04", b'{"not": json', b"data: \x00\x01\n\n", b""])
+def test_sound_is_billed_by_what_its_text_foretold(sound: bytes):
+    meter = speech(*(sound[at : at + 1] for at in range(len(sound))), is_event_stream=False)
+    assert meter.usage() is None and not meter.degraded
+    meter = speech(sound, is_event_stream=False, foretold=Usage(characters=12, calls=1))
+    assert said(meter)["usage"] == {"characters": 12, "calls": 1}
+    assert meter.usage_is_final() and not meter.error
+
+
+def test_speech_as_events_tells_its_own_usage():
+    told = b'data: {"type":"speech.audio.done","usage":{"input_tokens":14,"output_tokens":101}}\n\n'
+    meter = speech(
+        b'data: {"type":"speech.audio.delta","audio":"SUQz"}\n\n',
+        told,
+        is_event_stream=True,
+        foretold=Usage(characters=12, input=3, output_audio=40, calls=1),
+    )
+    assert said(meter)["usage"] == {"input": 14, "output": 101, "calls": 1}
+    assert meter.complete
+
+
+def test_a_transcript_as_text_is_billed_by_its_cues_before_what_was_foretold():
+    for body, seconds_ms in ((b"plain words", 9000), (b"WEBVTT\n\n00:00.000 --> 00:03.250\nhi\n", 3250)):
+        meter = DIALECTS["openai"].make_meter(DIALECTS["openai"].operations["transcriptions"], False)
+        meter.foretell(Usage(seconds_ms=9000, calls=1))
+        meter.feed(body)
+        meter.finish()
+        assert said(meter)["usage"] == {"seconds_ms": seconds_ms, "calls": 1}
+        assert meter.usage_is_final()
 
 
 @pytest.mark.parametrize("size", [100, 4096, 65536])
