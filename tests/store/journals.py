@@ -69,6 +69,10 @@ class Life:
     async def write(self, entries: Iterable[Entry]) -> None:
         """Returns once they are below the watermark."""
         await self.write_unsynced(entries)
+        await self.synced()
+
+    async def synced(self) -> None:
+        """Returns once all that was written is below the watermark."""
         async with asyncio.timeout(60):
             while self._unsynced():
                 await asyncio.sleep(0.001)
