@@ -29,6 +29,7 @@ AUDIO_TOKENS_LEAST = 400  # a recording is filled up to 30 s by some models
 AUDIO_BYTES_PER_TOKEN = 125  # 32 tokens a second of speech at 32 kbit/s
 DOCUMENT_BYTES_PER_TOKEN = 2  # a page is some KB of compressed PDF and is read as text and as image
 DOCUMENT_TOKENS = 50_000  # a document that only a URL or an id stands for
+KEPT_TOKENS = 30_000  # of a conversation or a prompt that is kept at the vendor, and only an id stands for
 TOOLS_TOKENS = 600  # what vendors put in front when tools are offered
 TOOL_CALLS = 5  # calls of a server tool, when the request does not limit them
 TOOL_CALL_TOKENS = 10_000  # what one brings into the input
@@ -211,6 +212,9 @@ def _is_conversation(doc: Mapping[str, Any]) -> bool:
     return True
 
 
+_STANDS_FOR_MORE = frozenset({"previous_response_id", "conversation", "assistant_id"})
+
+
 def _bound_input(usage: Usage, doc: Mapping[str, Any], body_len: int) -> None:
     found = _Parts()
     for name in ("messages", "system", "input", "contents", "requests", "content", "instances"):
@@ -220,6 +224,8 @@ def _bound_input(usage: Usage, doc: Mapping[str, Any], body_len: int) -> None:
     if type(doc.get("input")) is list or type(doc.get("prompt")) is list:
         tokens = max(tokens, _token_ids(doc.get("input")), _token_ids(doc.get("prompt")))
     tokens += found.tokens
+    if not _STANDS_FOR_MORE.isdisjoint(doc):
+        tokens += KEPT_TOKENS
     ttl = found.cache_ttl or _ttl(doc)
     if "tools" in doc or "web_search_options" in doc:
         tools = _Parts()

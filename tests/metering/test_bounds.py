@@ -11,16 +11,20 @@ from proxy.metering.bounds import (
     AUDIO_BYTES_PER_TOKEN,
     AUDIO_TOKENS_LEAST,
     DOCUMENT_TOKENS,
+    EDITED_IMAGES,
     IMAGE_OUTPUT_TOKENS,
     IMAGE_TOKENS,
+    KEPT_TOKENS,
     OUTPUT_TOKENS,
     TOOL_CALL_TOKENS,
     TOOL_CALLS,
     TOOLS_TOKENS,
+    TRAINING_TOKENS,
     Bound,
     hold_bound,
 )
 from proxy.metering.count import count_tokens
+from proxy.metering.sound import Upload
 
 
 def bound(
@@ -220,3 +224,36 @@ def test_limits_in_an_object_of_the_request_bound_the_output(doc, output):
 def test_what_is_sold_by_units_is_held_by_units(kind, doc, units):
     found = bound(doc, kind).usage
     assert (found.units, found.output) == (units, 0)
+
+
+@pytest.mark.parametrize("name", ["previous_response_id", "conversation"])
+def test_what_is_kept_at_the_vendor_is_read_again(name: str):
+    doc = {"input": "go on", name: "x_1"}
+    assert bound(doc, "text").usage.input >= KEPT_TOKENS
+    assert bound(doc, "text", context=8000).usage.input_tokens_all() <= 8000
+
+
+def test_speech_is_bounded_by_its_characters_and_what_they_sound_like():
+    usage = bound({"model": "tts-1", "input": "x" * 400}, "speech").usage
+    assert (usage.characters, usage.output_audio, usage.output) == (400, 600, 0)
+
+
+def test_a_recording_is_bounded_by_how_long_it_lasts():
+    form = {"model": "whisper-1", "prompt": "x" * 300, "file": Upload(b"OggS", 40_000)}
+    usage = hold_bound("transcription", form, 0, None, None).usage
+    assert (usage.seconds_ms, usage.input_audio, usage.output) == (10_000, 120, 50)
+    assert usage.input == (300 + len("whisper-1")) // 3
+
+
+def test_an_edited_picture_is_bounded_by_its_fields_and_pictures_not_by_its_file():
+    form = {"prompt": "x" * 300, "n": "2", "file": Upload(b"\x89PNG", 9_000_000)}
+    usage = hold_bound("images", form, 0, None, None).usage
+    assert (usage.images, usage.output_image) == (2, 2 * IMAGE_OUTPUT_TOKENS)
+    assert (usage.input, usage.input_image) == (100, EDITED_IMAGES * IMAGE_TOKENS)
+
+
+@pytest.mark.parametrize("kind", ["calls", "training"])
+def test_what_is_sold_by_the_call_has_no_output(kind: str):
+    usage = bound({"model": "m", "max_tokens": 500}, kind).usage
+    assert (usage.calls, usage.output_tokens_all()) == (1, 0)
+    assert usage.units == ({"training_input": TRAINING_TOKENS} if kind == "training" else {})

@@ -151,3 +151,12 @@ def test_a_makers_name_is_not_priced_by_others():
 def test_the_library_is_loaded_only_where_prices_are_compiled():
     code = "import sys, proxy.dialects, proxy.metering.pricedata; print('genai_prices' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=True).stdout == b"False\n"
+
+
+def test_pictures_that_the_library_does_not_price_are_priced_by_size_and_quality():
+    price = price_from_content(official_prices("USD", {})["dall-e-3"])
+    asked = [("", ""), ("1024x1024", "standard"), ("1024x1024", "hd"), ("1792x1024", "hd"), ("", "hd")]
+    figures = [price.narrowed(size=size, quality=quality).content["image"] for size, quality in asked]
+    assert [figure // 10_000_000 for figure in figures] == [4, 4, 8, 12, 8]
+    usage = Usage(images=2, calls=1)
+    assert cost_nanos(price.narrowed(size="1024x1792"), usage, PPM, PPM) == 160_000_000
