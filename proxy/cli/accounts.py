@@ -1,56 +1,67 @@
-"""`headrace account` and `headrace key`: who pays and who may call.
+"""`headrace account`: who pays, what they have, which tier and which prices.
 
-Owns the arguments; what they do is store.catalog's. A new key is printed once and stored nowhere.
+Owns the arguments; what they do is the store's.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
+import os
 import sys
 from collections.abc import Awaitable, Callable
-from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from dataclasses import asdict
 from decimal import Decimal
 from typing import Any
 
-from proxy.access.keyformat import is_well_formed
+from proxy.access import passwords
+from proxy.access.overrides import Override
 from proxy.cli import station
+from proxy.cli.config import config_path
 from proxy.cli.explanation import money
+from proxy.cli.options import listed, mirror, moment, nanos, told
+from proxy.compiler import compile_file
+from proxy.ledger.amounts import as_text
+from proxy.metering.pricing import price_from_content
 from proxy.routing import units
-from proxy.routing.selection import AUTO, Preference, preference
-from proxy.store.catalog import Account, Catalog, KeySettings
+from proxy.snapshot import Snapshot
+from proxy.store.catalog import Account, Catalog
 from proxy.store.database import Database
-
-ALL = "all"  # takes a restriction of a key away again
-IMPORTED_KEY = re.compile("[!-~]{16,512}")  # shorter ones are guessed, longer ones no worker looks at
+from proxy.store.holders import Holders
+from proxy.store.overrides import Overrides
+from proxy.store.payments import Movement, Payments
 
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
-    add = _account_actions if command == "account" else _key_actions
-    for action in add(actions):
+    for action in (*_basic_actions(actions), *_business_actions(actions)):
         station.add_arguments(action)
 
 
-def _account_actions(actions: Any) -> list[argparse.ArgumentParser]:
+def _basic_actions(actions: Any) -> list[argparse.ArgumentParser]:
     create = actions.add_parser("create", help="a new account, with nothing on it")
     create.add_argument("name", metavar="NAME")
     create.add_argument("--tier", help="instead of the station's default tier")
     create.add_argument("--note", default="", help="for operators")
+    create.add_argument("--contact", default="", help="of its holder")
     create.set_defaults(run=run_create)
     topup = actions.add_parser("topup", help="add to a balance, once per reference")
     topup.add_argument("name", metavar="NAME")
     topup.add_argument(
-        "--amount", required=True, type=_told(units.amount), help="in the station's currency: 10 or '10 CNY'"
+        "--amount", required=True, type=told(units.amount), help="in the station's currency: 10 or '10 CNY'"
     )
     topup.add_argument("--ref", required=True, help="the payment's own id; the same again adds nothing")
-    topup.add_argument("--paid", type=_told(units.amount), help="what was really paid: '1.40 USD'")
+    topup.add_argument("--paid", type=told(units.amount), help="what was really paid: '1.40 USD'")
     topup.set_defaults(run=run_topup)
-    set_ = actions.add_parser("set", help="freeze an account, close it or open it again; its mirrors")
+    set_ = actions.add_parser(
+        "set", help="freeze an account, close it or open it again; tier, mirrors, password"
+    )
     set_.add_argument("name", metavar="NAME")
     set_.add_argument("--status", choices=("active", "frozen", "closed"))
-    set_.add_argument("--mirror", type=_told(_mirror), help="of its keys that say only auto: cdn,auto")
+    set_.add_argument("--tier", help="its own; '' for the station's default one")
+    set_.add_argument("--note", help="for operators")
+    set_.add_argument("--contact", help="of its holder")
+    set_.add_argument("--password", action="store_true", help="for the portal; read from stdin")
+    set_.add_argument("--mirror", type=told(mirror), help="of its keys that say only auto: cdn,auto")
     set_.set_defaults(run=run_set)
     show = actions.add_parser("show", help="one account or all")
     show.add_argument("name", metavar="NAME", nargs="?")
@@ -58,71 +69,31 @@ def _account_actions(actions: Any) -> list[argparse.ArgumentParser]:
     return [create, topup, set_, show]
 
 
-def _key_actions(actions: Any) -> list[argparse.ArgumentParser]:
-    create = actions.add_parser("create", help="a new key, printed once")
-    create.add_argument("--account", required=True, metavar="NAME")
-    create.add_argument("--import", dest="imported", action="store_true", help="read the key from stdin")
-    create.set_defaults(run=run_key_create)
-    change = actions.add_parser("set", help="change a key; what is not named stays")
-    change.add_argument("id", type=int, metavar="ID")
-    change.set_defaults(run=run_key_set)
-    for parser in (create, change):
-        _add_settings(parser)
-    revoke = actions.add_parser("revoke", help="end a key for good")
-    revoke.add_argument("id", type=int, metavar="ID")
-    revoke.set_defaults(run=run_key_revoke)
-    show = actions.add_parser("list", help="the keys of an account or of the station")
-    show.add_argument("--account", metavar="NAME")
-    show.set_defaults(run=run_key_list)
-    return [create, change, revoke, show]
-
-
-def _add_settings(parser: argparse.ArgumentParser) -> None:
-    """An option per field of KeySettings; what is not given is not in the namespace."""
-
-    def option(name: str, kind: Callable[[str], Any], explanation: str) -> None:
-        parser.add_argument(name, type=_told(kind), default=argparse.SUPPRESS, help=explanation)
-
-    option("--label", str, "for people")
-    option("--mirror", _mirror, "auto, or the only ones to try, in order: cdn,hk; cdn,auto: others too")
-    option("--models", _names, f"globs of models: 'gpt-*,o3'; {ALL}: whatever the tier allows")
-    option("--routes", _names, f"routes: '/v1/embeddings'; {ALL}")
-    option("--endpoints", _names, f"endpoints by name; {ALL}")
-    option("--requests-per-minute", _limit, f"a number, or {ALL}: the tier's alone")
-    option("--concurrency", _limit, f"a number, or {ALL}: the tier's alone")
-    option("--ip-allow", _names, f"networks: 10.0.0.0/8,2001:db8::/32; {ALL}")
-    option("--expires-at", _moment, "2026-12-31 or 2026-12-31T12:00 (UTC); never")
-
-
-def _told(read: Callable[[str], Any]) -> Callable[[str], Any]:
-    """argparse shows the words of an ArgumentTypeError only."""
-
-    def parse(text: str) -> Any:
-        try:
-            return read(text)
-        except ValueError as e:
-            raise argparse.ArgumentTypeError(f"{text!r}: {e}") from e
-
-    return parse
-
-
-def _names(text: str) -> tuple[str, ...] | None:
-    return None if text == ALL else tuple(name.strip() for name in text.split(",") if name.strip())
-
-
-def _mirror(text: str) -> Preference:
-    return preference(_names(text) or (AUTO,))
-
-
-def _limit(text: str) -> int | None:
-    return None if text == ALL else units.whole(text)
-
-
-def _moment(text: str) -> datetime | None:
-    if text == "never":
-        return None
-    moment = datetime.fromisoformat(text)
-    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
+def _business_actions(actions: Any) -> list[argparse.ArgumentParser]:
+    adjust = actions.add_parser("adjust", help="add to a balance or take from it, with a reason")
+    adjust.add_argument("name", metavar="NAME")
+    adjust.add_argument("--amount", required=True, type=told(nanos), help="10 or --amount=-2.5")
+    adjust.add_argument("--reason", required=True)
+    adjust.add_argument("--ref", required=True, help="its own id; the same again moves nothing")
+    adjust.set_defaults(run=run_adjust)
+    grant = actions.add_parser("grant", help="give a tier for a time")
+    grant.add_argument("name", metavar="NAME")
+    grant.add_argument("--tier", required=True)
+    grant.add_argument("--until", required=True, type=told(moment), help="2026-12-31, or never: for good")
+    grant.add_argument("--ref", help="the same again changes only its end; default: the tier")
+    grant.add_argument("--config", metavar="FILE", help="default: routes.yaml in this folder")
+    grant.set_defaults(run=run_grant)
+    price = actions.add_parser("price", help="its own prices: list, set or end one")
+    price.add_argument("name", metavar="NAME")
+    price.add_argument("--model", metavar="GLOB", help="a model's name, or a glob")
+    what = price.add_mutually_exclusive_group()
+    what.add_argument(
+        "--multiplier", type=told(units.multiplier_ppm), help="instead of those of model and tier"
+    )
+    what.add_argument("--figures", type=told(figures), help="input=2,output=8: as it is, per million tokens")
+    what.add_argument("--end", action="store_true", help="what routes.yaml says counts again")
+    price.set_defaults(run=run_price)
+    return [adjust, grant, price]
 
 
 # -- accounts ----------------------------------------------------------------------------------------
@@ -130,20 +101,27 @@ def _moment(text: str) -> datetime | None:
 
 def run_create(args: argparse.Namespace) -> int:
     async def change(catalog: Catalog) -> list[Account]:
-        return [await catalog.create_account(args.name, tier=args.tier, note=args.note)]
+        return [await catalog.create_account(args.name, tier=args.tier, note=args.note, contact=args.contact)]
 
     return _show_accounts(args, change)
 
 
 def run_set(args: argparse.Namespace) -> int:
-    async def change(catalog: Catalog) -> list[Account]:
+    password = None
+    if args.password:
+        password = passwords.kept(sys.stdin.readline().rstrip("\n"), os.urandom(passwords.SALT_BYTES))
+
+    async def work(database: Database) -> None:
+        catalog = Catalog(database)
+        changes = {"status": args.status, "tier": args.tier, "note": args.note, "contact": args.contact}
+        await catalog.set_account(args.name, **changes)
         if args.mirror is not None:
             await catalog.set_account_mirror(args.name, args.mirror)
-        if args.status is not None:
-            await catalog.set_account_status(args.name, args.status)
-        return [await catalog.account(args.name)]
+        if password is not None:
+            await Holders(database).set_password(args.name, password)
 
-    return _show_accounts(args, change)
+    station.ask(args, work)
+    return run_show(args)
 
 
 def run_show(args: argparse.Namespace) -> int:
@@ -167,12 +145,12 @@ def _show_accounts(
             a.name,
             a.status,
             a.tier or "-",
-            _list(a.mirror),
-            *(money(n, currency) for n in (a.balance_nanos, a.available_nanos)),
+            listed(a.mirror),
+            *(money(n, currency) for n in (a.balance_nanos, a.free_nanos, a.available_nanos)),
         ]
         for a in accounts
     ]
-    lines = station.table(["id", "name", "status", "tier", "mirror", "balance", "available"], rows)
+    lines = station.table(["id", "name", "status", "tier", "mirror", "balance", "free", "available"], rows)
     station.show(args, [asdict(a) for a in accounts], lines)
     return 0
 
@@ -203,77 +181,74 @@ def run_topup(args: argparse.Namespace) -> int:
     return 0
 
 
-# -- keys --------------------------------------------------------------------------------------------
+def run_adjust(args: argparse.Namespace) -> int:
+    movement = Movement("adjustment", args.amount, "cli", args.ref, note=args.reason)
 
-
-def _settings(args: argparse.Namespace, base: KeySettings) -> KeySettings:
-    """What was given on the command line over what was there."""
-    given = vars(args)
-    return replace(base, **{name: given[name] for name in asdict(base) if name in given})
-
-
-def run_key_create(args: argparse.Namespace) -> int:
-    imported = sys.stdin.readline().strip() if args.imported else None
-    if imported is not None and not (IMPORTED_KEY.fullmatch(imported) and is_well_formed(imported)):
-        raise ValueError("what came from stdin is no key: 16 to 512 visible ASCII characters")
-
-    async def work(database: Database) -> tuple[int, str]:
-        return await Catalog(database).create_key(args.account, _settings(args, KeySettings()), key=imported)
-
-    key_id, key = station.ask(args, work)
-    station.show(args, {"id": key_id, "key": key}, [key])
-    if not args.json:
-        print(f"key {key_id} of {args.account}; it is not shown again", file=sys.stderr)
-    return 0
-
-
-def run_key_set(args: argparse.Namespace) -> int:
     async def work(database: Database) -> dict[str, Any]:
-        catalog = Catalog(database)
-        await catalog.set_key(args.id, _settings(args, await catalog.key_settings(args.id)))
-        return next(key for key in await catalog.keys() if key["key_id"] == args.id)
+        posting = await Payments(database).move(args.name, movement)
+        account = await Catalog(database).account(args.name)
+        return {**asdict(posting), "balance_nanos": account.balance_nanos}
 
-    return _show_keys(args, [station.ask(args, work)])
-
-
-def run_key_revoke(args: argparse.Namespace) -> int:
-    async def work(database: Database) -> bool:
-        return await Catalog(database).revoke_key(args.id)
-
-    is_new = station.ask(args, work)
-    said = "revoked" if is_new else "was revoked before"
-    station.show(args, {"id": args.id, "is_new": is_new}, [f"key {args.id} {said}"])
+    posting = station.ask(args, work)
+    said = "adjusted" if posting["is_new"] else "was adjusted before"
+    line = f"{args.name} {said} by {as_text(posting['amount_nanos'])}, balance "
+    station.show(args, posting, [line + as_text(posting["balance_nanos"])])
     return 0
 
 
-def run_key_list(args: argparse.Namespace) -> int:
-    async def work(database: Database) -> list[dict[str, Any]]:
-        catalog = Catalog(database)
-        if args.account:
-            await catalog.account(args.account)
-        return await catalog.keys(args.account)
+def run_grant(args: argparse.Namespace) -> int:
+    """The rank is that of routes.yaml as it is now."""
+    table = Snapshot.from_document(compile_file(config_path(args.config), os.environ).document).table
+    if args.tier not in table.tiers:
+        raise LookupError(f"routes.yaml has no tier {args.tier!r}")
+    rank, reference = table.tiers[args.tier].rank, args.ref or f"{args.name}/{args.tier}"
 
-    return _show_keys(args, station.ask(args, work))
+    async def work(database: Database) -> None:
+        await Catalog(database).grant_tier(args.name, args.tier, rank, args.until, reference)
 
-
-def _show_keys(args: argparse.Namespace, keys: list[dict[str, Any]]) -> int:
-    rows = [
-        [
-            key["key_id"], key["account"], key["masked"], key["status"], key["label"] or "-",
-            _list(key["mirror"]), _list(key["models"]), _list(key["limits"] and
-            [f"{name}={value}" for name, value in key["limits"].items()]), _expiry(key["expires_ms"]),
-        ]
-        for key in keys
-    ]  # fmt: skip
-    head = ["id", "account", "key", "status", "label", "mirror", "models", "limits", "expires"]
-    document = [{name: value for name, value in key.items() if name != "digest"} for key in keys]
-    station.show(args, document, station.table(head, rows))
+    station.ask(args, work)
+    until = args.until and args.until.isoformat()
+    document = {"account": args.name, "tier": args.tier, "until": until}
+    station.show(
+        args, document, [f"{args.name} has {args.tier} " + (f"until {until}" if until else "for good")]
+    )
     return 0
 
 
-def _list(names: str | list[str] | None) -> str:
-    return names if isinstance(names, str) else ",".join(names or ("-",))
+def run_price(args: argparse.Namespace) -> int:
+    is_change = args.end or args.multiplier is not None or args.figures is not None
+    if is_change and not args.model:
+        raise ValueError("--model says whose price that is; '*' stands for every model's")
+
+    async def work(database: Database) -> list[Override]:
+        overrides = Overrides(database)
+        if args.end:
+            await overrides.end(args.name, args.model)
+        elif is_change:
+            await overrides.put(args.name, args.model, ppm=args.multiplier, content=args.figures)
+        await Catalog(database).account(args.name)
+        return await overrides.of(args.name)
+
+    found = station.ask(args, work)
+    rows = [[o.id, o.model, _terms(o)] for o in found]
+    station.show(args, [asdict(o) for o in found], station.table(["id", "model", "price"], rows))
+    return 0
 
 
-def _expiry(expires_ms: int | None) -> str:
-    return "-" if expires_ms is None else f"{datetime.fromtimestamp(expires_ms / 1000, UTC):%Y-%m-%d %H:%M}"
+def _terms(override: Override) -> str:
+    if override.ppm is not None:
+        return f"times {as_text(override.ppm * 1000)}"
+    return ", ".join(
+        f"{name} {as_text(figure) if type(figure) is int else figure}"
+        for name, figure in (override.content or {}).items()
+    )
+
+
+def figures(text: str) -> dict[str, int]:
+    """`input=2,output=8` as metering.pricing keeps a price."""
+    content = {}
+    for part in text.split(","):
+        name, _, amount = part.partition("=")
+        content[name.strip()] = nanos(amount.strip())
+    price_from_content(content)
+    return content
