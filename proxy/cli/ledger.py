@@ -16,7 +16,7 @@ from proxy.store.catalog import Catalog
 from proxy.store.database import Database
 from proxy.store.journal_audit import audit_journals
 from proxy.store.reports import Month, Reports
-from proxy.store.statements import EVERYTHING, Cursor, Page, Span
+from proxy.store.statements import Cursor, Page, Span
 
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
@@ -30,7 +30,7 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
         return
     parser.add_argument("account", metavar="ACCOUNT")
     parser.add_argument("--month", type=statement.month, help="2026-11 (default: this month)")
-    parser.add_argument("--calls", action="store_true", help="line by line, the newest first")
+    parser.add_argument("--calls", action="store_true", help="call by call, the newest first")
     parser.add_argument("--limit", type=int, default=100, help="lines of a page (100)")
     parser.add_argument("--cursor", help="the page behind another one")
     parser.set_defaults(run=run_bill)
@@ -81,7 +81,7 @@ def _run_calls(args: argparse.Namespace) -> int:
         span = Span.month(args.month) if args.month else Span()
         cursor = Cursor.parse(args.cursor) if args.cursor else None
         async with Reports(database).books() as books:
-            page = await books.page(account.id, span, cursor, limit=args.limit, kinds=EVERYTHING)
+            page = await books.page(account.id, span, cursor, limit=args.limit)
         return page, await catalog.currency()
 
     page, currency = station.ask(args, work)
