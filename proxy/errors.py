@@ -211,7 +211,7 @@ class BodyTooLarge(ClientFault):
 class UnsupportedCoding(ClientFault):
     code = "unsupported_content_encoding"
     status = 415
-    text = "The request body must be sent without a Content-Encoding."
+    text = "The Content-Encoding of the request body is not understood here."
 
 
 class ExpectationFailed(ClientFault):

@@ -42,6 +42,7 @@ from proxy.relay.plan import Tools
 from proxy.relay.pool import Pool, tls_context
 from proxy.relay.returns import Returns
 from proxy.relay.settling import Settler
+from proxy.relay.spool import Spool
 from proxy.relay.sweep import Sweeper
 from proxy.routing.selection import Place
 from proxy.settings import Settings
@@ -89,7 +90,7 @@ class Worker:
         self.pool = Pool(loop, ssl_context=tls_context(), clock=monotonic)
         self.relay = Relay(
             admission=admission,
-            bodies=Bodies(),
+            bodies=Bodies(Spool(settings.spool_dir)),
             pages=Pages(admission, settings.web_path, self.is_ready),
             pool=self.pool,
             journal=self.journal,

@@ -1,13 +1,16 @@
 """The request body: read it within its bounds, find what routing needs, change single members.
 
-Owns the budget of body bytes that one worker holds in memory. What is not changed goes upstream
-byte for byte as it came (design.md, "Same bytes").
+Owns the budget of body bytes that one worker holds in memory. What is not changed goes upstream byte for
+byte as it came (design.md, "Same bytes"): a body that came with a Content-Encoding is understood from a
+decoded copy and goes on as it was sent, unless a member of it must change; then it goes decoded.
 """
 
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Mapping
+from contextlib import suppress
 from decimal import Decimal
 from typing import Any
 
@@ -23,28 +26,42 @@ from proxy.errors import (
     UnknownModel,
     UnsupportedCoding,
 )
+from proxy.http1.multipart import is_form
+from proxy.metering.decode import CODINGS, TooLong, Undecodable, decode
 from proxy.metering.members import Members, check_values, insert_member, read_members, remove_member
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
+from proxy.relay.spool import Spool
+from proxy.relay.uploads import Upload
 from proxy.routing.table import Parameters
 
 BODIES_BYTES_MAX = 512 << 20  # request bodies in memory, per worker
 PARSE_IN_THREAD_BYTES = 256 << 10  # parsing more would hold up streams for a millisecond and longer
 MODEL_CHARS_MAX = 256  # tables of models and prices remember the names that they were asked for
 
+_PASSING = frozenset({"form", "opaque"})  # requests that may be uploads
+# What these consume does not depend on the other fields of a form: they go on as soon as the model is known.
+_PRICED_BY_MODEL = frozenset({"transcription"})
+
 
 class Bodies:
     """Reads request bodies, within a budget for all calls of this worker."""
 
-    def __init__(self, budget: int = BODIES_BYTES_MAX) -> None:
+    def __init__(self, spool: Spool, budget: int = BODIES_BYTES_MAX) -> None:
+        self._spool = spool
         self._left = budget
 
     async def read(self, x: Exchange) -> None:
-        """Fill in `x.content`. Raises BodyTooLarge, Overloaded, MalformedRequest, BodyTimeout."""
-        assert x.route is not None
+        """Fill in `x.content`, or `x.upload` of what is not held in memory.
+
+        Raises BodyTooLarge, Overloaded, MalformedRequest, BodyTimeout; and what a form may be refused for.
+        """
+        assert x.route is not None and x.operation is not None
         limit = x.route.body_limit
         if x.body.announced > limit:
             raise BodyTooLarge
+        if x.operation.request in _PASSING and await self._receive(x, limit):
+            return
         content = x.body.arrived()
         if content is None:
             content = await self._collect(x, limit)
@@ -69,24 +86,57 @@ class Bodies:
             self._left += size
         return b"".join(pieces)
 
+    async def _receive(self, x: Exchange, limit: int) -> bool:
+        """Begin an upload; False: it is none."""
+        assert x.route is not None and x.operation is not None and x.facts is not None
+        content_type = x.headers.get("Content-Type", "")
+        is_opaque = x.operation.request == "opaque"
+        if x.body.is_complete if is_opaque else not is_form(content_type):
+            return False
+        x.upload = Upload(x.body, x.body.announced or None, limit, self._spool)
+        if is_opaque:
+            await x.upload.receive()
+            return True
+        if x.facts.body_coding:
+            raise UnsupportedCoding
+        guarded, early = x.operation.guarded, None
+        if x.route.parameters is not None:
+            guarded += x.route.parameters.names
+        elif x.operation.kind in _PRICED_BY_MODEL:
+            early = () if x.captures.get("model") or x.operation.model_at != "body" else ("model",)
+        await x.upload.receive_form(content_type, guarded, early)
+        return True
+
 
 async def parse(x: Exchange, facts: HeadFacts) -> None:
-    """Fill in document, spans, model and stream flag of a JSON request.
+    """Fill in document, spans, model and stream flag of a request.
 
     Raises BodyNotJson, DuplicateMember, UnsupportedCoding, ParameterRefused, ModelMissing, UnknownModel,
     BodyTooLarge.
     """
     assert x.route is not None and x.operation is not None
-    if x.operation.request == "json":
-        if not facts.has_plain_body:
-            raise UnsupportedCoding
-        guarded, policy = x.operation.guarded, x.route.parameters
+    policy = x.route.parameters
+    if x.upload is not None:
+        x.doc = x.upload.doc
+        if policy is not None:
+            _check_ranges(policy, _as_numbers(x.doc, policy))
+            x.upload.dropped = policy.drop
+        x.is_stream = x.operation.streams and str(x.doc.get("stream")).lower() == "true"
+    elif x.operation.request in ("json", "form"):
+        if facts.body_coding:
+            x.coded, x.content = x.content, await _decoded(x.content, facts.body_coding, x.route.body_limit)
         if len(x.content) > PARSE_IN_THREAD_BYTES:
-            x.content, members = await asyncio.to_thread(_understand_long, x.content, guarded, policy)
+            content, members = await asyncio.to_thread(
+                _understand_long, x.content, x.operation.guarded, policy
+            )
         else:
-            x.content, members = _understand(x.content, guarded, policy)
+            content, members = _understand(x.content, x.operation.guarded, policy)
+        if content is not x.content:
+            x.content, x.coded = content, b""
         x.doc, x.spans = members.doc, members.spans
         x.is_stream = x.operation.streams and _asks_for_stream(x, x.operation)
+    elif facts.body_coding:
+        x.coded = x.content  # unread: it goes on as it came
     x.model = _model_of(x)
 
 
@@ -95,6 +145,17 @@ def _asks_for_stream(x: Exchange, operation: OperationSpec) -> bool:
     if operation.stream_header:
         return x.headers.get(operation.stream_header, "disable").lower() != "disable"
     return operation.streams_unasked if asked is None else asked is True
+
+
+async def _decoded(content: bytes, coding: str, limit: int) -> bytes:
+    if coding not in CODINGS and coding != "x-gzip":
+        raise UnsupportedCoding
+    try:
+        return await asyncio.to_thread(decode, content, coding, limit)
+    except TooLong as e:
+        raise BodyTooLarge from e
+    except Undecodable as e:
+        raise BodyNotJson("The request body is not what its Content-Encoding says.") from e
 
 
 def _understand_long(
@@ -146,11 +207,23 @@ def _check_ranges(policy: Parameters, doc: Mapping[str, Any]) -> None:
             raise ParameterRefused(f"'{name}' must be between {low} and {high}.", param=name)
 
 
+def _as_numbers(doc: Mapping[str, Any], policy: Parameters) -> dict[str, Any]:
+    """The fields of a form that have a range, as a JSON body would have them."""
+    found: dict[str, Any] = {}
+    for name, _, _ in policy.range:
+        if name in doc:
+            with suppress(ValueError):
+                number = float(doc[name])
+                found[name] = number if math.isfinite(number) else doc[name]
+            found.setdefault(name, doc[name])
+    return found
+
+
 def outgoing(x: Exchange, model: str, *, model_in_body: bool, include_usage: bool) -> bytes:
     """The body for one upstream: `model` is the model's name there.
 
     Only the value of `model` and, where asked for, `stream_options` change; they are spliced, or
-    put in front where they were missing.
+    put in front where they were missing. A body whose members stay goes as it came, coded or not.
     """
     body = x.content
     edits: list[tuple[int, int, bytes]] = []
@@ -170,6 +243,8 @@ def outgoing(x: Exchange, model: str, *, model_in_body: bool, include_usage: boo
                 {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
             )
             edits.append((*x.spans["stream_options"], orjson.dumps(wanted)))
+    if not edits and not inserts:
+        return x.coded or body
     for start, end, new in sorted(edits, reverse=True):  # from the end, so that earlier spans stay true
         body = body[:start] + new + body[end:]
     for name, value in inserts:

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from proxy.relay.ownership import Ownership
     from proxy.relay.pump import Pump
     from proxy.relay.sighting import Sighting
+    from proxy.relay.uploads import Upload
 
 
 class Body(Protocol):
@@ -105,7 +106,9 @@ class Exchange:
     operation: OperationSpec | None = None
 
     # the request body and its model
-    content: bytes = b""
+    content: bytes = b""  # decoded
+    coded: bytes = b""  # the same as it came with a Content-Encoding, while no member of it has changed
+    upload: Upload | None = None  # instead of `content`: a body that is not held in memory
     doc: dict[str, Any] = field(default_factory=dict)
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     uploaded: float = 0.0  # last byte of the request
@@ -156,6 +159,11 @@ class Exchange:
             self.begin = None
         if self.pump is not None:
             self.pump.send(refused)
+
+    @property
+    def request_bytes(self) -> int:
+        """Of the body as it came; of an upload that still comes, as far as that is known."""
+        return len(self.coded or self.content) if self.upload is None else self.upload.size
 
     @property
     def has_begun_answer(self) -> bool:

@@ -39,6 +39,8 @@ from proxy.relay.plan import Plan, Tools
 from proxy.relay.pool import Pool
 from proxy.relay.pump import Pump
 from proxy.relay.settling import Settler
+from proxy.relay.upload_pump import UploadPump
+from proxy.relay.uploads import Sending
 from proxy.routing.selection import Choice, Wish, affinity, order
 
 if TYPE_CHECKING:
@@ -46,6 +48,17 @@ if TYPE_CHECKING:
 
 ATTEMPTS_MAX = 3
 RESEND_BYTES_MAX = 1 << 20  # a larger request is not kept, so it cannot be sent twice
+
+
+def may_resend(x: Exchange) -> bool:
+    """Is the request still here, and of a kind that may reach a vendor twice?"""
+    assert x.operation is not None
+    is_here = len(x.content) <= RESEND_BYTES_MAX if x.upload is None else x.upload.may_resend
+    return is_here and x.operation.replayable
+
+
+def pump_for(x: Exchange, plan: Plan, tools: Tools) -> Pump:
+    return Pump(x, plan, tools) if plan.sending is None else UploadPump(x, plan, plan.sending, tools)
 
 
 @dataclass(slots=True)
@@ -159,7 +172,6 @@ class Relay:
         assert x.operation is not None
         self.begin(x)
         error: ProxyError | None = None
-        may_resend = len(x.content) <= RESEND_BYTES_MAX and x.operation.replayable
         tried = 0
         for choice in choices:
             if tried == ATTEMPTS_MAX:
@@ -174,7 +186,7 @@ class Relay:
             fresh = False
             while True:
                 tried += 1
-                pump = Pump(x, plan, self.tools)
+                pump = pump_for(x, plan, self.tools)
                 try:
                     connection = await self.pool.acquire(
                         choice.mirror,
@@ -191,10 +203,10 @@ class Relay:
                     return
                 error = failure
                 self.cooldowns.failed(choice, failure)
-                if failure.retry is not Retry.REPLAY or fresh or not may_resend or tried == ATTEMPTS_MAX:
+                if failure.retry is not Retry.REPLAY or fresh or not may_resend(x) or tried == ATTEMPTS_MAX:
                     break
                 fresh = True  # a stale pooled connection: once more, on a new one
-            if error.retry is Retry.NO or (pump.is_sent and not may_resend):
+            if error.retry is Retry.NO or (pump.is_sent and not may_resend(x)):
                 break
         raise error or CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
 
@@ -218,11 +230,17 @@ class Relay:
             and upstream.include_usage == "auto"
             and not body.asks_for_usage(x)
         )
-        content, length = b"", b""
+        content, framing, sending = b"", b"", None
         if operation.request != "none":
             model_in_body = dialect.operations[operation.name].model_at == "body"
-            content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
-            length = b"content-length: %d\r\n" % len(content)
+            if x.upload is not None:
+                sending = Sending(x.upload, choice.model if model_in_body else None)
+                framing = sending.framing
+            else:
+                content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
+                framing = b"content-length: %d\r\n" % len(content)
+            if x.facts.body_coding and content == x.coded:
+                framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
         is_kept = x.heartbeat is not None and x.heartbeat.needs_identity
         head = x.heads.block(x, x.facts, choice, identity=injects or is_kept)
         if dialect.sign is not None:
@@ -232,7 +250,7 @@ class Relay:
         return Plan(
             choice,
             dialect,
-            head + length + b"\r\n",
+            head + framing + b"\r\n",
             content,
             injects,
             (times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
@@ -240,6 +258,7 @@ class Relay:
             x.arrived + times.total_ms / 1000 if times.total_ms else math.inf,
             leave.drain_ms / 1000 if leave.kind == "drain" else 0.0,
             partial(self.cooldowns.answered, choice) if self.cooldowns.needs_word(choice) else None,
+            sending,
         )
 
     def client_left(self, x: Exchange) -> None:

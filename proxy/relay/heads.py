@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING
 from proxy.access.keyformat import is_well_formed
 from proxy.dialects.base import Dialect, OperationSpec
 from proxy.errors import ClientFault, ExpectationFailed, InvalidKey, MalformedRequest, MissingKey
+from proxy.metering.decode import CODINGS, is_plain
 from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
 from proxy.relay.request_head import RequestHead
@@ -47,7 +48,7 @@ class HeadFacts:
     endpoint: Endpoint
     forwarded_for: str | None
     coding: bytes  # Accept-Encoding for the upstream
-    has_plain_body: bool  # no Content-Encoding
+    body_coding: str  # Content-Encoding of the request; "": none
     user_agent: str
     mirror: Preference | None = None  # of this call; None: the key's
     route: Route | None = None
@@ -80,7 +81,7 @@ class Heads:
                 self.snapshot.endpoint_for(headers.get("Host")),
                 forwarded_for(head.fields),
                 codings(headers.get("Accept-Encoding")),
-                headers.get("Content-Encoding", "identity").lower() in ("", "identity"),
+                "" if is_plain(sent := headers.get("Content-Encoding", "")) else sent.strip().lower(),
                 headers.get("User-Agent", ""),
                 self._mirror(headers.get("X-Mirror")),
             )
@@ -192,8 +193,8 @@ def codings(accepted: str | None) -> bytes:
         name, _, parameters = part.partition(";")
         if parameters.replace(" ", "") not in ("q=0", "q=0.0", "q=0.00", "q=0.000"):
             offered.add(name.strip().lower())
-    both = [coding for coding in ("gzip", "deflate") if coding in offered or "*" in offered]
-    return ", ".join(both).encode() or b"identity"
+    known = [coding for coding in CODINGS if coding in offered or "*" in offered]
+    return ", ".join(known).encode() or b"identity"
 
 
 def check_head(head: RequestHead) -> None:

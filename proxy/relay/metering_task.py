@@ -13,7 +13,7 @@ from time import perf_counter
 
 from proxy.dialects.base import Dialect, Meter
 from proxy.http1.head import Head
-from proxy.metering.count import count_tokens
+from proxy.metering.count import count_tokens, is_exact
 from proxy.metering.decode import Decoder
 from proxy.relay.exchange import Exchange
 from proxy.relay.sighting import Sighting
@@ -35,6 +35,7 @@ class Tap:
         "_texts",
         "_unread",
         "_unread_bytes",
+        "_unreadable",
         "meter",
         "sighting",
         "total",
@@ -55,6 +56,7 @@ class Tap:
         self._texts: list[str] = []
         self._chars = 0
         self._counted = 0
+        self._unreadable = 0  # bytes that could not be decoded
 
     @property
     def unread_bytes(self) -> int:
@@ -73,11 +75,11 @@ class Tap:
         content = unread[0] if len(unread) == 1 else b"".join(unread)
         self._unread = []
         self._unread_bytes = 0
-        if self._decoder is not None:
-            content = self._decoder.feed(content)
-        self.meter.feed(content)
+        if self._decoder is None:
+            self._look(content)
+        else:
+            self._decode(self._decoder, content)
         if self.sighting is not None:
-            self.sighting.feed(content)
             self.unread_max = 0 if self.sighting.is_urgent else UNREAD_BYTES_MAX
         texts = self.meter.take_text()
         if texts:
@@ -85,6 +87,18 @@ class Tap:
             self._chars += sum(map(len, texts))
             if self._chars > COUNT_CHARS:
                 self._count()
+
+    def _look(self, content: bytes) -> None:
+        self.meter.feed(content)
+        if self.sighting is not None:
+            self.sighting.feed(content)
+
+    def _decode(self, decoder: Decoder, content: bytes) -> None:
+        for piece in decoder.pieces(content):
+            self._look(piece)
+        if decoder.degraded:
+            self.meter.degraded = True
+            self._unreadable += len(content)
 
     def finish(self) -> None:
         """The framing ended."""
@@ -98,11 +112,11 @@ class Tap:
         """Tokens of the generated text so far, by our own tokenizer; of what was too long to keep, by
         its bytes."""
         self._count()
-        return self._counted + self.meter.unread_bytes // BYTES_PER_TOKEN
+        return self._counted + (self.meter.unread_bytes + self._unreadable) // BYTES_PER_TOKEN
 
     @property
     def is_estimate(self) -> bool:
-        return self.meter.unread_bytes > 0
+        return self.meter.unread_bytes + self._unreadable > 0 or not is_exact(self._model)
 
     def estimated_output(self) -> int:
         """The same without the work of counting the rest: for checkpoints."""

@@ -14,6 +14,7 @@ from proxy.dialects.base import Dialect
 from proxy.relay.exchange import Exchange
 from proxy.relay.metering_task import MeterQueue, Tap
 from proxy.relay.sweep import Sweeper
+from proxy.relay.uploads import Sending
 from proxy.routing.selection import Choice
 
 
@@ -57,3 +58,4 @@ class Plan:
     drain_s: float  # how long to read on when the client has left; 0: cancel
     answered: Callable[[int | None], None] | None
     """(when a stream's attempt began, in ms): the upstream took the call. None: nobody needs to know."""
+    sending: Sending | None = None  # instead of `body`: an upload that may still be coming in

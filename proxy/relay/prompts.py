@@ -51,11 +51,7 @@ def _collect(value: Any, pieces: list[str], depth: int) -> None:
                 _collect(part, pieces, depth - 1)
 
 
-def count(text: str, model: str) -> int:
-    """Tokens of a prompt's text."""
-    return count_tokens((text,), model)
-
-
-def count_content(content: bytes, model: str) -> int:
-    """The same from the body's bytes; for a thread."""
-    return count(text_of(content), model)
+def count(content: bytes, model: str) -> int:
+    """Tokens of the text of a JSON request body. Of a long one in a thread: 1 MB takes 25 ms, and 3
+    of them are everybody's."""
+    return count_tokens((text_of(content),), model)

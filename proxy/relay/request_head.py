@@ -18,6 +18,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
 
 from proxy.errors import MalformedRequest
+from proxy.http1.multipart import is_form
 
 HTTP_11 = (1, 1)
 HEAD_BYTES_MAX = 64 * 1024
@@ -149,7 +150,9 @@ class HeadReader:
             expects_continue="Expect" in message.headers and message.version >= HTTP_11,
             is_chunked=message.chunked,
             length=int(length),
-            is_remembered=len(block) <= REMEMBERED_BYTES_MAX,
+            # Each form has a boundary of its own: no other request begins like it.
+            is_remembered=len(block) <= REMEMBERED_BYTES_MAX
+            and not is_form(message.headers.get("Content-Type", "")),
         )
 
 

@@ -31,7 +31,7 @@ from proxy.telemetry import Stats
 log = getLogger("headrace.calls")
 
 KEPT_PROMPTS_BYTES_MAX = 64 << 20  # request bodies kept for counting while their streams run, per worker
-COUNT_AT_ONCE_CHARS = 200_000  # more would take over 5 ms: counted in a thread, the End is pending
+COUNT_AT_ONCE_BYTES = 200_000  # more would take over 5 ms: counted in a thread, the End is pending
 CLIENT_CHARS_MAX = 120  # of a user agent
 CHECKPOINT_CALLS_MAX = 2000  # per frame: about 200 KB
 
@@ -105,7 +105,7 @@ class Settler:
             generation=x.snapshot.generation,
             stream=x.is_stream,
             input_bound=x.input_bound,
-            request_bytes=len(x.content),
+            request_bytes=x.request_bytes,
             override=standing.override,
             multiplied=price.multiplied,
         )
@@ -117,7 +117,7 @@ class Settler:
         assert x.operation is not None
         is_priced_by_size = x.operation.kind == "images"
         x.doc = {name: x.doc.get(name) for name in ("size", "quality")} if is_priced_by_size else {}
-        x.spans = {}
+        x.spans, x.coded = {}, b""
         size = len(x.content)
         if self._kept_bytes + size > KEPT_PROMPTS_BYTES_MAX:
             content, x.content = x.content, b""
@@ -179,7 +179,7 @@ class Settler:
         is_last_word = ending.is_whole or (tap is not None and tap.meter.usage_is_final())
         is_final = reported is not None and is_last_word
         terms = self._terms(x)
-        uncounted = ""
+        uncounted = b""
         if is_final or price.free or ending.outcome in _NOT_COUNTED:
             figures = Figures(reported, is_final)
         else:
@@ -203,21 +203,21 @@ class Settler:
         self._release(x, end.hold_nanos, end.usage)
         self._tell(x, end)
 
-    def _counted(self, x: Exchange, tap: Tap | None, reported: Usage | None) -> tuple[Figures, str]:
-        """Our own count of what the vendor did not tell, and the text that is too long to count at once."""
+    def _counted(self, x: Exchange, tap: Tap | None, reported: Usage | None) -> tuple[Figures, bytes]:
+        """Our own count of what the vendor did not tell, and the request if it is too long to count now."""
         assert x.begin is not None
         counted = Usage(calls=1, output=tap.counted_output() if tap is not None else 0)
         is_estimate = tap is not None and tap.is_estimate
-        text = ""
+        content = b""
         if x.prompt_tokens < 0 and (reported is None or not reported.input_tokens_all()):
-            text = prompts.text_of(x.content)
-        if len(text) > COUNT_AT_ONCE_CHARS:
+            content = x.content
+        if len(content) > COUNT_AT_ONCE_BYTES:
             counted.input = x.begin.input_bound
-            return Figures(reported, False, counted, is_estimate), text
-        if text:
-            x.prompt_tokens = prompts.count(text, x.model)
+            return Figures(reported, False, counted, is_estimate), content
+        if content:
+            x.prompt_tokens = prompts.count(content, x.model)
         counted.input = max(x.prompt_tokens, 0)
-        return Figures(reported, False, counted, is_estimate), ""
+        return Figures(reported, False, counted, is_estimate), b""
 
     def _facts(self, x: Exchange, tap: Tap | None, ending: Ending) -> Facts:
         last = x.attempts[-1] if x.attempts else entry.Attempt("", "", "", "")
@@ -281,7 +281,9 @@ class Settler:
         self.live.pop(x.id, None)
         self._kept_bytes -= x.kept_bytes
         x.kept_bytes = 0
-        x.content = b""
+        x.content = x.coded = b""
+        if x.upload is not None:
+            x.upload.close()
         if x.ticket is not None:
             for bucket, count in self._gate.close(x.ticket, cost_nanos, usage):
                 self._notify("limit_give", {"bucket": bucket, "n": count})
@@ -292,14 +294,14 @@ class Settler:
     # -- counting --
 
     async def _count_prompt(self, x: Exchange, content: bytes) -> None:
-        x.prompt_tokens = await asyncio.to_thread(prompts.count_content, content, x.model)
+        x.prompt_tokens = await asyncio.to_thread(prompts.count, content, x.model)
 
     async def _settle_late(
-        self, end: entry.End, figures: Figures, price: Price, terms: Terms, text: str
+        self, end: entry.End, figures: Figures, price: Price, terms: Terms, content: bytes
     ) -> None:
         """What takes too long to count at once is counted in a thread; the Settle follows the End."""
         assert figures.counted is not None
-        figures.counted.input = await asyncio.to_thread(prompts.count, text, end.model)
+        figures.counted.input = await asyncio.to_thread(prompts.count, content, end.model)
         settle = settlement.late(end, figures, price, terms, self._wall_ms())
         self._journal.append(entry.encode(settle), None, settle=True)
         self._gate.slices.settle(end.account, end.lease, 0, settle.cost_nanos)

@@ -26,6 +26,8 @@ HELD_BYTES_MAX = 256 << 10  # of an upload that waits for its fields; more goes 
 class Connection(Protocol):
     """The upstream's side, as an upload sees it."""
 
+    is_sending: bool
+
     @property
     def writable(self) -> bool: ...
     def write(self, data: bytes | Sequence[bytes]) -> None: ...
@@ -189,6 +191,8 @@ class Sending:
     def start(self, connection: Connection, tell: Callable[[ProxyError | None], None]) -> None:
         """Begin to write; `tell` hears how it ended, unless it is stopped."""
         self.last_activity = monotonic()
+        self.is_done = False
+        connection.is_sending = True
         self._task = telemetry.spawn("upload", self._run(connection, tell))
 
     def resume(self) -> None:
@@ -209,6 +213,7 @@ class Sending:
             tell(e)
         else:
             self.is_done = True
+            connection.is_sending = False
             tell(None)
 
     async def _write(self, connection: Connection) -> None:

@@ -92,7 +92,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     __slots__ = (
         "_asked", "_buffer", "_clock", "_head_bytes", "_interim", "_is_resting",
         "_method", "_owner", "_paused", "_read_filled", "_readable", "_received", "_reusable", "_sink",
-        "_transport", "_walker", "framing", "last_activity", "origin", "served", "state",
+        "_transport", "_walker", "framing", "is_sending", "last_activity", "origin", "served", "state",
         "writable",
     )  # fmt: skip
 
@@ -120,6 +120,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.framing: Framing | None = None
         self.served = 0
         self.writable = True
+        self.is_sending = False  # set by who writes a request that is still coming in
         self.last_activity = clock()  # seconds of the pool's clock: last byte received, or start()
 
     def __repr__(self) -> str:
@@ -341,6 +342,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._reusable
             and self.framing.keep_alive
             and not self._walker.excess
+            and not self.is_sending
             and not self._transport.is_closing()
             and not self._transport.get_write_buffer_size()
         )

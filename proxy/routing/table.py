@@ -184,6 +184,11 @@ class Parameters:
     drop: tuple[str, ...] = ()
     range: tuple[tuple[str, str, str], ...] = ()  # name, lowest, highest; decimal text
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """All members that it is about."""
+        return self.drop + tuple(name for name, _, _ in self.range)
+
 
 @dataclass(frozen=True, slots=True)
 class Route:

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import zlib
+from pathlib import Path
 from typing import Any
 
+import brotli
 import orjson
 import pytest
+from backports import zstd
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -27,11 +32,13 @@ from proxy.errors import (
 from proxy.relay.body import Bodies, asks_for_usage, outgoing, parse
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
+from proxy.relay.spool import Spool
 from proxy.routing.table import Endpoint, Parameters, Route
 from tests.fakes.calls import GivenBody, call
 
 ENDPOINT = Endpoint("direct", "https://a.test", (), "", "", None, False, ())
-FACTS = HeadFacts("/", "", ENDPOINT, None, b"identity", True, "")
+SPOOL = Spool(Path("/nonexistent"))
+FACTS = HeadFacts("/", "", ENDPOINT, None, b"identity", "", "")
 
 
 def route(**changes: Any) -> Route:
@@ -44,7 +51,9 @@ def route(**changes: Any) -> Route:
 
 
 def request(*pieces: bytes | Exception, length: int | None = None, limit: int = 100) -> Exchange:
-    return call("/", body=GivenBody(pieces, announced=length or 0), route=route(body_limit=limit))
+    body = GivenBody(pieces, announced=length or 0)
+    chat = DIALECTS["openai"].operations["chat"]
+    return call("/", body=body, route=route(body_limit=limit), operation=chat)
 
 
 def parsed_call(content: bytes, operation: str = "chat", dialect: str = "openai", **changes: Any) -> Exchange:
@@ -59,28 +68,28 @@ def parsed_call(content: bytes, operation: str = "chat", dialect: str = "openai"
 
 async def test_pieces_become_one_body() -> None:
     x = request(b'{"mod', b'el":', b'"m"}')
-    await Bodies().read(x)
+    await Bodies(SPOOL).read(x)
     assert x.content == b'{"model":"m"}'
 
 
 async def test_a_body_that_is_here_is_taken_as_it_is() -> None:
     x = request()
     x.body = GivenBody([b"{}"], is_here=True)
-    await Bodies().read(x)
+    await Bodies(SPOOL).read(x)
     assert x.content == b"{}"
 
 
 async def test_a_body_that_is_announced_too_large_is_not_read() -> None:
     x = request(b"x" * 50, length=101)
     with pytest.raises(BodyTooLarge):
-        await Bodies().read(x)
+        await Bodies(SPOOL).read(x)
     assert isinstance(x.body, GivenBody) and x.body.taken == 0
 
 
 async def test_a_body_that_becomes_too_large_is_not_read_on() -> None:
     x = request(*[b"x" * 50] * 10)
     with pytest.raises(BodyTooLarge):
-        await Bodies().read(x)
+        await Bodies(SPOOL).read(x)
     assert isinstance(x.body, GivenBody) and x.body.taken == 3
 
 
@@ -88,11 +97,11 @@ async def test_a_body_that_is_here_and_too_large_is_refused() -> None:
     x = request()
     x.body = GivenBody([b"x" * 101], is_here=True)
     with pytest.raises(BodyTooLarge):
-        await Bodies().read(x)
+        await Bodies(SPOOL).read(x)
 
 
 async def test_the_bodies_of_a_worker_have_a_budget_that_is_given_back() -> None:
-    bodies = Bodies(budget=60)
+    bodies = Bodies(SPOOL, budget=60)
     with pytest.raises(Overloaded):
         await bodies.read(request(b"x" * 40, b"x" * 40))
     for ending in (MalformedRequest(), BodyTimeout()):
@@ -154,10 +163,56 @@ async def test_a_member_that_nobody_guards_may_be_there_twice() -> None:
     await parse(parsed_call(b'{"model":"m","user":"a","user":"b"}'), FACTS)
 
 
-async def test_a_compressed_body_is_refused() -> None:
-    coded = HeadFacts("/", "", ENDPOINT, None, b"identity", False, "")
+def coded_facts(coding: str) -> HeadFacts:
+    return HeadFacts("/", "", ENDPOINT, None, b"identity", coding, "")
+
+
+PLAIN = b'{"model":"m","messages":[{"role":"user","content":"%b"}]}' % (b"Hi! " * 1000)
+CODED = {
+    "gzip": gzip.compress(PLAIN), "x-gzip": gzip.compress(PLAIN), "deflate": zlib.compress(PLAIN),
+    "br": brotli.compress(PLAIN), "zstd": zstd.compress(PLAIN),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("coding", CODED)
+async def test_a_coded_body_is_understood_and_goes_on_as_it_was_sent(coding: str) -> None:
+    x = parsed_call(CODED[coding], body_limit=len(PLAIN))
+    await parse(x, coded_facts(coding))
+    assert (x.model, x.content) == ("m", PLAIN)
+    assert outgoing(x, "m", model_in_body=True, include_usage=False) is x.coded
+    assert x.coded == CODED[coding]
+
+
+async def test_a_coded_body_of_which_something_must_change_goes_decoded() -> None:
+    x = parsed_call(CODED["gzip"], body_limit=len(PLAIN))
+    await parse(x, coded_facts("gzip"))
+    sent = outgoing(x, "theirs", model_in_body=True, include_usage=False)
+    assert sent == PLAIN.replace(b'"m"', b'"theirs"')
+
+
+async def test_a_coded_body_from_which_a_route_drops_something_goes_decoded() -> None:
+    x = parsed_call(CODED["zstd"], body_limit=len(PLAIN), parameters=Parameters(drop=("messages",)))
+    await parse(x, coded_facts("zstd"))
+    assert outgoing(x, "m", model_in_body=True, include_usage=False) == b'{"model":"m"}'
+
+
+@pytest.mark.parametrize("coding", ["gzip, gzip", "compress", "aes128gcm", "gzip;q=1"])
+async def test_a_coding_that_nobody_reads_is_refused(coding: str) -> None:
     with pytest.raises(UnsupportedCoding):
-        await parse(parsed_call(b'{"model":"m"}'), coded)
+        await parse(parsed_call(CODED["gzip"]), coded_facts(coding))
+
+
+@pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
+@pytest.mark.parametrize("content", [PLAIN, b"", b"\x1f\x8b\x08", CODED["gzip"][:-9], CODED["zstd"][:-9]])
+async def test_a_coding_that_lies_is_refused(coding: str, content: bytes) -> None:
+    with pytest.raises(BodyNotJson):
+        await parse(parsed_call(content, body_limit=1 << 20), coded_facts(coding))
+
+
+@pytest.mark.parametrize("coding", CODED)
+async def test_a_body_that_becomes_too_large_when_it_is_decoded_is_refused(coding: str) -> None:
+    with pytest.raises(BodyTooLarge):
+        await parse(parsed_call(CODED[coding], body_limit=len(PLAIN) - 1), coded_facts(coding))
 
 
 async def test_a_model_whose_name_is_longer_than_any_is_unknown() -> None:

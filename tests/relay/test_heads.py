@@ -190,8 +190,8 @@ def test_blocks_differ_by_where_they_go_and_how_the_answer_must_come(heads: Head
 
 @pytest.mark.parametrize(
     ("accepted", "asked"),
-    [(None, b"identity"), ("", b"identity"), ("gzip", b"gzip"), ("GZIP, br", b"gzip"),
-     ("*", b"gzip, deflate"), ("br, zstd", b"identity"), ("gzip;q=0", b"identity"),
+    [(None, b"identity"), ("", b"identity"), ("gzip", b"gzip"), ("GZIP, br", b"gzip, br"),
+     ("*", b"gzip, deflate, br, zstd"), ("zstd, br, compress", b"br, zstd"), ("gzip;q=0", b"identity"),
      ("gzip; q=0.0, deflate", b"deflate"), ("gzip;q=0.5", b"gzip"), ("identity;q=0", b"identity")],
 )  # fmt: skip
 def test_codings_are_those_that_can_be_metered(accepted: str | None, asked: bytes) -> None:

@@ -39,6 +39,7 @@ class Upstream:
 
     def __init__(self) -> None:
         self.writable = True
+        self.is_sending = False
         self.taken: list[bytes] = []
 
     def write(self, data: bytes | Sequence[bytes]) -> None:
@@ -77,7 +78,7 @@ async def sent(upload: Upload, model: str | None = "whisper-1") -> tuple[bytes, 
     if error is not None:
         assert not sending.is_done
         raise error
-    assert sending.is_done
+    assert sending.is_done and not upstream.is_sending
     return sending.framing, upstream.content
 
 

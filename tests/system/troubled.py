@@ -46,6 +46,7 @@ KINDS: dict[str, dict[str, Any]] = {
     "impatient": {"timeouts": {"first_byte": "1s", "idle": "1s"}},
     "hurried": {"timeouts": {"total": "1s"}},
     "distrusted": {"trust": "low"},
+    "renamed": {"as": "their-model"},
 }
 
 
@@ -56,6 +57,7 @@ def routes(url: str) -> str:
     for kind, how in KINDS.items():
         how = dict(how)
         places, mirrors, credentials = (how.pop(n, 1) for n in ("places", "mirrors", "credentials"))
+        named = {"as": how.pop("as")} if "as" in how else {}
         for number in range(how.pop("lanes", LANES)):
             lane = f"lane-{kind}-{number}"
             for place in range(places):
@@ -67,7 +69,7 @@ def routes(url: str) -> str:
                     },
                     **how,
                 }
-            candidates = [{"upstream": f"{lane}-{p}", "priority": p + 1} for p in range(places)]
+            candidates = [{"upstream": f"{lane}-{p}", "priority": p + 1, **named} for p in range(places)]
             models[lane] = {"context": 100_000, "max_output": 1_000, "candidates": candidates}
     # Permitted, but without a price; and the names that no upstream of a test answers to.
     models["wild-*"] = {"candidates": [{"upstream": "lane-solo-0-0"}]}
@@ -83,6 +85,7 @@ def routes(url: str) -> str:
             {"path": "/v1/small", "operation": "chat", "body_limit": "2KiB"},
             {"path": "/v1/default", "operation": "chat", "default_model": "lane-solo-0"},
             {"path": "/v1/ranged", "operation": "chat", "parameters": {"range": {"temperature": [0, 1]}}},
+            {"path": "/v1/audio/transcriptions", "operation": "transcriptions", "body_limit": "128MiB"},
             {"path": "/v1/generous", "operation": "chat", "on_break": "free"},
         ],
         "prices": {"lane-*": {"input": "1 USD", "output": "2 USD", "image": "0.01 USD"}},
