@@ -162,6 +162,7 @@ PAGES = [
     "/endpoints",
     "/v1/me",
     "/v1/receipts",
+    "/v1/receipts?format=csv",
     "/healthz",
     "/readyz",
 ]
