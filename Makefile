@@ -30,15 +30,12 @@ fmt: $(VENV)/.test
 bench: $(VENV)/.run
 	$(BIN)/headrace bench
 
-soak: $(VENV)/.test
-	HEADRACE_SOAK=1 $(PYTEST) -m slow tests/system
-
 clients: $(VENV)/.test
 	HEADRACE_CLIENTS=all $(PYTEST) tests/clients
 
 # What takes minutes of load: kills and outages, many times.
 soak: $(VENV)/.test
-	HEADRACE_SOAK=1 $(PYTEST) tests/system
+	HEADRACE_SOAK=1 $(PYTEST) tests/system tests/store/test_books.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

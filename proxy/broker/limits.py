@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import AsyncExitStack
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, tzinfo
 from typing import Any, NamedTuple
@@ -23,8 +24,7 @@ from proxy.errors import StationFault
 from proxy.ledger.balances import NodeLeases
 from proxy.routing.table import OnOutage
 from proxy.routing.units import Period
-from proxy.store.database import DatabaseUnavailable
-from proxy.store.windows import Drawn, Windows
+from proxy.store.windows import Drawn, Idle, Windows
 
 log = logging.getLogger("headrace.limits")
 
@@ -33,6 +33,7 @@ FOREVER_MS = 253_402_300_799_000  # the end of the year 9999, of a window that h
 REFUSAL_MS = 1_000  # a refusal is believed this long: others may give back
 CALLS_RETRY_S = 1.0  # a call at once may end any moment
 BANK_S = 0.3  # a call waits no longer for Postgres
+IDLE_AT_ONCE = 500  # windows that one statement gives back
 IDLE_MS = 10_000  # what nobody asked for in this time goes back to Postgres
 SLICES_AHEAD = 4  # the node draws this many slices beyond the one it needs
 BEFORE = "before"  # stands for what an earlier control of this life had handed out
@@ -281,9 +282,10 @@ class LimitDesk:
         """Say that this node lives, forget what is over, give back what nobody asked for lately.
         Raises DatabaseUnavailable."""
         bank, now_ms = self._bank, self._now_ms()
+        idle_ms = now_ms - IDLE_MS
         for key, found in list(self._windows.items()):
             is_over = 0 < found.ends_ms <= now_ms
-            if is_over or (not found.total and not found.alone and found.drawn_ms < now_ms - IDLE_MS):
+            if not found.lock.locked() and (is_over or self._is_unused(found, idle_ms)):
                 self._leases.close(key)
                 del self._windows[key]
         if bank is None or self._outage.is_away:
@@ -291,9 +293,11 @@ class LimitDesk:
         self.recall.nodes = await bank.beat(now_ms)
         if self._unheard is not None and not self._unheard:
             await self._close_before(bank)
-        for found in list(self._windows.values()):
-            if found.drawn_ms < now_ms - IDLE_MS:
-                await self._put_back(bank, found)
+        await self._put_back(bank, [w for w in self._windows.values() if w.drawn_ms < idle_ms])
+
+    def _is_unused(self, found: _Window, idle_ms: int) -> bool:
+        has_any = found.total or found.alone or self._leases.others(found.key, "")
+        return not has_any and found.drawn_ms < idle_ms
 
     async def recalled(self, owner: str) -> None:
         """Another node lacks what may be free here. Raises DatabaseUnavailable."""
@@ -301,28 +305,30 @@ class LimitDesk:
         for found in [w for w in self._windows.values() if w.bucket == owner and w.drawn_ms < idle_ms]:
             await self.recall.from_workers(owner, self._leases.others(found.key, ""))
             if bank is not None:
-                await self._put_back(bank, found)
+                await self._put_back(bank, [found])
 
-    async def _put_back(self, bank: Windows, found: _Window) -> None:
-        async with found.lock:
-            free = self._leases.free(found.key) - found.alone
-            if free <= 0:
-                return
-            self._leases.extend(found.key, -free)  # not to be handed out while it is on its way
-            found.total -= free
-            before = found.total + free
-            try:
-                total = await bank.put_back(found.bucket, found.ends_ms, before, free)
-            except DatabaseUnavailable:
-                return  # the next answer tells what this node has
-            self._learn(found, total)
+    async def _put_back(self, bank: Windows, idle: list[_Window]) -> None:
+        """Return what is free of some windows. Raises DatabaseUnavailable: the next answer about each of them
+        tells what this node has."""
+        for start in range(0, len(idle), IDLE_AT_ONCE):
+            async with AsyncExitStack() as locks:
+                free: list[tuple[_Window, Idle]] = []
+                for found in idle[start : start + IDLE_AT_ONCE]:
+                    await locks.enter_async_context(found.lock)
+                    amount = self._leases.free(found.key) - found.alone
+                    if amount > 0:
+                        free.append((found, Idle(found.bucket, found.ends_ms, found.total, amount)))
+                        self._learn(found, found.total - amount)  # not to be handed out on its way
+                if free:
+                    totals = await bank.put_back([given for _, given in free])
+                    for (found, _), total in zip(free, totals, strict=True):
+                        self._learn(found, total)
 
     async def close(self) -> None:
         """All workers are dead and adopted: what is free goes back. Raises DatabaseUnavailable."""
         if self._bank is None:
             return
-        for found in list(self._windows.values()):
-            await self._put_back(self._bank, found)
+        await self._put_back(self._bank, list(self._windows.values()))
         await self._bank.leave()
 
     async def close_earlier_lives(self) -> None:

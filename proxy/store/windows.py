@@ -7,8 +7,9 @@ milliseconds, amounts those of the limit: requests, tokens, calls, nanos.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from proxy.store.database import Connection, Database
 
@@ -21,6 +22,34 @@ class Drawn:
 
     total: int
     left: int
+
+
+class Idle(NamedTuple):
+    """A part of a window that nobody here needs; `before` is what this node has of it in all."""
+
+    bucket: str
+    ends_ms: int
+    before: int
+    amount: int
+
+
+# In the order in which they were asked for; the row as it was where it did not change.
+_PUT_BACK = """
+WITH idle AS (
+    SELECT * FROM unnest($3::text[], $4::bigint[], $5::bigint[], $6::bigint[])
+    WITH ORDINALITY AS i (bucket, ends_ms, before, amount, number)
+), gone AS (
+    UPDATE limit_slice s SET granted = granted - i.amount FROM idle i
+    WHERE (s.bucket, s.ends_ms, s.holder, s.node) = (i.bucket, i.ends_ms, $1, $2::uuid)
+      AND s.granted = i.before
+    RETURNING i.number, s.granted
+)
+SELECT coalesce(g.granted, s.granted, 0) AS granted
+FROM idle i
+LEFT JOIN gone g USING (number)
+LEFT JOIN limit_slice s ON (s.bucket, s.ends_ms, s.holder, s.node) = (i.bucket, i.ends_ms, $1, $2::uuid)
+ORDER BY number
+"""
 
 
 class Windows:
@@ -40,18 +69,13 @@ class Windows:
         assert row is not None
         return Drawn(row["total"], row["remaining"])
 
-    async def put_back(self, bucket: str, ends_ms: int, before: int, amount: int) -> int:
-        """Return what nobody here needs; what this node has then. `before` is what it knows that it has: with
-        anything else nothing happens."""
-        total = await self._database.fetchval(
-            "WITH gone AS (UPDATE limit_slice SET granted = granted - $6"
-            "  WHERE (bucket, ends_ms, holder, node) = ($1, $2, $3, $4::uuid) AND granted = $5"
-            "  RETURNING granted)"
-            " SELECT coalesce((SELECT granted FROM gone), (SELECT granted FROM limit_slice"
-            "  WHERE (bucket, ends_ms, holder, node) = ($1, $2, $3, $4::uuid)), 0)",
-            bucket, ends_ms, self._life, self._node, before, amount,
-        )  # fmt: skip
-        return int(total)
+    async def put_back(self, idle: Sequence[Idle]) -> list[int]:
+        """Return what nobody here needs; what this node has then of each. Where it has something else than
+        is thought, nothing happens."""
+        rows = await self._database.fetch(
+            _PUT_BACK, self._life, self._node, *(list(column) for column in zip(*idle, strict=True))
+        )
+        return [row["granted"] for row in rows]
 
     async def open(self) -> list[tuple[str, int, int]]:
         """(bucket, end, granted) of this life: for a control that starts again under the same supervisor."""
@@ -70,6 +94,9 @@ class Windows:
             )  # fmt: skip
             await connection.execute(
                 "DELETE FROM limit_slice WHERE ends_ms BETWEEN 1 AND $1", now_ms - int(ALIVE_S * 1000)
+            )
+            await connection.execute(
+                "DELETE FROM limit_slice WHERE node = $1 AND ends_ms = 0 AND granted = 0", self._node
             )
             await connection.execute("DELETE FROM recall WHERE at < now() - interval '1 minute'")
             living = await connection.fetchval(

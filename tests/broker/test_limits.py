@@ -219,6 +219,19 @@ async def test_what_nobody_asks_for_goes_back_to_postgres(node: Node, database: 
     assert await database.fetchval("SELECT count(*) FROM limit_slice") == 0
 
 
+async def test_many_idle_windows_go_back_at_once(node: Node, database: Database) -> None:
+    for n in range(30):
+        assert await node.take(1, 1000, owner=f"k{n}", want=100) == 100
+        node.desk.give("w0-a", f"k{n}:{RPM}", START_MS + MINUTE_MS, 40 + n)
+    await database.execute("UPDATE limit_slice SET granted = 777 WHERE bucket LIKE 'k7:%'")
+    node.now_ms += IDLE_MS + 1
+    await node.desk.tidy()
+    rows = await database.fetch("SELECT bucket, granted FROM limit_slice")
+    left = {row["bucket"]: row["granted"] for row in rows}
+    assert left == {f"k{n}:{RPM}": 777 if n == 7 else 60 - n for n in range(30)}
+    assert await node.take(677 + 47, 1000, owner="k7") == 677 + 47  # and now it knows what it has
+
+
 async def test_calls_of_a_dead_node_do_not_count(nodes: list[Node], database: Database) -> None:
     assert await nodes[0].take(10, kind=CALLS) == 10
     assert await nodes[1].take(1, kind=CALLS) == 0
