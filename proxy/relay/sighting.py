@@ -30,8 +30,8 @@ class Sighting:
     its client may use it before the stream ends."""
 
     __slots__ = (
-        "_buffer", "_kinds", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content", "ids", "state",
-        "task", "usage",
+        "_buffer", "_kinds", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content", "ids",
+        "state", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, out: tuple[IdOut, ...], task: Task | None, on_id: Callable[[str, str], None]) -> None:
