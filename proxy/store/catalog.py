@@ -56,12 +56,12 @@ class Catalog:
     """Reads and changes accounts and keys of one station. Every method raises DatabaseUnavailable."""
 
     def __init__(self, database: Database) -> None:
-        self._database = database
+        self.database = database
 
     async def open_station(self, currency: str, timezone: str) -> None:
         """Say which station this database belongs to. Raises StateError if its amounts are in another
         currency: they would silently change their worth."""
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             row = await connection.fetchrow("SELECT currency, timezone FROM station_state FOR UPDATE")
             if row["currency"] not in (None, currency):
                 raise StateError(f"this database counts in {row['currency']}, routes.yaml in {currency}")
@@ -72,15 +72,15 @@ class Catalog:
 
     async def currency(self) -> str:
         """The station's currency; "" before its first start."""
-        return await self._database.fetchval("SELECT currency FROM station_state") or ""
+        return await self.database.fetchval("SELECT currency FROM station_state") or ""
 
     async def timezone(self) -> str:
         """Whose days are posted to."""
-        return str(await self._database.fetchval("SELECT timezone FROM station_state"))
+        return str(await self.database.fetchval("SELECT timezone FROM station_state"))
 
     async def today(self) -> date:
         """The station's day."""
-        day: date = await self._database.fetchval(
+        day: date = await self.database.fetchval(
             "SELECT (now() AT TIME ZONE timezone)::date FROM station_state"
         )
         return day
@@ -92,7 +92,7 @@ class Catalog:
     ) -> Account:
         """Raises StateError if the name is taken."""
         try:
-            await self._database.execute(
+            await self.database.execute(
                 "INSERT INTO account (name, tier, note, contact) VALUES ($1, $2, $3, $4)",
                 name, tier, note, contact,
             )  # fmt: skip
@@ -110,7 +110,7 @@ class Catalog:
         return rows[0]
 
     async def accounts(self, name: str | None = None) -> list[Account]:
-        rows = await self._database.fetch(
+        rows = await self.database.fetch(
             "SELECT a.id, name, status, tier, note, contact, balance_nanos, available_nanos, mirror,"
             " created_at, coalesce(p.amount_nanos - p.used_nanos, 0) AS free_nanos"
             " FROM account a LEFT JOIN pocket p ON p.account = a.id AND p.closed_at IS NULL"
@@ -121,7 +121,7 @@ class Catalog:
 
     async def tiers_of(self, account: int) -> list[Held]:
         """The tier of this moment and what comes after it; "": the station's default one."""
-        return line_in(await self._database.fetchrow(LINE, account))
+        return line_in(await self.database.fetchrow(LINE, account))
 
     async def set_account_status(self, name: str, status: str) -> None:
         """active, frozen or closed. Raises LookupError."""
@@ -137,7 +137,7 @@ class Catalog:
         contact: str | None = None,
     ) -> None:
         """Change what is given; `tier` "": the station's default one. Raises LookupError."""
-        done = await self._database.fetchval(
+        done = await self.database.fetchval(
             "UPDATE account SET status = coalesce($2, status), note = coalesce($4, note),"
             " contact = coalesce($5, contact),"
             " tier = CASE WHEN $3::text IS NULL THEN tier ELSE nullif($3, '') END"
@@ -149,7 +149,7 @@ class Catalog:
 
     async def set_account_mirror(self, name: str, mirror: str | tuple[str, ...]) -> None:
         """For all keys of an account that say only "auto". Raises LookupError."""
-        done = await self._database.fetchval(
+        done = await self.database.fetchval(
             "UPDATE account SET mirror = $2 WHERE name = $1 RETURNING id", name, mirror
         )
         if done is None:
@@ -159,7 +159,7 @@ class Catalog:
         self, name: str, tier: str, rank: int, until: datetime | None, reference: str
     ) -> None:
         """Give a tier until a moment, None: for good; once per reference. Raises LookupError."""
-        done = await self._database.fetchval(
+        done = await self.database.fetchval(
             "INSERT INTO tier_grant (account, tier, rank, starts_at, until, source, reference)"
             " SELECT id, $2, $3, now(), $4, 'given', $5 FROM account WHERE name = $1"
             " ON CONFLICT (source, reference, tier) DO UPDATE SET until = excluded.until RETURNING id",
@@ -183,7 +183,7 @@ class Catalog:
         StateError (the reference was used for something else).
         """
         movement = Movement("topup", amount_nanos, source, reference, paid)
-        return await Payments(self._database).move(name, movement)
+        return await Payments(self.database).move(name, movement)
 
     # -- keys ------------------------------------------------------------------------------------------
 
@@ -197,7 +197,7 @@ class Catalog:
         names = list(columns)
         places = ", ".join(f"${n}" for n in range(4, 4 + len(names)))
         try:
-            key_id = await self._database.fetchval(
+            key_id = await self.database.fetchval(
                 f"INSERT INTO api_key (account, digest, masked, {', '.join(names)})"  # noqa: S608 - our names
                 f" SELECT id, $2, $3, {places} FROM account WHERE name = $1 RETURNING id",
                 account, digest_of(key), masked(key), *columns.values(),
@@ -212,7 +212,7 @@ class Catalog:
         """Replace all settings of a key. Raises LookupError."""
         columns = settings.columns()
         changes = ", ".join(f"{name} = ${n}" for n, name in enumerate(columns, start=2))
-        done = await self._database.fetchval(
+        done = await self.database.fetchval(
             f"UPDATE api_key SET {changes} WHERE id = $1 RETURNING id",  # noqa: S608 - our own names
             key_id,
             *columns.values(),
@@ -222,7 +222,7 @@ class Catalog:
 
     async def set_key_mirror(self, key_id: int, mirror: str | tuple[str, ...]) -> None:
         """Raises LookupError."""
-        done = await self._database.fetchval(
+        done = await self.database.fetchval(
             "UPDATE api_key SET mirror = $2 WHERE id = $1 RETURNING id", key_id, mirror
         )
         if done is None:
@@ -230,7 +230,7 @@ class Catalog:
 
     async def key_settings(self, key_id: int) -> KeySettings:
         """Raises LookupError."""
-        row = await self._database.fetchrow("SELECT * FROM api_key WHERE id = $1", key_id)
+        row = await self.database.fetchrow("SELECT * FROM api_key WHERE id = $1", key_id)
         if row is None:
             raise LookupError(f"there is no key {key_id}")
         values = {
@@ -249,7 +249,7 @@ class Catalog:
         """A new secret for the same key, which nobody can tell again; the old one is refused from
         `old_until` on, None: from now. Raises LookupError, StateError (it is revoked)."""
         key = make_key(os.urandom(SECRET_BYTES))
-        async with self._database.transaction() as connection:
+        async with self.database.transaction() as connection:
             row = await connection.fetchrow(
                 "SELECT digest, masked, status FROM api_key WHERE id = $1 FOR UPDATE", key_id
             )
@@ -271,7 +271,7 @@ class Catalog:
 
     async def revoke_key(self, key_id: int) -> bool:
         """For good. False: it was revoked before. Raises LookupError."""
-        row = await self._database.fetchrow(
+        row = await self.database.fetchrow(
             "WITH before AS (SELECT id, status FROM api_key WHERE id = $1 FOR UPDATE)"
             " UPDATE api_key k SET status = 'revoked', revoked_at = coalesce(k.revoked_at, now())"
             " FROM before WHERE k.id = before.id RETURNING before.status",
@@ -283,7 +283,7 @@ class Catalog:
 
     async def keys(self, account: str | None = None) -> list[dict[str, Any]]:
         """All key records, of one account or of the station."""
-        rows = await self._database.fetch(
+        rows = await self.database.fetch(
             f"{RECORD} WHERE d.until IS NULL AND ($1::text IS NULL OR a.name = $1) ORDER BY k.id",
             account,
         )
@@ -291,7 +291,7 @@ class Catalog:
 
     async def key(self, key_id: int) -> dict[str, Any]:
         """The record of one key. Raises LookupError."""
-        row = await self._database.fetchrow(f"{RECORD} WHERE d.until IS NULL AND k.id = $1", key_id)
+        row = await self.database.fetchrow(f"{RECORD} WHERE d.until IS NULL AND k.id = $1", key_id)
         if row is None:
             raise LookupError(f"there is no key {key_id}")
         return record_of(row)
@@ -300,15 +300,15 @@ class Catalog:
 
     async def key_record(self, digest: bytes) -> dict[str, Any] | None:
         """What a call with this key needs to know; None: there is no such key."""
-        row = await self._database.fetchrow(f"{RECORD} WHERE d.digest = $1", digest)
+        row = await self.database.fetchrow(f"{RECORD} WHERE d.digest = $1", digest)
         return None if row is None else record_of(row)
 
     async def generation(self) -> int:
-        return int(await self._database.fetchval("SELECT generation FROM station_state"))
+        return int(await self.database.fetchval("SELECT generation FROM station_state"))
 
     async def changed_keys(self, since: int) -> Changes:
         """Records that changed after generation `since`, oldest change first."""
-        rows = await self._database.fetch(
+        rows = await self.database.fetch(
             f"{RECORD} WHERE k.generation > $1 ORDER BY k.generation FETCH FIRST $2 ROWS WITH TIES",
             since,
             CHANGED_MAX,
@@ -317,5 +317,5 @@ class Catalog:
 
     async def known_keys(self, digests: Iterable[bytes]) -> list[dict[str, Any]]:
         """The records of those that exist: control's caches after a restart."""
-        rows = await self._database.fetch(f"{RECORD} WHERE d.digest = ANY($1)", list(digests))
+        rows = await self.database.fetch(f"{RECORD} WHERE d.digest = ANY($1)", list(digests))
         return [record_of(row) for row in rows]

@@ -17,13 +17,12 @@ from proxy.routing import units
 from proxy.store.catalog import Account, Catalog, KeySettings
 from proxy.store.reports import Reports
 from proxy.web.answers import json_answer, read_object, text_member
-from proxy.web.members import KEY_MEMBERS, amount_member, settings_of, shown_key, time_of
+from proxy.web.members import KEY_MEMBERS, amount_member, reference_of, settings_of, shown_key, time_of
 from proxy.web.mirrors import preference_member
 
 CATALOG = web.AppKey("CATALOG", Catalog)
 REPORTS = web.AppKey("REPORTS", Reports)
 SOURCE = "admin"  # of ledger rows made here; references are unique within it
-REFERENCE_CHARACTERS_MAX = 200
 STATUSES = ("active", "frozen", "closed")
 
 ACCOUNT_MEMBERS = frozenset({"name", "tier", "note", "contact"})
@@ -88,9 +87,7 @@ async def set_account(request: web.Request) -> web.Response:
 async def top_up(request: web.Request) -> web.Response:
     """201 for a new posting, 200 when this Idempotency-Key has made it before."""
     catalog = request.app[CATALOG]
-    reference = request.headers.get("Idempotency-Key", "")
-    if not 0 < len(reference) <= REFERENCE_CHARACTERS_MAX:
-        raise ClientFault("A top-up needs an Idempotency-Key of at most 200 characters.")
+    reference = reference_of(request)
     document = await read_object(request, TOPUP_MEMBERS)
     value, currency = amount_member(document, "amount")
     station_currency = await catalog.currency()

@@ -46,6 +46,7 @@ async def me(request: web.Request) -> web.Response:
             "available": as_text(account.available_nanos),
             "tier": key["tier"] or None,
             "tier_until_ms": key["tier_until_ms"],
+            "tiers": [{"tier": tier or None, "until_ms": until_ms} for tier, until_ms in key["tiers"]],
             "key": key["masked"],
             "label": key["label"],
             "models": key["models"],

@@ -10,6 +10,8 @@ from datetime import datetime
 from decimal import Decimal
 from typing import Any
 
+from aiohttp import web
+
 from proxy.access.limits import KINDS, SPEND
 from proxy.errors import ClientFault
 from proxy.ledger.amounts import as_text
@@ -18,6 +20,7 @@ from proxy.store.key_records import KeySettings
 from proxy.web.answers import text_member
 from proxy.web.mirrors import preference_member
 
+REFERENCE_CHARACTERS_MAX = 200
 KEY_MEMBERS = frozenset(f.name for f in fields(KeySettings))
 
 
@@ -28,6 +31,14 @@ def amount_member(document: dict[str, Any], name: str) -> tuple[Decimal, str | N
     except ValueError as e:
         raise ClientFault(f"{name!r}: {e}.", param=name) from e
     return amount.value, amount.currency
+
+
+def reference_of(request: web.Request) -> str:
+    """What makes a posting one, however often it is asked for. Raises ClientFault."""
+    reference = request.headers.get("Idempotency-Key", "")
+    if not 0 < len(reference) <= REFERENCE_CHARACTERS_MAX:
+        raise ClientFault(f"This needs an Idempotency-Key of at most {REFERENCE_CHARACTERS_MAX} characters.")
+    return reference
 
 
 def settings_of(document: dict[str, Any], base: KeySettings) -> KeySettings:

@@ -85,7 +85,7 @@ async def until(station: Station, key: str, model: str, status: int, within_s: f
 
 
 async def rows_of(shop: Catalog, account: int, count: int) -> list[dict]:
-    database = shop._database
+    database = shop.database
     async with asyncio.timeout(30):
         while True:
             rows = await database.fetch("SELECT * FROM usage WHERE account = $1 ORDER BY id", account)
@@ -125,7 +125,7 @@ async def test_the_free_amount_serves_without_a_balance_and_then_401_for_no_cred
 
 async def test_an_accounts_own_price_is_on_its_rows(station, shop):
     account = await shop.create_account("special")
-    own = await Overrides(shop._database).put("special", "gpt-3.5-turbo", ppm=900_000)
+    own = await Overrides(shop.database).put("special", "gpt-3.5-turbo", ppm=900_000)
     await shop.top_up("special", 10 * YUAN, "S1")
     _, key = await shop.create_key("special", KeySettings())
     await until(station, key, "gpt-3.5-turbo", 200)
