@@ -65,7 +65,8 @@ class Rules:
     terminal: frozenset[str] = frozenset()  # kinds of events behind which nothing counts
     failing: frozenset[str] = frozenset({"error"})  # kinds of events that report an error
     each: Mapping[str, str] = field(default_factory=dict)  # kind of event -> bucket that it adds one to
-    counted: tuple[tuple[str, Pointer], ...] = ()  # (bucket, array, or what counts in its elements)
+    counted: tuple[tuple[str, Pointer], ...] = ()
+    """(bucket or `tools.KIND`, array whose elements count, or what is counted in elements of arrays)"""
     lasting: tuple[Pointer, ...] = ()  # seconds, where no usage tells them
     tools: Tools | None = None
 

@@ -95,6 +95,7 @@ _IDS = (
         for uri in ("fileUri", "file_uri")
     ),
 )
+_SEARCHES = ("candidates", ANY, "groundingMetadata", "webSearchQueries")
 _PARTS = ("candidates", ANY, "content", "parts", ANY)
 
 _GENERATE = OperationSpec(
@@ -111,6 +112,7 @@ _GENERATE = OperationSpec(
         vendor_id=(("responseId",),),
         tier=(("usageMetadata", "serviceTier"),),
         finished=(("candidates", ANY, "finishReason"), ("promptFeedback", "blockReason")),
+        counted=(("tools.grounding", _SEARCHES), ("tools.web_search", (*_SEARCHES, ANY))),
         text=((*_PARTS, "text"), (*_PARTS, "functionCall", "args"), (*_PARTS, "executableCode", "code")),
     ),
 )

@@ -163,9 +163,16 @@ class RuledMeter(AnswerMeter):
     def _count_elements(self, doc: dict[str, Any], pointer: Pointer) -> None:
         bucket = next(bucket for bucket, array in self._rules.counted if array == pointer)
         if ANY in pointer:
-            self._counts[bucket] = sum(value is not None for value in every(doc, pointer))
+            count = sum(value is not None for value in every(doc, pointer))
         elif type(elements := look_up(doc, pointer)) is list:
-            self._counts[bucket] = len(elements)
+            count = len(elements)
+        else:
+            return
+        name, _, kind = bucket.partition(".")
+        if not kind:
+            self._counts[name] = count
+        elif count:  # later events need not tell it again
+            self._tools[kind] = count
 
 
 @cache

@@ -67,6 +67,9 @@ _PICTURES: dict[str, tuple[str, dict[str, str]]] = {
     ),
 }  # fmt: skip
 
+# Google charges these models by the answer that searched, later ones by the search.
+_PER_ANSWER = re.compile(r"gemini-(?:[a-z]+-)*[12]\.")
+
 _DATED = re.compile(r"\^([^\\()\[\]|*+?]*(?:\\\.[^\\()\[\]|*+?]*)*)\\d\{[48]\}.*\$")
 _DASHED_DATE = re.compile(r"-(20\d\d)-(\d\d)-(\d\d)$")
 
@@ -142,12 +145,13 @@ def _content(model: ModelInfo, rate: Decimal, on: date) -> Content | None:
     standard = _standard(model, on)
     if not _known(standard):
         return None
-    content = _flat(standard, rate)
+    searched = "grounding" if _PER_ANSWER.match(model.id) else "web_search"
+    content = _flat(standard, rate, searched)
     tiers: dict[str, Content] = {}
     for variant in reversed(model.price_variants or ()):  # the first of two wins
         name = _tier_name(variant, on)
         if name and _known(variant.prices):
-            full = _flat({**standard, **_figures(variant.prices)}, rate)
+            full = _flat({**standard, **_figures(variant.prices)}, rate, searched)
             changes = {key: value for key, value in full.items() if value != content.get(key)}
             if "above" in content and "above" not in full:
                 changes["above"] = []
@@ -203,11 +207,14 @@ def _tier_name(variant: PriceVariant, on: date) -> str:
     return name if kind in ("service_tier", "speed", "processing") else ""
 
 
-def _flat(prices: Mapping[str, Any], rate: Decimal) -> Content:
+def _flat(prices: Mapping[str, Any], rate: Decimal, searched: str) -> Content:
+    """`searched` is what a search is called there."""
     content: Content = {}
     starts = sorted({tier.start for price in prices.values() for tier in getattr(price, "tiers", ())})
     for start in (0, *starts):
         level = _level(prices, start, rate)
+        if searched != "web_search" and "web_search" in level.get("tools", {}):
+            level["tools"][searched] = level["tools"].pop("web_search")
         if start == 0:
             content = level
         else:

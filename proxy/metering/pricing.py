@@ -313,7 +313,7 @@ def unpriced_options(price: Price, request: Mapping[str, Any], kind: str) -> lis
         if asked is not None and not _is_priced(asked, price.content):
             missing.append(name)
     kinds = tool_kinds(request) if "tools" in request or "web_search_options" in request else ()
-    if any(kind not in price.tools and f"{kind}_input" not in price.units for kind in kinds):
+    if not all(_is_tool_priced(kind, price) for kind in kinds):
         missing.append("tools")
     content = price.content
     if kind not in _SIDES and "input" in content and "output" in content:
@@ -350,6 +350,24 @@ def _unpriced_sides(content: Mapping[str, Any], request: Mapping[str, Any], kind
     return [names[0] for names in _SIDES.get(kind, _BOTH) if priced.isdisjoint(names)]
 
 
+def _is_tool_priced(kind: str, price: Price) -> bool:
+    return kind in price.tools or f"{kind}_input" in price.units or _PER_ANSWER.get(kind, "") in price.tools
+
+
+# Gemini's tools are told by the name of a member; for some models an answer that searched is charged, for
+# others each search.
+_BY_MEMBER = {
+    "google_search": "web_search",
+    "googleSearch": "web_search",
+    "google_search_retrieval": "web_search",
+    "googleSearchRetrieval": "web_search",
+    "google_maps": "google_maps",
+    "googleMaps": "google_maps",
+    "enterpriseWebSearch": "enterprise_web_search",
+}
+_PER_ANSWER = {"web_search": "grounding"}
+
+
 def tool_kinds(request: Mapping[str, Any]) -> list[str]:
     """Server tools that a request offers, without their version: `web_search_20250305` -> `web_search`."""
     kinds: list[str] = []
@@ -358,6 +376,8 @@ def tool_kinds(request: Mapping[str, Any]) -> list[str]:
         kind = tool.get("type") if type(tool) is dict else None
         if type(kind) is str and not kind.startswith(_FREE_TOOLS):
             kinds.append(_VERSION.sub("", kind))
+        elif kind is None and type(tool) is dict:
+            kinds += [_BY_MEMBER[name] for name in tool if name in _BY_MEMBER]
     if request.get("web_search_options") is not None:
         kinds.append("web_search")
     return kinds

@@ -15,7 +15,7 @@ from genai_prices.data import providers
 from genai_prices.types import ModelInfo, TimeOfDateConstraint
 
 from proxy.metering.pricedata import MAKERS, RESELLERS, names, official_prices
-from proxy.metering.pricing import PPM, RateCard, cost_nanos, price_from_content
+from proxy.metering.pricing import PPM, RateCard, cost_nanos, price_from_content, unpriced_options
 from proxy.metering.usage import Usage
 
 DAY = date(2026, 11, 1)
@@ -160,3 +160,13 @@ def test_pictures_that_the_library_does_not_price_are_priced_by_size_and_quality
     assert [figure // 10_000_000 for figure in figures] == [4, 4, 8, 12, 8]
     usage = Usage(images=2, calls=1)
     assert cost_nanos(price.narrowed(size="1024x1792"), usage, PPM, PPM) == 160_000_000
+
+
+@pytest.mark.parametrize(
+    ("model", "kind"), [("gemini-2.5-flash", "grounding"), ("gemini-3.1-flash-lite", "web_search")]
+)
+def test_gemini_searches_are_charged_as_google_does(model: str, kind: str):
+    """https://ai.google.dev/gemini-api/docs/pricing: by the grounded prompt up to 2.5, then by the search."""
+    price = CARD.price_for(model)
+    assert price is not None and set(price.tools) == {kind}
+    assert unpriced_options(price, {"tools": [{"google_search": {}}]}, "text") == []

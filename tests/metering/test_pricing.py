@@ -266,6 +266,8 @@ PRICED = {
         ({"tools": [{"type": "image_generation"}]}, ["tools"]),
         ({"tools": [{"type": "local_shell"}, {"type": "mcp"}]}, []),
         ({"web_search_options": {}}, []),
+        ({"tools": [{"google_search": {}}, {"functionDeclarations": []}, {"url_context": {}}]}, []),
+        ({"tools": [{"googleMaps": {}}]}, ["tools"]),
     ],
 )
 def test_an_option_that_costs_extra_needs_a_price(request_doc: dict[str, Any], missing: list[str]):
