@@ -12,6 +12,7 @@ import pytest
 
 from proxy.broker.money import IDLE_MS, NO_CREDIT, ON_TRUST, OUTAGE, REFUSAL_MS, Ask, MoneyDesk
 from proxy.broker.outage import Outage
+from proxy.broker.recall import BUSY_MS, Recall
 from proxy.broker.trust import Trust
 from proxy.relay.ids import IdSource
 from proxy.routing.table import OnOutage
@@ -286,3 +287,79 @@ async def test_what_the_journal_refuses_was_not_granted() -> None:
     working = Written()
     trust._write = working.write
     assert await trust.extend(7, replace(ALLOWANCE, allowance_nanos=YUAN), YUAN, YUAN) == YUAN
+
+
+# -- what others hold --------------------------------------------------------------------------------
+
+
+class Workers:
+    """The workers of a node: what each gives when it is asked for an account's money."""
+
+    def __init__(self, desk: Desk) -> None:
+        self.gives: dict[str, tuple[str, int]] = {}  # worker -> (lease, amount)
+        self.asked: list[str] = []
+        self._money = desk.money
+        desk.money.recall = Recall(self._tell)
+
+    def _tell(self, worker: str, op: str, args: dict) -> bool:
+        self.asked.append(worker)
+        lease, amount = self.gives.get(worker, ("", 0))
+        if amount:
+            self._money.returned(worker, lease, amount)
+        asyncio.get_running_loop().call_soon(self._money.recall.answered, worker, args["id"])
+        return True
+
+
+async def test_what_another_worker_does_not_need_comes_before_a_refusal(desk: Desk, account: int) -> None:
+    workers = Workers(desk)
+    held = await desk.take(account, 100 * YUAN)
+    assert await desk.take(account, YUAN, worker="w1-a") == NO_CREDIT
+    assert workers.asked == ["w0-a"]
+    workers.gives["w0-a"] = (held["lease"], 30 * YUAN)
+    desk.now_ms += REFUSAL_MS
+    assert (await desk.take(account, 30 * YUAN, worker="w1-a"))["granted"] == 30 * YUAN
+
+
+async def test_what_another_node_does_not_need_comes_back(
+    desk: Desk, account: int, database: Database
+) -> None:
+    """The first to ask leased more than it needs; nothing is left in Postgres."""
+    leases = Leases(database, NODE.replace("aa", "cc"), LIFE.replace("bb", "dd"))
+    await leases.register()
+    other = Desk()
+    await other.money.open(leases, [])
+    other.outage.probed(True)
+    for one, bank in ((desk, Leases(database, NODE, LIFE)), (other, leases)):
+        Workers(one)
+        one.money.recall.open(bank.windows())
+        one.money.recall.nodes = 2
+    await desk.take(account, 60 * YUAN)
+    assert await available(database) == 0
+    desk.now_ms += BUSY_MS + 1  # until then it might need it itself
+
+    async def answer() -> None:
+        while not (asked := await desk.money.recall.asked()):
+            await asyncio.sleep(0.01)
+        assert asked == [account]
+        await desk.money.recalled(account)
+
+    answering = asyncio.ensure_future(answer())
+    got = await other.take(account, 20 * YUAN)
+    await answering
+    if got == NO_CREDIT:  # on a slow machine it is there for the next call
+        other.now_ms += REFUSAL_MS
+        got = await other.take(account, 20 * YUAN)
+    assert got["granted"] == 20 * YUAN
+    assert await database.fetchval("SELECT sum(granted_nanos) FROM lease") == 100 * YUAN
+
+
+async def test_a_node_that_needs_it_itself_gives_nothing_back(
+    desk: Desk, account: int, database: Database
+) -> None:
+    held = await desk.take(account, 60 * YUAN)
+    await desk.money.give("w0-a", account, held["lease"], 60 * YUAN)
+    await desk.money.recalled(account)
+    assert await available(database) == 0
+    desk.now_ms += BUSY_MS + 1
+    await desk.money.recalled(account)
+    assert await available(database) == 100 * YUAN

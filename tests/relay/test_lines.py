@@ -18,7 +18,7 @@ from proxy.broker.limits import Ask, LimitDesk
 from proxy.broker.outage import Outage
 from proxy.channel import Channel, ChannelServer, Peer
 from proxy.errors import LimitExceeded, NoCredit, StationFault
-from proxy.ledger.balances import Slices
+from proxy.ledger.balances import ON_TRUST, Slices
 from proxy.relay import lines as module
 from proxy.relay.exchange import Exchange
 from proxy.relay.lines import Lines
@@ -47,7 +47,9 @@ class Control:
             "limit": self.limit,
             "limit_give": self.limit_give,
             "give": self.give,
+            "recalled": lambda peer, args: self.recalled.append(args),
         }
+        self.recalled: list[dict[str, Any]] = []
         self.server = ChannelServer(lambda peer, args: {}, lambda peer: None, handlers)
 
     async def slice(self, peer: Peer, args: dict[str, Any]) -> dict[str, Any]:
@@ -177,3 +179,64 @@ async def test_a_line_that_is_served_is_gone(both: Both) -> None:
     _, worker = both
     await worker.admit(10)
     assert worker.lines._lines == {}
+
+
+async def test_an_upstreams_limit_refuses_without_telling_it_and_is_free_when_the_call_goes_on(
+    both: Both,
+) -> None:
+    control, worker = both
+    there = Limit("u:one:concurrency", "concurrency", 1)
+    first, second = await worker.admit(10), await worker.admit(10)
+    assert await worker.lines.enter(first, (there,)) is None
+    refused = await worker.lines.enter(second, (there,))
+    assert isinstance(refused, LimitExceeded) and refused.fields == ()
+    elsewhere = Limit("u:two:concurrency", "concurrency", 1)
+    assert await worker.lines.enter(first, (elsewhere,)) is None
+    await until(lambda: control.limits.busy() == {"u:two:concurrency": 1})
+    assert await worker.lines.enter(second, (there,)) is None
+
+
+async def test_who_has_spent_what_he_may_has_no_credit(both: Both) -> None:
+    _, worker = both
+    spend = Limit("k7:spend_per_day", "spend_per_day", 15)
+    ever = Limit("k8:spend_total", "spend_total", 15)
+    await worker.admit(10, spend)
+    await worker.admit(10, ever)
+    with pytest.raises(NoCredit) as refused:
+        await worker.admit(10, spend)
+    assert refused.value.status == 402 and refused.value.retry_after_s
+    with pytest.raises(NoCredit) as refused:
+        await worker.admit(10, ever)
+    assert refused.value.retry_after_s is None
+
+
+# -- what goes back --------------------------------------------------------------------------------
+
+
+async def test_what_is_free_goes_back_when_it_is_recalled(both: Both) -> None:
+    control, worker = both
+    many = Limit("k7:requests_per_day", "requests_per_day", 400)
+    await worker.admit(10, many)
+    worker.gate.slices.add(ACCOUNT, ON_TRUST, 70)  # of an outage: not control's to give to others
+    held, free = worker.gate.slices.figures(ACCOUNT)[1], worker.gate.slices.figures(ACCOUNT)[0] - 70
+    worker.returns.recall({"id": 1, "owner": ACCOUNT})
+    worker.returns.recall({"id": 2, "owner": many.bucket})
+    await until(lambda: len(control.recalled) == 2)
+    money, limits = control.recalled
+    assert (money["id"], money["slices"], money["limits"]) == (1, [[ACCOUNT, "lease", free]], [])
+    assert (limits["id"], limits["slices"]) == (2, [])
+    assert [(bucket, n) for bucket, _, n in limits["limits"]] == [(many.bucket, 99)]
+    assert worker.gate.slices.figures(ACCOUNT) == (70, held)
+
+
+async def test_what_control_does_not_hear_is_kept(both: Both) -> None:
+    control, worker = both
+    many = Limit("k7:requests_per_day", "requests_per_day", 400)
+    await worker.admit(10, many)
+    before = worker.gate.slices.figures(ACCOUNT), worker.gate.limits.held()
+    control.server.close()
+    await until(lambda: not worker.channel.connected)
+    worker.returns.recall({"id": 1, "owner": ACCOUNT})
+    worker.returns.recall({"id": 2, "owner": many.bucket})
+    worker.give_back()
+    assert (worker.gate.slices.figures(ACCOUNT), worker.gate.limits.held()) == before
