@@ -8,7 +8,6 @@ milliseconds, amounts those of the limit: requests, tokens, calls, nanos.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import NamedTuple
 
 from proxy.store.database import Connection, Database
@@ -16,8 +15,7 @@ from proxy.store.database import Connection, Database
 ALIVE_S = 30.0  # a node that was not heard of for so long has no calls
 
 
-@dataclass(frozen=True, slots=True)
-class Drawn:
+class Drawn(NamedTuple):
     """What this node has of a window in all, and what is left of it for everybody."""
 
     total: int
