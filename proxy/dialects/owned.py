@@ -109,31 +109,15 @@ class Listing:
 
 
 def found(value: Any, pointer: Pointer) -> Iterator[Any]:
-    """Everything at a pointer; below DEEP it is looked for at any depth, without recursion."""
+    """Everything at a pointer. DEEP is `ids_named`'s."""
     for at, step in enumerate(pointer):
         if step == ANY:
             for element in value if type(value) is list else ():
                 yield from found(element, pointer[at + 1 :])
             return
-        if step == DEEP:
-            yield from _at_any_depth(value, pointer[at + 1 :])
-            return
         value = value.get(step) if type(value) is dict else None
     if value is not None:
         yield value
-
-
-def _at_any_depth(value: Any, pointer: Pointer) -> Iterator[Any]:
-    name, rest = pointer[0], pointer[1:]
-    stack = [value]
-    while stack:
-        value = stack.pop()
-        if type(value) is list:
-            stack += value
-        elif type(value) is dict:
-            stack += value.values()
-            if name in value:
-                yield from found(value[name], rest)
 
 
 def first(value: Any, pointers: tuple[Pointer, ...]) -> Any:
@@ -141,39 +125,55 @@ def first(value: Any, pointers: tuple[Pointer, ...]) -> Any:
     return next((thing for pointer in pointers for thing in found(value, pointer)), None)
 
 
-def needles(places: tuple[IdIn, ...]) -> tuple[bytes, ...]:
-    """One of these is in every body that names an id at one of the places, unless it hides in escapes."""
-    names = sorted(
-        {
-            f'"{next(step for step in place.at[1:] if type(step) is str)}'.encode()
-            for place in places
-            if place.at[0] == "body"
-        }
-    )
-    return tuple(name for name in names if not any(name.startswith(o) for o in names if o != name))
+class Places:
+    """Where the requests of one operation may name something, in the form that is quick to look at."""
+
+    __slots__ = ("_deep", "_fixed", "_names")
+
+    def __init__(self, places: tuple[IdIn, ...]) -> None:
+        self._fixed = [place for place in places if DEEP not in place.at]
+        self._deep: dict[str, list[tuple[IdIn, Pointer]]] = {}
+        for place in places:
+            if DEEP in place.at:
+                name, *rest = place.at[place.at.index(DEEP) + 1 :]
+                self._deep.setdefault(str(name), []).append((place, tuple(rest)))
+        self._names = frozenset(self._deep)
+
+    def ids_named(
+        self, doc: dict[str, Any], captures: Mapping[str, str], query: Mapping[str, str]
+    ) -> dict[str, str]:
+        """id -> name of the place, of everything that a request names. At most IDS_MAX + 1."""
+        named: dict[str, str] = {}
+        for place in self._fixed:
+            where, *pointer = place.at
+            source = doc if where == "body" else captures if where == "path" else query
+            _take(named, place, found(source, tuple(pointer)))
+        if self._names and doc:
+            self._search(named, doc)
+        return named
+
+    def _search(self, named: dict[str, str], doc: dict[str, Any]) -> None:
+        """One walk for all names, without recursion: strings, the bulk of a request, are not looked at."""
+        names = self._names
+        stack: list[Any] = [doc]
+        while stack and len(named) <= IDS_MAX:
+            value = stack.pop()
+            if type(value) is dict:
+                if not names.isdisjoint(value):
+                    for name in names.intersection(value):
+                        for place, rest in self._deep[name]:
+                            _take(named, place, found(value[name], rest))
+                value = value.values()
+            stack += [inner for inner in value if type(inner) is dict or type(inner) is list]
 
 
-def may_name(content: bytes, names: tuple[bytes, ...]) -> bool:
-    """Is it worth looking? A letter of ASCII in an escape is the only other way to write a name."""
-    return any(name in content for name in names) or (bool(names) and b"\\u00" in content)
-
-
-def ids_named(
-    places: tuple[IdIn, ...], doc: Mapping[str, Any], captures: Mapping[str, str], query: Mapping[str, str]
-) -> dict[str, str]:
-    """id -> name of the place, of everything that a request names. At most IDS_MAX + 1."""
-    sources = {"path": captures, "query": query, "body": doc}
-    named: dict[str, str] = {}
-    for place in places:
-        source, *pointer = place.at
-        for value in found(dict(sources[str(source)]), tuple(pointer)):
-            if type(value) is not str or not value or not value.startswith(place.only):
-                continue
+def _take(named: dict[str, str], place: IdIn, values: Iterator[Any]) -> None:
+    for value in values:
+        if type(value) is str and value and value.startswith(place.only):
             id_ = value if value.startswith(place.prefix) else place.prefix + value
-            named[id_] = next(str(step) for step in reversed(pointer) if type(step) is str)
-            if len(named) > IDS_MAX:
-                return named
-    return named
+            named[id_] = next(step for step in reversed(place.at) if type(step) is str)
+        if len(named) > IDS_MAX:
+            return
 
 
 def ids_told(places: tuple[IdOut, ...], doc: Any, request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

@@ -8,7 +8,7 @@ ledger.bindings'; where ids are is the dialects' tables.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 from urllib.parse import parse_qsl
 
 from proxy.channel import Channel, ChannelError
@@ -18,11 +18,8 @@ from proxy.dialects.owned import (
     IDS_MAX,
     RUNNING,
     SUCCEEDED,
-    IdIn,
     Listing,
-    ids_named,
-    may_name,
-    needles,
+    Places,
 )
 from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, TooManyIds, UnknownId
 from proxy.journal.segments import Journal
@@ -61,16 +58,13 @@ class Ownership:
     # -- requests --
 
     def names(self, x: Exchange) -> dict[str, str]:
-        """id -> where it stands, of everything that a request names; most name nothing, which costs a few
-        searches. Raises TooManyIds."""
+        """id -> where it stands, of everything that a request names; most name nothing. Raises TooManyIds."""
         assert x.operation is not None
-        places = x.operation.ids_in
-        reading = _READINGS.get(id(places)) or _reading(places)
-        if not may_name(x.content, reading.needles):
-            places = reading.outside
-            if not places:
-                return NOTHING
-        named = ids_named(places, x.doc, x.captures, dict(parse_qsl(x.query)) if x.query else {})
+        ids_in = x.operation.ids_in
+        places = _PLACES.get(id(ids_in))
+        if places is None:
+            places = _PLACES[id(ids_in)] = Places(ids_in)
+        named = places.ids_named(x.doc, x.captures, dict(parse_qsl(x.query)) if x.query else NOTHING)
         if len(named) > IDS_MAX:
             raise TooManyIds
         return named
@@ -276,20 +270,8 @@ def _common(found: list[tuple[Binding, ...]], candidates: list[str]) -> Binding:
     )
 
 
-class _Reading(NamedTuple):
-    """What is known of an operation's places before any request."""
-
-    needles: tuple[bytes, ...]
-    outside: tuple[IdIn, ...]  # those that are not in the body
-
-
-_READINGS: dict[int, _Reading] = {}  # by the identity of a table's tuple: hashing one costs more than its use
-
-
-def _reading(places: tuple[IdIn, ...]) -> _Reading:
-    outside = tuple(place for place in places if place.at[0] != "body")
-    found = _READINGS[id(places)] = _Reading(needles(places), outside)
-    return found
+# By the identity of a table's tuple: hashing one costs more than its use.
+_PLACES: dict[int, Places] = {}
 
 
 def _limit(text: str) -> int:
