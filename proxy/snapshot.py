@@ -176,6 +176,13 @@ class Snapshot:
         return known
 
 
+def secrets_in(table: Table) -> Iterator[str]:
+    """What must never be in a log: of credentials, and of proxies on the way to a mirror."""
+    for upstream in table.upstreams.values():
+        yield from (credential.secret for credential in upstream.credentials)
+        yield from (mirror.via.secret for mirror in upstream.mirrors if mirror.via and mirror.via.secret)
+
+
 def pieces(document: Mapping[str, Any]) -> Iterator[bytes]:
     """A document as smaller ones of about PIECE_BYTES of JSON, to be put together by an Assembly.
 

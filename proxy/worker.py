@@ -46,7 +46,7 @@ from proxy.relay.spool import Spool
 from proxy.relay.sweep import Sweeper
 from proxy.routing.selection import Place
 from proxy.settings import Settings
-from proxy.snapshot import Assembly
+from proxy.snapshot import Assembly, secrets_in
 from proxy.telemetry import Stats
 
 log = getLogger("headrace.worker")
@@ -255,7 +255,7 @@ class Worker:
         assembly, self._assembly = self._assembly, None
         snapshot = assembly.snapshot()
         self.relay.install(snapshot)
-        redactor.conceal(c.secret for u in snapshot.table.upstreams.values() for c in u.credentials)
+        redactor.conceal(secrets_in(snapshot.table))
         self._has_table.set()
         self.channel.notify("ack", {"generation": args["generation"]})
 

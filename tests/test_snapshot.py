@@ -12,8 +12,8 @@ import pytest
 from proxy.compiler import compile_file
 from proxy.errors import ConfigError
 from proxy.resources import routes
-from proxy.snapshot import PIECE_BYTES, Assembly, Rates, Snapshot, pieces
-from tests.routing.compiling import MINIMAL, UPSTREAMS, compile_text
+from proxy.snapshot import PIECE_BYTES, Assembly, Rates, Snapshot, pieces, secrets_in
+from tests.routing.compiling import ENVIRON, MINIMAL, UPSTREAMS, compile_text, table
 
 INSTALL_S = 0.020  # design.md 3: no chunk waits longer for a new table
 DEMO = {"HEADRACE_DEMO_URL": "http://127.0.0.1:9000", "HEADRACE_DEMO_KEY": "demo"}
@@ -214,3 +214,9 @@ def test_a_secret_file_lies_beside_the_file_that_names_it(tmp_path):
     (tmp_path / "routes.yaml").write_text(text)
     compiled = compile_file(tmp_path / "routes.yaml", {})
     assert compiled.document["upstreams"][0]["credentials"][0]["secret"] == "sk-beside"
+
+
+def test_the_secrets_of_a_table_are_those_of_credentials_and_of_proxies():
+    text = MINIMAL.replace('"https://api.openai.com"', '"https://api.openai.com", via: "${env:VIA}"')
+    environ = {**ENVIRON, "VIA": "http://ada:hidden@proxy.example:3128"}
+    assert set(secrets_in(table(text, environ))) == {ENVIRON["OPENAI_API_KEY"], "hidden"}

@@ -43,6 +43,7 @@ from proxy.logs import redactor
 from proxy.relay.ids import IdSource
 from proxy.routing.table import OnOutage, Table
 from proxy.settings import Orders
+from proxy.snapshot import secrets_in
 from proxy.store.adoption import Adopted, Adopter
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database, DatabaseUnavailable
@@ -306,7 +307,7 @@ class Control:
         old, self.table = self.table, Table.from_document(document)
         self.rests.renewed(old, self.table)
         self.desks.limits.zone = ZoneInfo(self.table.station.timezone)
-        redactor.conceal(c.secret for u in self.table.upstreams.values() for c in u.credentials)
+        redactor.conceal(secrets_in(self.table))
         for message in self.routes.messages():
             self.server.broadcast("table", message)
         if self.journals is not None and self.database is not None:

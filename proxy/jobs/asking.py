@@ -218,5 +218,5 @@ def _way(mirror: Mirror) -> dict[str, Any]:
         return {}
     if via.scheme != "http":
         raise ValueError(f"polls do not go through a {via.scheme} proxy")
-    auth = aiohttp.BasicAuth(via.user, via.password) if via.user else None
+    auth = aiohttp.BasicAuth(via.user, via.secret) if via.user else None
     return {"proxy": f"http://{via.host}:{via.port}", "proxy_auth": auth}

@@ -45,7 +45,7 @@ async def _connect(
     target = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
     request = f"CONNECT {target} HTTP/1.1\r\nhost: {target}\r\n"
     if egress.user:
-        token = b64encode(f"{egress.user}:{egress.password}".encode()).decode()
+        token = b64encode(f"{egress.user}:{egress.secret}".encode()).decode()
         request += f"proxy-authorization: Basic {token}\r\n"
     await loop.sock_sendall(sock, f"{request}\r\n".encode())
     answer = b""
@@ -71,7 +71,7 @@ async def _socks(
     if await _exactly(loop, sock, 2) != bytes((SOCKS, method)):
         raise OSError("the egress proxy wants another authentication")
     if egress.user:
-        user, password = egress.user.encode(), egress.password.encode()
+        user, password = egress.user.encode(), egress.secret.encode()
         await loop.sock_sendall(sock, bytes((1, len(user))) + user + bytes((len(password),)) + password)
         if (await _exactly(loop, sock, 2))[1] != 0:
             raise OSError("the egress proxy refuses the password")

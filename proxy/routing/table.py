@@ -65,7 +65,7 @@ class Egress:
     host: str
     port: int
     user: str = ""
-    password: str = field(default="", repr=False)
+    secret: str = field(default="", repr=False)  # the user's password
 
 
 @dataclass(frozen=True, slots=True)

@@ -157,7 +157,7 @@ def _egress(text: str) -> Row:
         "host": url.hostname,
         "port": url.port,
         "user": unquote(url.username or ""),
-        "password": unquote(url.password or ""),
+        "secret": unquote(url.password or ""),
     }
 
 
