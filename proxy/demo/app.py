@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hmac
 import uuid
+from collections import OrderedDict
 from collections.abc import Awaitable, Callable
 
 import orjson
 from aiohttp import web
 
-from proxy.demo import anthropic, openai_rest, openai_text
+from proxy.demo import anthropic, openai_media, openai_responses, openai_rest, openai_text
 from proxy.demo.reading import RefusalError
 from proxy.demo.streaming import PACE
 
@@ -33,6 +34,16 @@ def make_app(key: str = "", pace: float = PIECES_PER_SECOND) -> web.Application:
     app.router.add_post("/v1/embeddings", openai_rest.embeddings)
     app.router.add_post("/v1/moderations", openai_rest.moderations)
     app.router.add_post("/v1/images/generations", openai_rest.images)
+    app.router.add_post("/v1/images/edits", openai_media.edit)
+    app.router.add_post("/v1/images/variations", openai_media.edit)
+    app.router.add_post("/v1/audio/speech", openai_media.speech)
+    app.router.add_post("/v1/audio/transcriptions", openai_media.transcribe)
+    app.router.add_post("/v1/audio/translations", openai_media.transcribe)
+    app[openai_responses.KEPT] = OrderedDict()
+    app.router.add_post("/v1/responses", openai_responses.create)
+    app.router.add_get("/v1/responses/{id}", openai_responses.get)
+    app.router.add_delete("/v1/responses/{id}", openai_responses.delete)
+    app.router.add_get("/v1/responses/{id}/input_items", openai_responses.input_items)
     app.router.add_get("/v1/models", openai_rest.models)
     app.router.add_post("/v1/messages", anthropic.messages)
     app.router.add_post("/v1/messages/count_tokens", anthropic.count_tokens)

@@ -29,6 +29,10 @@ MODELS = (
     "text-embedding-3-large",
     "omni-moderation-latest",
     "gpt-image-1",
+    "tts-1",
+    "gpt-4o-mini-tts",
+    "whisper-1",
+    "gpt-4o-mini-transcribe",
 )
 DIMENSIONS = {"text-embedding-3-large": 3072}
 DIMENSIONS_DEFAULT = 1536

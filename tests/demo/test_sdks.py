@@ -154,3 +154,47 @@ async def test_refusals_are_raised_by_the_anthropic_sdk(claude) -> None:
     assert refused.value.request_id.startswith("req_")
     with pytest.raises(anthropic.BadRequestError):
         await claude.messages.create(model="claude-sonnet-4-5", max_tokens=0, messages=ASK[1:])
+
+
+async def test_a_response_says_the_same_whole_streamed_and_asked_for_again(client) -> None:
+    whole = await client.responses.create(model="gpt-4o-mini", input="What is backpressure?")
+    assert whole.status == "completed" and "backpressure" in whole.output_text.lower()
+    stream = await client.responses.create(model="gpt-4o-mini", input="What is backpressure?", stream=True)
+    events = [event async for event in stream]
+    assert "".join(e.delta for e in events if e.type == "response.output_text.delta") == whole.output_text
+    assert events[-1].type == "response.completed" and events[-1].response.usage == whole.usage
+    again = await client.responses.retrieve(whole.id)
+    assert (again.output_text, again.usage) == (whole.output_text, whole.usage)
+    assert len((await client.responses.input_items.list(whole.id)).data) == 1
+    await client.responses.delete(whole.id)
+    with pytest.raises(openai.NotFoundError):
+        await client.responses.retrieve(whole.id)
+
+
+async def test_a_response_in_the_background_is_ready_later(client) -> None:
+    queued = await client.responses.create(model="gpt-4o-mini", input="Hi", background=True)
+    assert (queued.status, queued.usage) == ("queued", None)
+    assert (await client.responses.retrieve(queued.id)).status in ("in_progress", "completed")
+    cut = await client.responses.create(model="gpt-4o-mini", input="Tell me all", max_output_tokens=5)
+    assert cut.status == "incomplete" and 0 < cut.usage.output_tokens <= 5
+
+
+async def test_what_is_spoken_can_be_heard(client) -> None:
+    spoken = await client.audio.speech.create(model="tts-1", voice="alloy", input="one two three")
+    assert spoken.content.startswith(b"RIFF")
+    heard = await client.audio.transcriptions.create(model="whisper-1", file=("a.wav", spoken.content))
+    assert heard.usage.type == "duration" and heard.usage.seconds == 1
+    cues = await client.audio.translations.create(
+        model="whisper-1", file=("a.wav", spoken.content), response_format="srt"
+    )
+    assert "--> 00:00:01,000" in str(cues)
+    stream = await client.audio.transcriptions.create(
+        model="gpt-4o-mini-transcribe", file=("a.wav", spoken.content), stream=True
+    )
+    events = [event async for event in stream]
+    assert events[-1].type == "transcript.text.done" and events[-1].text == heard.text
+
+
+async def test_a_picture_is_edited(client) -> None:
+    drawn = await client.images.edit(model="gpt-image-1", image=("a.png", b"\x89PNG"), prompt="a cat", n=2)
+    assert len(drawn.data) == 2 and drawn.usage.input_tokens_details.image_tokens > 0
