@@ -238,7 +238,7 @@ class Settler:
             response_bytes=tap.total if tap is not None else 0,
             events=meter.events if meter else 0,
             rurt_ms=int((x.uploaded - x.arrived) * 1000),
-            ttft_ms=int((answered - x.uploaded) * 1000) if answered else -1,
+            ttft_ms=max(0, int((answered - x.uploaded) * 1000)) if answered else -1,
             took_ms=int((now - x.arrived) * 1000),
             client=x.facts.user_agent[:CLIENT_CHARS_MAX] if x.facts is not None else "",
             flags=["metering_degraded"] if meter is not None and meter.degraded else [],
@@ -346,7 +346,7 @@ class Settler:
         for attempt in end.attempts:
             stats.inc("upstream_attempts_total", attempt.upstream, attempt.mirror, attempt.outcome)
         stats.observe("call_seconds", end.took_ms / 1000, end.operation)
-        if x.sent:
+        if x.sent > x.uploaded:  # else it was an upload: the rest of it came later
             stats.observe("overhead_seconds", x.sent - x.uploaded)
         if end.stream:
             stats.observe("first_byte_seconds", end.ttft_ms / 1000, end.operation)

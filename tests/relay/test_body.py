@@ -35,6 +35,7 @@ from proxy.relay.heads import HeadFacts
 from proxy.relay.spool import Spool
 from proxy.routing.table import Endpoint, Parameters, Route
 from tests.fakes.calls import GivenBody, call
+from tests.http1.test_multipart import file, part
 
 ENDPOINT = Endpoint("direct", "https://a.test", (), "", "", None, False, ())
 SPOOL = Spool(Path("/nonexistent"))
@@ -410,3 +411,75 @@ def _run(x: Exchange) -> None:
     steps = parse(x, FACTS)
     with pytest.raises(StopIteration):
         steps.send(None)
+
+
+# -- forms -----------------------------------------------------------------------------------------
+
+FORM = [("Content-Type", "multipart/form-data; boundary=b")]
+
+
+async def form_call(
+    body: bytes, spool: Path, operation: str = "transcriptions", *fields: tuple[str, str], **changes: Any
+) -> Exchange:
+    """A form that was read as far as its call needs."""
+    openai = DIALECTS["openai"]
+    pieces = [body[at : at + 5000] for at in range(0, len(body), 5000)]
+    x = call("/", *(fields or FORM), body=GivenBody(pieces), operation=openai.operations[operation])
+    x.route = route(body_limit=1 << 20, **changes)
+    x.facts = FACTS
+    await Bodies(Spool(spool, spare=0)).read(x)
+    await parse(x, FACTS)
+    return x
+
+
+def fields_of(**values: str) -> bytes:
+    return b"".join(part(name, value.encode()) for name, value in values.items())
+
+
+async def test_a_recording_goes_on_when_its_model_is_known(tmp_path: Path) -> None:
+    x = await form_call(
+        fields_of(model="m", stream="true") + file("file", b"x" * 50_000) + b"--b--", tmp_path
+    )
+    assert (x.model, x.is_stream) == ("m", True)
+    assert x.upload is not None and not x.upload.is_whole
+
+
+async def test_a_picture_is_read_whole_for_what_its_price_needs(tmp_path: Path) -> None:
+    body = fields_of(model="m") + file("image", b"x" * 50_000) + fields_of(n="2", size="1x1") + b"--b--"
+    x = await form_call(body, tmp_path, "images.edits")
+    assert x.upload is not None and x.upload.is_whole
+    assert (x.model, x.doc["n"], x.doc["size"]) == ("m", "2", "1x1")
+
+
+async def test_a_recording_whose_route_has_rules_is_read_whole(tmp_path: Path) -> None:
+    policy = Parameters(drop=("language",), range=(("temperature", "0", "1"),))
+    begin = fields_of(model="m") + file("file", b"x" * 50_000)
+    x = await form_call(
+        begin + fields_of(language="de", temperature="0.5") + b"--b--", tmp_path, parameters=policy
+    )
+    assert x.upload is not None and x.upload.dropped == ("language",)
+    for value in ("2", "-1", "x", "", "nan", "inf"):
+        with pytest.raises(ParameterRefused):
+            await form_call(begin + fields_of(temperature=value) + b"--b--", tmp_path, parameters=policy)
+
+
+async def test_what_takes_a_form_takes_json_as_well(tmp_path: Path) -> None:
+    x = await form_call(
+        b'{"model":"m","n":2}', tmp_path, "images.edits", ("Content-Type", "application/json")
+    )
+    assert x.upload is None
+    assert (x.model, x.doc["n"]) == ("m", 2)
+
+
+async def test_a_form_may_leave_its_model_to_the_route_or_the_path(tmp_path: Path) -> None:
+    body = file("file", b"x" * 50_000) + b"--b--"
+    assert (await form_call(body, tmp_path, default_model="usual")).model == "usual"
+    with pytest.raises(ModelMissing):
+        await form_call(body, tmp_path)
+
+
+async def test_a_compressed_form_is_refused(tmp_path: Path) -> None:
+    x = call("/", *FORM, body=GivenBody([b"x"]), operation=DIALECTS["openai"].operations["transcriptions"])
+    x.route, x.facts = route(), coded_facts("gzip")
+    with pytest.raises(UnsupportedCoding):
+        await Bodies(SPOOL).read(x)

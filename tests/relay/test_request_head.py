@@ -99,6 +99,11 @@ async def test_a_head_without_an_end_is_refused(reader: HeadReader) -> None:
         reader.find(b"GET / HTTP/1.1\r\n" + b"x: y\r\n" * (HEAD_BYTES_MAX // 6))
 
 
+async def test_a_form_has_a_boundary_of_its_own_and_is_not_remembered(reader: HeadReader) -> None:
+    form = HEAD.replace(b"X-Title: a", b"Content-Type: multipart/form-data; boundary=b")
+    assert found(reader, form).head is not found(reader, form).head
+
+
 async def test_long_heads_are_not_remembered_and_the_memory_is_bounded(
     reader: HeadReader, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,19 @@ def test_a_small_upload_moves_to_another_upstream_and_one_that_streams_does_not(
     assert other.asked(1) == []
 
 
+def test_what_nobody_reads_passes_whatever_it_is(troubled: Troubled) -> None:
+    lane = Lane("lane-solo-0", troubled.server)
+    lane.script([whole(b"\0")], path="/v1/raw")
+    for body, fields in ((SOUND, ()), (SOUND[:9], ("content-encoding: gzip", "content-type: audio/mpeg"))):
+        before = len(lane.asked())
+        answer = troubled.ask(body, *fields, path="/v1/raw")
+        assert (answer.status, answer.body) == (200, b"\0")
+        (sent,) = lane.asked()[before:]
+        assert sent.body == body
+        assert sent.header(b"content-encoding") == (b"gzip" if fields else None)
+        assert troubled.row(answer.call)["request_bytes"] == len(body)
+
+
 # -- memory ----------------------------------------------------------------------------------------
 
 

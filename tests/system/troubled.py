@@ -85,10 +85,14 @@ def routes(url: str) -> str:
             {"path": "/v1/small", "operation": "chat", "body_limit": "2KiB"},
             {"path": "/v1/default", "operation": "chat", "default_model": "lane-solo-0"},
             {"path": "/v1/ranged", "operation": "chat", "parameters": {"range": {"temperature": [0, 1]}}},
+            {"path": "/v1/raw", "operation": "call", "candidates": [{"upstream": "lane-solo-0-0"}]},
             {"path": "/v1/audio/transcriptions", "operation": "transcriptions", "body_limit": "128MiB"},
             {"path": "/v1/generous", "operation": "chat", "on_break": "free"},
         ],
-        "prices": {"lane-*": {"input": "1 USD", "output": "2 USD", "image": "0.01 USD"}},
+        "prices": {
+            "lane-*": {"input": "1 USD", "output": "2 USD", "image": "0.01 USD"},
+            "call": {"call": "0.01 USD"},
+        },
         "tiers": {
             "All": {"rank": 0, "models": ["*"], "limits": {"concurrency": 2000}},
             "None": {"rank": 1, "models": ["no-lane"], "limits": {"concurrency": 2000}},
