@@ -13,7 +13,7 @@ from time import monotonic
 from typing import Any
 
 from proxy.broker.estimates import Estimates
-from proxy.ledger.entry import End
+from proxy.ledger.entry import DEFERRED, End
 from proxy.metering.usage import Usage
 from proxy.store.adoption import Adopted, Adopter
 from proxy.store.database import DatabaseUnavailable
@@ -46,7 +46,7 @@ class EstimatingDrainer(Drainer):
         self.estimates = Estimates()
 
     async def post(self, batch: Batch, report: DrainReport) -> None:
-        ends = [item.entry for item in batch.items if isinstance(item.entry, End)]
+        ends = [i.entry for i in batch.items if isinstance(i.entry, End) and i.entry.state != DEFERRED]
         await super().post(batch, report)
         for end in ends:
             if end.usage and end.model:

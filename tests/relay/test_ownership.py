@@ -1,0 +1,218 @@
+"""What a request names is its account's or nobody's, and the call goes where it lives."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from proxy.channel import ChannelDown
+from proxy.dialects.base import OperationSpec
+from proxy.dialects.owned import DEEP, IDS_MAX, IdIn, IdOut, Listing
+from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, TooManyIds, UnknownId
+from proxy.ledger import entry
+from proxy.ledger.bindings import GONE, Binding
+from proxy.ledger.entry import Attempt, Bind, Observed
+from proxy.relay import ownership as module
+from proxy.relay.ownership import Ownership
+from proxy.snapshot import Snapshot
+from tests.routing.compiling import compile_text
+
+ROUTES = """
+upstreams:
+  one:
+    dialect: openai
+    mirrors: {direct: {url: "https://one.example"}, cdn: {url: "https://cdn.example"}}
+    credentials: {main: "${env:OPENAI_API_KEY}", old: {secret: "${env:OPENAI_API_KEY}", retired: true}}
+  two:
+    dialect: openai
+    mirrors: {direct: {url: "https://two.example"}}
+    credentials: {main: "${env:OPENAI_API_KEY}"}
+models:
+  gpt-4o-mini: {candidates: [{upstream: two, as: mini-there}]}
+"""
+SPEC = OperationSpec(
+    "chat", ids_in=(IdIn(("path", "id")), IdIn(("body", DEEP, "file_id"))),
+    ids_out=(IdOut("file", (("id",),)),), lists=Listing("file"), billed=False,
+)  # fmt: skip
+
+
+class Channel:
+    """Control, as far as this module talks to it."""
+
+    def __init__(self) -> None:
+        self.bindings: list[Binding] = []
+        self.asked: list[list[str]] = []
+        self.told: list[dict[str, Any]] = []
+        self.is_down = False
+
+    async def call_again(self, op: str, args: dict[str, Any], timeout_s: float) -> dict[str, Any]:
+        if self.is_down:
+            raise ChannelDown
+        assert op == "binding"
+        self.asked.append(args["ids"])
+        found: dict[str, list[Any]] = {}
+        for b in self.bindings:
+            if b.account == args["account"] and b.vendor_id in args["ids"]:
+                found.setdefault(b.vendor_id, []).append(b.as_dict())
+        return {"found": found}
+
+    def notify(self, op: str, args: dict[str, Any]) -> bool:
+        self.told.append(args)
+        return True
+
+
+class Journal:
+    def __init__(self) -> None:
+        self.entries: list[Any] = []
+
+    def append(self, payload: bytes, then: Any, *, settle: bool = False) -> None:
+        assert settle  # a full disk must not lose whose an id is
+        self.entries.append(entry.decode(payload))
+
+
+@pytest.fixture
+def channel() -> Channel:
+    return Channel()
+
+
+@pytest.fixture
+def journal() -> Journal:
+    return Journal()
+
+
+@pytest.fixture
+def owner(channel, journal) -> Ownership:
+    return Ownership(channel, journal, lambda: 1_800_000_000_000)  # type: ignore[arg-type]
+
+
+def call(doc: dict[str, Any] | None = None, *, account: int = 7, method: str = "GET", **captures: str) -> Any:
+    snapshot = Snapshot.from_document(compile_text(ROUTES).document)
+    return SimpleNamespace(
+        operation=SPEC, doc=doc or {}, captures=captures, query="", content=b"", method=method, begin=None,
+        path="/v1/files/" + captures.get("id", ""), snapshot=snapshot, model="", is_stream=False,
+        standing=None, route=SimpleNamespace(operation="chat", candidates=()), bound=None, sighting=None,
+        ownership=None,
+        key=SimpleNamespace(account_id=account, key_id=1, mirror="cdn"),
+        attempts=[Attempt("one", "direct", "main", "ok", 200)],
+    )  # fmt: skip
+
+
+def at(vendor_id: str, upstream: str = "one", credential: str = "main", account: int = 7) -> Binding:
+    return Binding(vendor_id, "file", account, upstream, "direct", credential)
+
+
+async def claim(owner: Ownership, x: Any) -> Any:
+    await owner.claim(x, owner.names(x))
+    return x
+
+
+async def test_a_bound_id_is_asked_for_once_and_fixes_the_credential(owner, channel):
+    channel.bindings = [at("file-1", credential="old")]
+    for _ in range(3):
+        x = await claim(owner, call(id="file-1"))
+    assert channel.asked == [["file-1"]]
+    choices = owner.choices(x)
+    assert (choices[0].mirror.name, choices[0].credential.name) == ("cdn", "old")
+    assert {c.upstream.name for c in choices} == {"one"}
+
+
+@pytest.mark.parametrize("account", [7, 8])
+async def test_an_unbound_and_a_foreign_id_are_refused_alike(owner, channel, account):
+    channel.bindings = [at("file-1", account=account - 1)]
+    with pytest.raises(UnknownId) as refused:
+        await claim(owner, call({"input": [{"file_id": "file-1"}]}, account=account))
+    assert (refused.value.status, refused.value.param) == (404, "file_id")
+
+
+async def test_a_refusal_is_not_remembered(owner, channel):
+    """It may have been made a moment ago."""
+    with pytest.raises(UnknownId):
+        await claim(owner, call(id="file-1"))
+    channel.bindings = [at("file-1")]
+    assert (await claim(owner, call(id="file-1"))).bound == at("file-1")
+
+
+async def test_ids_at_different_credentials_cannot_be_named_together(owner, channel):
+    channel.bindings = [at("file-1"), at("file-2", credential="old"), at("file-2", upstream="two")]
+    with pytest.raises(IdsApart):
+        await claim(owner, call({"a": {"file_id": "file-2"}}, id="file-1"))
+    channel.bindings.append(at("file-3"))
+    assert (await claim(owner, call({"a": {"file_id": "file-3"}}, id="file-1"))).bound == at("file-1")
+
+
+async def test_a_call_with_a_model_goes_where_both_are_or_nowhere(owner, channel):
+    channel.bindings = [at("file-1"), at("file-2", upstream="two")]
+    for id_, expected in (("file-2", "mini-there"), ("file-1", None)):
+        x = await claim(owner, call(id=id_))
+        x.model, x.standing = "gpt-4o-mini", SimpleNamespace(model=x.snapshot.model_for("gpt-4o-mini"))
+        if expected is None:
+            with pytest.raises(IdsApart):
+                owner.choices(x)
+        else:
+            assert {c.model for c in owner.choices(x)} == {expected}
+
+
+async def test_what_the_file_no_longer_has_cannot_be_reached(owner, channel):
+    channel.bindings = [at("file-1", upstream="gone"), at("file-2", credential="gone")]
+    for id_ in ("file-1", "file-2"):
+        with pytest.raises(CredentialsCooling):
+            owner.choices(await claim(owner, call(id=id_)))
+
+
+async def test_without_control_what_is_known_goes_on_and_the_rest_is_asked_again(owner, channel):
+    channel.bindings = [at("file-1")]
+    await claim(owner, call(id="file-1"))
+    channel.is_down = True
+    assert (await claim(owner, call(id="file-1"))).bound
+    with pytest.raises(BindingLookupUnavailable):
+        await claim(owner, call(id="file-2"))
+
+
+def test_more_ids_than_a_request_may_name_are_refused(owner):
+    with pytest.raises(TooManyIds):
+        owner.names(call({"files": [{"file_id": f"file-{n}"} for n in range(IDS_MAX + 1)]}))
+
+
+async def test_what_is_known_is_bounded(owner, channel, monkeypatch):
+    monkeypatch.setattr(module, "KNOWN_MAX", 10)
+    channel.bindings = [at(f"file-{n}") for n in range(50)]
+    for n in range(50):
+        await claim(owner, call(id=f"file-{n}"))
+    assert len(owner._known) == 10
+
+
+def test_an_answers_id_is_bound_once_and_told(owner, channel, journal):
+    for _ in range(2):
+        x = call(method="POST")
+        owner.watch(x)
+        x.sighting.feed(b'{"id": "file-1", "bytes": 5}')
+        x.sighting.finish()
+        assert not owner.conclude(x, entry.COMPLETE)
+    [bind] = journal.entries
+    assert isinstance(bind, Bind)
+    assert (bind.account, bind.vendor_id, bind.credential, bind.content["bytes"]) == (7, "file-1", "main", 5)
+    [told] = channel.told
+    assert told["binding"] == at("file-1").as_dict()
+
+
+@pytest.mark.parametrize(("status", "outcome"), [(404, entry.COMPLETE), (200, entry.UPSTREAM_ERROR)])
+def test_an_answer_that_is_an_error_makes_nothing(owner, journal, status, outcome):
+    x = call(method="POST")
+    x.attempts[-1].status = status
+    owner.watch(x)
+    x.sighting.feed(b'{"id": "file-1"}')
+    x.sighting.finish()
+    assert not owner.conclude(x, outcome)
+    assert journal.entries == []
+
+
+async def test_a_delete_that_was_answered_ends_the_listing(owner, channel, journal):
+    channel.bindings = [at("file-1")]
+    x = await claim(owner, call(method="DELETE", id="file-1"))
+    owner.conclude(x, entry.COMPLETE)
+    [seen] = journal.entries
+    assert isinstance(seen, Observed)
+    assert (seen.state, seen.vendor_id, seen.credential) == (GONE, "file-1", "main")
+    assert channel.told[-1]["gone"]
