@@ -161,6 +161,32 @@ async def test_speech_is_billed_by_characters_or_by_tokens(
     assert (row["usage"], row["cost_nanos"]) == (usage, cost_nanos)
 
 
+@pytest.mark.parametrize(
+    ("asked", "body", "usage"),
+    [
+        ("json", b'{"text":"hi","usage":{"type":"duration","seconds":4}}', {"seconds_ms": 4000, "calls": 1}),
+        ("verbose_json", b'{"text":"hi","duration":3.7,"segments":[]}', {"seconds_ms": 3700, "calls": 1}),
+        ("srt", b"1\n00:00:00,000 --> 00:00:03,250\nhi\n", {"seconds_ms": 3250, "calls": 1}),
+        ("vtt", b"WEBVTT\n\n00:00.000 --> 00:02.500\nhi\n", {"seconds_ms": 2500, "calls": 1}),
+        ("text", b"hi\n", {"seconds_ms": 2500, "calls": 1}),  # by the head of its file
+    ],
+)
+async def test_what_is_heard_is_billed_by_the_second_whatever_is_asked_for(
+    media: Station, vendor: UpstreamServer, key: str, asked: str, body: bytes, usage: dict[str, int]
+) -> None:
+    kind = "application/json" if "json" in asked else "text/plain; charset=utf-8"
+    vendor.script("/v1/audio/transcriptions", stream(body, kind))
+    form = aiohttp.FormData()
+    form.add_field("file", b"OggS" + bytes(9_996), filename="a.ogg", content_type="audio/ogg")
+    form.add_field("response_format", asked)
+    form.add_field("model", "whisper-1")
+    status, answer, id_ = await call(media, key, "/v1/audio/transcriptions", data=form)
+    assert (status, answer) == (200, body)
+    row = await row_of(media, id_)
+    assert (row["usage"], row["provenance"]) == (usage, "final")
+    assert row["cost_nanos"] == usage["seconds_ms"] * 100
+
+
 async def test_pictures_are_priced_by_size_and_quality(
     media: Station, vendor: UpstreamServer, key: str
 ) -> None:

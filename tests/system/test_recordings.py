@@ -34,6 +34,9 @@ PATHS = {
     "openai.embeddings": "/v1/embeddings",
     "openai.images": "/v1/images/generations",
     "openai.moderations": "/v1/moderations",
+    "openai.responses": "",
+    "anthropic.complete": "/v1/complete",
+    "bedrock.converse": "",
     "anthropic.messages": "/v1/messages",
     "gemini.generate": "",
     "gemini.embed": "",
@@ -43,7 +46,13 @@ PATHS = {
     "rerank": "/v1/rerank",
     "ollama": "",
 }
-DIALECTS = {"azure": "azure", "anthropic.messages": "anthropic", "gemini.generate": "vertex"}
+DIALECTS = {
+    "azure": "azure",
+    "anthropic.messages": "anthropic",
+    "anthropic.complete": "anthropic",
+    "gemini.generate": "vertex",
+    "bedrock.converse": "bedrock",
+}
 # Vendors that a station reaches by a preset: it must find the path on which they were recorded.
 PRESETS = {
     "alibaba": "dashscope",
@@ -59,7 +68,7 @@ PRICE = (
     "call: 0.001 USD, input: 1 USD, output: 2 USD, cache_read: 0.1 USD, image: 0.04 USD,"
     " tools: {web_search: 0.01 USD}"
 )
-IN_PATH = re.compile(r"(?<=/models/)[^/:]+(?=:)")
+IN_PATH = re.compile(r"(?<=/models/)[^/:]+(?=:)|(?<=^/model/)[^/]+(?=/)")
 PIECES = 12  # cuts of an answer
 
 STATION = """
@@ -90,6 +99,8 @@ class Recording:
     def dialect(self) -> str:
         if self.data["family"] == "vertex":
             return "vertex"
+        if self.data["path"].startswith("/openai/v1/"):
+            return "azure_v1"
         return DIALECTS.get(self.data["family"]) or DIALECTS.get(self.protocol) or "openai"
 
     @property
@@ -121,7 +132,8 @@ class Recording:
         except ValueError:
             asked = {"max_tokens": 100, "messages": [{"role": "user", "content": "Hi"}]}
             asked["stream"] = bool(self.data["expected"].get("stream"))
-        asked.pop("cachedContent", None)  # whose it is, is asked elsewhere
+        for name in ("cachedContent", "previous_response_id", "background"):
+            asked.pop(name, None)  # whose it is, and when it is billed, is asked elsewhere
         if not IN_PATH.search(self.data["path"]):
             asked["model"] = self.model
         if b'"choices":[],' in self.body and b'"usage":{' in self.body and "stream_options" not in asked:
