@@ -174,6 +174,8 @@ CREATE TABLE public.account (
     earned_upto bigint DEFAULT 0 NOT NULL,
     due_at timestamp with time zone DEFAULT '-infinity'::timestamp with time zone,
     mirror jsonb DEFAULT '"auto"'::jsonb NOT NULL,
+    limits jsonb DEFAULT '{}'::jsonb NOT NULL,
+    CONSTRAINT account_limits_check CHECK ((jsonb_typeof(limits) = 'object'::text)),
     CONSTRAINT account_name_check CHECK (((length(name) >= 1) AND (length(name) <= 200))),
     CONSTRAINT account_status_check CHECK ((status = ANY (ARRAY['active'::text, 'frozen'::text, 'closed'::text])))
 );
@@ -742,6 +744,8 @@ CREATE INDEX lease_open_of_node ON public.lease USING btree (node, incarnation) 
 
 CREATE INDEX ledger_account ON public.ledger USING btree (account, id);
 
+CREATE INDEX ledger_payments ON public.ledger USING btree (account, id) WHERE (kind <> ALL (ARRAY['usage'::text, 'correction'::text]));
+
 CREATE INDEX ledger_posted ON public.ledger USING btree (account, posted_day, id);
 
 CREATE INDEX ledger_undoes ON public.ledger USING btree (undoes) WHERE (undoes IS NOT NULL);
@@ -793,6 +797,8 @@ CREATE TRIGGER changed AFTER INSERT OR UPDATE ON public.price_override FOR EACH 
 CREATE TRIGGER changed AFTER INSERT OR UPDATE ON public.tier_grant FOR EACH ROW EXECUTE FUNCTION public.tier_grant_changed();
 
 CREATE TRIGGER due BEFORE UPDATE OF tier ON public.account FOR EACH ROW WHEN ((old.tier IS DISTINCT FROM new.tier)) EXECUTE FUNCTION public.account_is_due();
+
+CREATE TRIGGER limits_changed AFTER UPDATE OF limits ON public.account FOR EACH ROW EXECUTE FUNCTION public.account_changed();
 
 CREATE TRIGGER mirror_changed AFTER UPDATE OF mirror ON public.account FOR EACH ROW EXECUTE FUNCTION public.account_changed();
 

@@ -14,11 +14,12 @@ from decimal import Decimal
 from typing import Any
 
 from proxy.access import passwords
+from proxy.access.limits import KINDS
 from proxy.access.overrides import Override
 from proxy.cli import station
 from proxy.cli.config import config_path
 from proxy.cli.explanation import money
-from proxy.cli.options import listed, mirror, moment, nanos, told
+from proxy.cli.options import add_limits, listed, mirror, moment, nanos, told
 from proxy.compiler import compile_file
 from proxy.ledger.amounts import as_text
 from proxy.metering.pricing import price_from_content
@@ -62,6 +63,7 @@ def _basic_actions(actions: Any) -> list[argparse.ArgumentParser]:
     set_.add_argument("--contact", help="of its holder")
     set_.add_argument("--password", action="store_true", help="for the portal; read from stdin")
     set_.add_argument("--mirror", type=told(mirror), help="of its keys that say only auto: cdn,auto")
+    add_limits(set_)
     set_.set_defaults(run=run_set)
     show = actions.add_parser("show", help="one account or all")
     show.add_argument("name", metavar="NAME", nargs="?")
@@ -117,6 +119,9 @@ def run_set(args: argparse.Namespace) -> int:
         await catalog.set_account(args.name, **changes)
         if args.mirror is not None:
             await catalog.set_account_mirror(args.name, args.mirror)
+        limits = {kind: amount for kind, amount in vars(args).items() if kind in KINDS}
+        if limits:
+            await catalog.set_account_limits(args.name, limits)
         if password is not None:
             await Holders(database).set_password(args.name, password)
 

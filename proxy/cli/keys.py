@@ -16,7 +16,7 @@ from typing import Any
 from proxy.access.keyformat import is_well_formed
 from proxy.access.limits import KINDS, SPEND
 from proxy.cli import station
-from proxy.cli.options import ALL, amount_limit, limit, listed, mirror, moment, names, networks, told
+from proxy.cli.options import ALL, add_limits, listed, mirror, moment, names, networks, told
 from proxy.ledger.amounts import as_text
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.database import Database
@@ -65,10 +65,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     option("--models", names, f"globs of models: 'gpt-*,o3'; {ALL}: whatever the tier allows")
     option("--routes", names, f"routes: '/v1/embeddings'; {ALL}")
     option("--endpoints", names, f"endpoints by name; {ALL}")
-    for kind, of in KINDS.items():
-        what = "an amount" if of.unit == SPEND else "a number"
-        explanation = f"{what}, or {ALL}: the tier's alone"
-        option("--" + kind.replace("_", "-"), amount_limit if of.unit == SPEND else limit, explanation)
+    add_limits(parser)
     option("--ip-allow", networks, f"networks: 10.0.0.0/8,2001:db8::/32; {ALL}")
     option("--expires-at", moment, "2026-12-31 or 2026-12-31T12:00 (UTC); never")
 

@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from decimal import Decimal
 from typing import Any
 
+from proxy.access.limits import KINDS, SPEND
 from proxy.routing import texts, units
 from proxy.routing.selection import AUTO, Preference, preference
 
@@ -43,6 +44,15 @@ def limit(text: str) -> int | None:
 
 def amount_limit(text: str) -> int | None:
     return None if text == ALL else nanos(text)
+
+
+def add_limits(parser: argparse.ArgumentParser) -> None:
+    """An option per kind of limit; what is not given is not in the namespace."""
+    for kind, of in KINDS.items():
+        what, read = ("an amount", amount_limit) if of.unit == SPEND else ("a number", limit)
+        option = "--" + kind.replace("_", "-")
+        words = f"{what}, or {ALL}: the tier's alone"
+        parser.add_argument(option, type=told(read), default=argparse.SUPPRESS, help=words)
 
 
 def nanos(text: str) -> int:

@@ -7,7 +7,7 @@ A key itself is never stored, only its digest. Prices, tiers and routes are rout
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -152,6 +152,15 @@ class Catalog:
         done = await self.database.fetchval(
             "UPDATE account SET mirror = $2 WHERE name = $1 RETURNING id", name, mirror
         )
+        if done is None:
+            raise LookupError(f"there is no account {name!r}")
+
+    async def set_account_limits(self, name: str, changes: Mapping[str, int | None]) -> None:
+        """Of all its keys together, by access.limits.KINDS; None takes one away. Raises LookupError."""
+        done = await self.database.fetchval(
+            "UPDATE account SET limits = jsonb_strip_nulls(limits || $2) WHERE name = $1 RETURNING id",
+            name, dict(changes),
+        )  # fmt: skip
         if done is None:
             raise LookupError(f"there is no account {name!r}")
 

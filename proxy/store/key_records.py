@@ -65,8 +65,9 @@ SELECT a.tier, g.grants FROM account a CROSS JOIN LATERAL ({_GRANTS}) g WHERE a.
 # A rotated key is known by its old digest, too, for as long as that one is good.
 RECORD = f"""
 SELECT k.*, d.digest AS asked, d.masked AS shown, least(k.expires_at, d.until) AS ends_at, d.until,
+       CASE WHEN d.until <= now() THEN 'revoked' ELSE k.status END AS status_now,
        a.name AS account_name, a.status AS account_status, a.mirror AS account_mirror,
-       a.tier, g.grants, o.overrides
+       a.limits AS account_limits, a.tier, g.grants, o.overrides
 FROM (SELECT id, digest, masked, NULL::timestamptz AS until FROM api_key
       UNION ALL SELECT key, digest, masked, until FROM old_key) d
 JOIN api_key k ON k.id = d.id
@@ -92,7 +93,7 @@ def record_of(row: asyncpg.Record) -> dict[str, Any]:
         "key_id": row["id"],
         "account_id": row["account"],
         "account": row["account_name"],
-        "status": row["status"],
+        "status": row["status_now"],
         "account_status": row["account_status"],
         "tier": line[0].tier,
         "tier_until_ms": line[0].until_ms,
@@ -103,6 +104,7 @@ def record_of(row: asyncpg.Record) -> dict[str, Any]:
         "expires_ms": None if ends_at is None else int(ends_at.timestamp() * 1000),
         "ip_allow": None if row["ip_allow"] is None else list(row["ip_allow"]),
         "limits": row["limits"],
+        "account_limits": row["account_limits"],
         "label": row["label"],
         "note": row["note"],
         "masked": row["shown"],

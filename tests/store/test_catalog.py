@@ -125,3 +125,20 @@ async def test_a_station_keeps_its_currency(catalog):
     with pytest.raises(StateError, match="CNY"):
         await catalog.open_station("USD", "UTC")
     assert await catalog.currency() == "CNY"
+
+
+async def test_limits_of_an_account_are_in_the_record_of_each_of_its_keys(catalog):
+    await catalog.create_account("ada")
+    _, secret = await catalog.create_key("ada", KeySettings(concurrency=2))
+    before = await catalog.generation()
+    await catalog.set_account_limits("ada", {"tokens_per_day": 9_000, "spend_total": 5, "concurrency": 7})
+    await catalog.set_account_limits("ada", {"spend_total": None})
+    assert await catalog.generation() > before
+    record = await catalog.key_record(digest_of(secret))
+    assert record["account_limits"] == {"tokens_per_day": 9_000, "concurrency": 7}
+    limits = KeyRecord.from_message(record).limits("", {})
+    assert [(limit.kind, limit.amount) for limit in limits] == [
+        ("concurrency", 2), ("concurrency", 7), ("tokens_per_day", 9_000)
+    ]  # fmt: skip
+    with pytest.raises(LookupError):
+        await catalog.set_account_limits("ben", {"concurrency": 1})
