@@ -147,6 +147,17 @@ class Snapshot:
             known = self._tasks[upstream] = tasks_of(specs)
         return known
 
+    def forgotten_after(self) -> dict[str, int]:
+        """kind -> days, of what vendors forget by themselves."""
+        return {
+            place.kind: place.days
+            for upstream in self.table.upstreams.values()
+            for name in upstream.operations
+            if (spec := self.operation(upstream.name, name))
+            for place in spec.ids_out
+            if place.days
+        }
+
     def candidates(self, route: Route, model: Model | None) -> tuple[Candidate, ...]:
         """Where a call may go: those whose upstream is enabled and offers the route's operation."""
         return tuple(
@@ -155,6 +166,12 @@ class Snapshot:
             if (upstream := self.table.upstreams[candidate.upstream]).enabled
             and route.operation in upstream.operations
         )
+
+    def serves(self, route: Route, model: Model | None) -> bool:
+        """Does any candidate offer the route's operation, be it disabled?"""
+        upstreams = self.table.upstreams
+        candidates = self.table.candidates(route, model)
+        return any(route.operation in upstreams[c.upstream].operations for c in candidates)
 
     @staticmethod
     def on_disconnect(model: Model | None, upstream: Upstream) -> OnDisconnect:

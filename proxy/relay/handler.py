@@ -22,6 +22,7 @@ from proxy.errors import (
     ProxyError,
     Retry,
     StationFault,
+    UnknownModel,
 )
 from proxy.journal.crashpoint import crash_point
 from proxy.journal.segments import Journal
@@ -141,7 +142,8 @@ class Relay:
         return False
 
     def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
-        """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere."""
+        """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere now, and
+        UnknownModel when there never is."""
         assert x.snapshot is not None and x.route is not None and x.key is not None
         assert x.standing is not None and x.facts is not None
         only = heads.only_choice(x.route, x) if x.bound is None else None
@@ -160,6 +162,8 @@ class Relay:
                 self.cooldowns.rank,
             )
         if not choices:
+            if x.bound is None and not x.snapshot.serves(x.route, x.standing.model):
+                raise UnknownModel("This model is not offered under this path.", param="model")
             raise CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
         return choices
 

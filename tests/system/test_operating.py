@@ -7,6 +7,8 @@ import contextlib
 import re
 import time
 from collections import Counter
+from collections.abc import Callable
+from typing import Any
 
 import aiohttp
 import orjson
@@ -62,6 +64,32 @@ async def test_the_models_of_a_key_are_those_that_it_could_call(operated: Operat
         assert {m["type"] for m in of_anthropic["data"]} == {"model"}
         assert of_anthropic["has_more"] is False
         assert (of_anthropic["first_id"], of_anthropic["last_id"]) == (names[0], names[-1])
+        of_gemini = (await operated.get(f"/v1beta/models?key={key}", "")).json()
+        assert [m["name"] for m in of_gemini["models"]] == [f"models/{name}" for name in names]
+        of_ollama = (await operated.get("/api/tags", key)).json()
+        assert [m["model"] for m in of_ollama["models"]] == names
+
+
+@pytest.mark.parametrize(
+    ("path", "told"),
+    [
+        ("/v1beta/models/m-nobody:generateContent", lambda e: e["error"]["status"] == "NOT_FOUND"),
+        ("/v1/models/m-nobody:countTokens", lambda e: e["error"]["code"] == 404),
+        ("/v2/chat", lambda e: "model" in e["message"]),
+        ("/api/generate", lambda e: "model" in e["error"]),
+        ("/api/v1/services/aigc/text-generation/generation", lambda e: e["code"] == "ModelNotFound"),
+        ("/v1/fim/completions", lambda e: e["object"] == "error"),
+    ],
+)
+async def test_every_family_is_refused_in_its_own_words(
+    operated: Operated, path: str, told: Callable[[dict[str, Any]], bool]
+) -> None:
+    """Also a model that exists, but is only sold through another path."""
+    key = await operated.customer()
+    for model in ("m-nobody", "m-plain"):
+        refused = await operated.call(key, model, path.replace("m-nobody", model))
+        assert refused.status == 404
+        assert told(refused.json()), refused.body
 
 
 async def test_a_mistyped_key_is_refused_without_asking_anybody(operated: Operated) -> None:
