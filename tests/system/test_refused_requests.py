@@ -86,6 +86,22 @@ def test_a_range_is_the_routes(troubled: Troubled, lane: Lane) -> None:
     assert troubled.ask(lane.body(temperature=0.5), path="/v1/ranged").status == 200
 
 
+HOSTILE = {
+    "a depth of 100,000": (b'{"x":' + b"[" * 100_000 + b"]" * 100_000 + b"}", 400, "body_not_json"),
+    "UTF-16": ('{"model":"m"}'.encode("utf-16"), 400, "body_not_json"),
+    "a model of 1 MB": (b'{"model":"%b"}' % (b"m" * (1 << 20)), 404, "model_not_found"),
+    "nothing but values": (b'{"model":"m","x":[' + b"[]," * 8_000_000 + b"1]}", 413, "request_too_large"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", HOSTILE)
+def test_a_hostile_body_is_refused_and_others_are_served(troubled: Troubled, lane: Lane, case: str) -> None:
+    body, status, code = HOSTILE[case]
+    answer = troubled.ask(body)
+    assert (answer.status, answer.json()["error"]["code"]) == (status, code)
+    assert troubled.ask(lane.body()).status == 200
+
+
 @pytest.mark.parametrize("coding", ["gzip, br", "compress", "deflate, identity", "gzip;q=1", "x"])
 def test_a_coding_that_nobody_reads_is_refused(troubled: Troubled, lane: Lane, coding: str) -> None:
     before = len(lane.asked())
