@@ -13,7 +13,7 @@ from proxy.dialects.owned import IdOut
 _CHAT = replace(
     fmt.OPERATIONS["chat"],
     ids_in=openai_resources.NAMED,
-    ids_out=(IdOut("completion", (("id",),), asked="store", by_default=False),),
+    ids_out=(IdOut("completion", (("id",),), asked="store", by_default=False, days=30),),
 )
 OPERATIONS = fmt.OPERATIONS | {
     spec.name: spec for spec in (*openai_responses.SPECS, *openai_media.SPECS, *openai_resources.SPECS)

@@ -71,7 +71,7 @@ _CREATE = OperationSpec(
     rules=RULES,
     ids_in=_IDS,
     ids_out=(
-        IdOut("response", (("id",), ("response", "id")), asked="store"),
+        IdOut("response", (("id",), ("response", "id")), asked="store", days=30),
         IdOut("container", (("output", ANY, "container_id"), ("response", "output", ANY, "container_id"))),
     ),
     task=TASK,

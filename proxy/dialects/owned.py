@@ -45,6 +45,7 @@ class IdOut:
     at: tuple[Pointer, ...]  # within an answer or an event of it; ANY names several things
     asked: str = ""  # the member of the request that decides whether the vendor keeps it
     by_default: bool = True  # ... and what it means that it is absent
+    days: int = 0  # after which the vendor has forgotten it; 0: it never does
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ from proxy.jobs.asking import Answer, Asker, Place
 from proxy.ledger.entry import Bind, Observed
 from proxy.metering.usage import Usage
 from proxy.snapshot import Snapshot
-from proxy.store.due import Due, DueTasks, Later, Learned, Sort, decided
+from proxy.store.due import FORGET_ROWS, Due, DueTasks, Later, Learned, Sort, decided
 from proxy.store.posting import DayOf
 from proxy.telemetry import Stats
 
@@ -30,6 +30,7 @@ CLAIM_MS = 120_000  # longer than a poll may take, with its results
 UNKNOWN_POLLS = 3  # in a row that the vendor does not know it
 AGE_PER_PAUSE = 10  # a task is asked about again after a tenth of its age
 CONTENT_BYTES_MAX = 8 << 10  # of an object that lists show
+FORGET_MS = 3_600_000
 OVERDUE_MS = 48 * 3_600_000  # without a poll: the file has its upstream no more
 ONE_CALL = Usage(calls=1).as_dict()
 DISPUTE_MS = 7 * 86_400_000  # of a task whose kind the file has no more
@@ -57,6 +58,7 @@ class Poller:
         self._stats = stats
         self._busy: dict[Sort, int] = {}  # requests under way
         self._learned = Learned()
+        self._forget_ms = 0  # when to look next
 
     @property
     def is_idle(self) -> bool:
@@ -74,6 +76,7 @@ class Poller:
         if snapshot is None:
             return 0
         now, slots = self._clock.now_ms(), dict(self._slots(snapshot))
+        await self._forget(snapshot, now)
         claimed = await self._due.claim(slots, now, now + CLAIM_MS)
         for group in _groups(snapshot, claimed):
             self._busy[group[0].sort] = self._busy.get(group[0].sort, 0) + 1
@@ -99,6 +102,12 @@ class Poller:
             raise
         self._stats.inc("tasks_ended_total", by=ended)
         self._stats.inc("tasks_disputed_total", by=disputed)
+
+    async def _forget(self, snapshot: Snapshot, now_ms: int) -> None:
+        """Now and then, what vendors have forgotten by themselves."""
+        if now_ms >= self._forget_ms:
+            count = await self._due.forget(snapshot.forgotten_after(), now_ms)
+            self._forget_ms = now_ms + (FORGET_MS if count < FORGET_ROWS else 0)
 
     async def _end_disputes(self) -> None:
         """Time decides what no operator has decided: the station's loss."""

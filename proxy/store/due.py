@@ -27,6 +27,8 @@ EPOCH = date(1970, 1, 1)
 DAY_MS = 86_400_000
 RETRY_S = 5.0
 NOTE_CHARS_MAX = 500
+FORGET_ROWS = 20_000  # per statement, so that it is short
+SEEN_DAYS = 90
 
 Sort = tuple[str, str]  # upstream and kind: tasks that are asked about in the same way
 
@@ -150,6 +152,14 @@ class DueTasks:
         deleting what it awaited get their time."""
         await self._database.execute(_SWEEP, overdue_ms, until_ms)
 
+    async def forget(self, days: Mapping[str, int], now_ms: int) -> int:
+        """Drop what vendors have forgotten, by kind, and what was seen long ago; how many bindings."""
+        dropped = await self._database.fetch(
+            _FORGET, list(days), [now_ms - (count + 1) * DAY_MS for count in days.values()], FORGET_ROWS
+        )
+        await self._database.execute("DELETE FROM observation WHERE at_ms < $1", now_ms - SEEN_DAYS * DAY_MS)
+        return len(dropped)
+
     async def disputes(self, over_by_ms: int | None = None) -> list[Dispute]:
         """All that are open, the oldest first; or those whose time was over at a moment."""
         rows = await self._database.fetch(
@@ -248,4 +258,11 @@ WITH undated AS (
 UPDATE binding SET state = 'disputed', deadline_ms = $2, next_poll_ms = NULL,
        note = 'nobody could be asked about it: is its upstream still in the file?'
 WHERE state = 'pending' AND next_poll_ms < $1
+"""
+
+_FORGET = """
+DELETE FROM binding WHERE id IN (
+    SELECT id FROM binding JOIN unnest($1::text[], $2::bigint[]) AS k (kind, before_ms) USING (kind)
+    WHERE at_ms < before_ms AND state IN ('bound', 'settled', 'void') LIMIT $3
+) RETURNING true
 """

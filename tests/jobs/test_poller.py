@@ -17,6 +17,7 @@ from proxy.dialects.base import OperationSpec, UsagePointers
 from proxy.dialects.owned import ANY, FAILED, SUCCEEDED, IdOut, Many, Results, Task
 from proxy.jobs.asking import Answer, Asker
 from proxy.jobs.poller import Clock, Poller, pause
+from proxy.ledger.entry import Bind
 from proxy.metering.usage import Usage
 from proxy.routing.loader import Vendors, load
 from proxy.routing.table import Table
@@ -40,7 +41,7 @@ TASKS = {
     "mj": Task("mj", "get", many=Many("list", "ids", (), ("id",), at_once=10), **COMMON),
 }
 SPECS = {
-    "get": OperationSpec("get", "t/{id}", ("GET",), ids_out=(IdOut("file", (("files", ANY),)),)),
+    "get": OperationSpec("get", "t/{id}", ("GET",), ids_out=(IdOut("file", (("files", ANY),), days=30),)),
     "content": OperationSpec("content", "t/{id}/content", ("GET",)),
     "list": OperationSpec("list", "list"),
     **{kind: OperationSpec(kind, kind, task=task) for kind, task in TASKS.items()},
@@ -339,6 +340,19 @@ async def test_what_is_finished_costs_a_round_nothing(rig, accounts):
     await rig.round(after_s=2)
     assert await rig.round(after_s=100_000) == 0
     assert sum(rig.vendor.asked.values()) == 8
+
+
+async def test_what_the_vendor_has_forgotten_is_dropped_but_never_what_waits(rig, accounts):
+    kept = Bind(new_id(), NOW_MS, accounts[0], 1, "thread", "th1", "openai", "direct", "main")
+    await rig.life.write([replace(kept, id=new_id(), kind="file", vendor_id="f1"), kept])
+    await rig.submit(accounts[0], "r1")
+    rig.vendor.answers["r1"] = {"status": "queued"}
+    await rig.round(after_s=29 * 86_400)
+    assert await rig.rows("SELECT count(*) FROM binding") == [(3,)]
+    await rig.round(after_s=3 * 86_400)
+    assert await rig.rows("SELECT kind, state FROM binding ORDER BY kind") == [
+        ("response", "disputed"), ("thread", "bound"),
+    ]  # fmt: skip
 
 
 def test_a_pause_grows_with_age_and_failures_within_its_bounds():
