@@ -11,13 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.errors import (
-    ProxyError,
-    UpstreamClosed,
-    UpstreamConnectFailed,
-    UpstreamGarbage,
-    UpstreamTimeout,
-)
+from proxy.errors import UpstreamClosed, UpstreamConnectFailed, UpstreamGarbage, UpstreamTimeout
 from proxy.relay.answers import BUSY_STATUS
 from proxy.relay.measures import Measures
 from proxy.routing.selection import RESTING, TRIAL, UNTRIED, Choice, Place
@@ -28,7 +22,9 @@ LOCAL_MAX_S = 60.0  # however long an upstream asks for: control may be away
 TRIAL_MS = 10_000  # for the call that tries; when it has said nothing by then, another one may
 FAILURES_IN_A_ROW = 5  # an upstream that fails now and then serves most calls well
 
-MIRROR_FAULTS = (UpstreamConnectFailed, UpstreamClosed, UpstreamGarbage, UpstreamTimeout)
+MIRROR_FAULTS = frozenset(
+    error.code for error in (UpstreamConnectFailed, UpstreamClosed, UpstreamGarbage, UpstreamTimeout)
+)
 
 
 @dataclass(slots=True)
@@ -136,10 +132,10 @@ class Cooldowns:
         self._rest(place, min(retry_after_s or LOCAL_S, LOCAL_MAX_S))
         self._tell("health", {**place._asdict(), "event": f"status:{status}", "retry_after_s": retry_after_s})
 
-    def failed(self, choice: Choice, error: ProxyError) -> None:
-        """A try that brought no answer; what says nothing about the mirror is ignored."""
-        if isinstance(error, MIRROR_FAULTS):
-            self._count_failure(choice, error.code)
+    def failed(self, choice: Choice, outcome: str) -> None:
+        """A try that brought no answer, or not all of one; what says nothing about the mirror is ignored."""
+        if outcome in MIRROR_FAULTS:
+            self._count_failure(choice, outcome)
 
     def _count_failure(self, choice: Choice, event: str) -> None:
         place = choice.mirror_place

@@ -204,9 +204,11 @@ class Relay:
                 else:
                     failure = await pump.run(connection)
                 if failure is None:
+                    if x.attempts[-1].outcome != "ok":  # it may have broken off
+                        self.cooldowns.failed(choice, x.attempts[-1].outcome)
                     return
                 error = failure
-                self.cooldowns.failed(choice, failure)
+                self.cooldowns.failed(choice, failure.code)
                 if failure.retry is not Retry.REPLAY or fresh or not may_resend(x) or tried == ATTEMPTS_MAX:
                     break
                 fresh = True  # a stale pooled connection: once more, on a new one

@@ -93,8 +93,10 @@ class Heartbeat(AbstractContextManager[None]):
         self._x.heartbeat = self
         self._wait()
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.stop()
+        if kind is None or not self.is_committed:
+            self._x.heartbeat = None  # no cycle: what a call held is freed with it
 
     @property
     def needs_identity(self) -> bool:
@@ -200,6 +202,7 @@ class Heartbeat(AbstractContextManager[None]):
 
     def refuse(self, error: ProxyError) -> None:
         """The call fails behind a head that said 200."""
+        self._x.heartbeat = None
         self.tell(error.kind, error.code, error.message, error.param, error.status)
 
     def tell(self, kind: str, code: str, message: str, param: str | None, status: int) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from proxy.errors import UpstreamConnectFailed, UpstreamRefused, UpstreamStale
+from proxy.errors import UpstreamClosed, UpstreamConnectFailed, UpstreamRefused, UpstreamStale
 from proxy.relay.cooldown import FAILURES_IN_A_ROW, TRIAL_MS, Cooldowns
 from proxy.relay.measures import FORGET_MS
 from proxy.routing.selection import RESTING, TRIAL, Choice, Place, Wish, by_preference
@@ -52,7 +52,7 @@ class Node:
 
     def fail(self, where: Choice, times: int = FAILURES_IN_A_ROW) -> None:
         for _ in range(times):
-            self.cooldowns.failed(where, UpstreamConnectFailed())
+            self.cooldowns.failed(where, UpstreamConnectFailed.code)
 
     def answer(self, where: Choice, first_byte_s: float) -> None:
         self.cooldowns.answered(where, self.now_ms - int(first_byte_s * 1000))
@@ -138,9 +138,9 @@ def test_an_answer_between_failures_keeps_a_mirror_going(node: Node) -> None:
 
 
 def test_what_says_nothing_about_a_mirror_counts_against_none(node: Node) -> None:
-    for error in (UpstreamStale(), UpstreamRefused()):
+    for outcome in (UpstreamStale.code, UpstreamRefused.code, "ok", "client_left", "status:400"):
         for _ in range(20):
-            node.cooldowns.failed(choice(CDN), error)
+            node.cooldowns.failed(choice(CDN), outcome)
     assert not node.cooldowns.needs_word(choice(upstream="plain"))
     assert node.told == []
 
@@ -195,6 +195,15 @@ def test_a_fast_mirror_that_often_fails_comes_behind_a_slow_one(node: Node) -> N
         node.fail(choice(DIRECT), 1)
         node.answer(choice(DIRECT), 0.1)
     assert node.order()[0] == "cdn"
+
+
+def test_a_mirror_whose_streams_break_off_comes_behind_although_they_all_begin_well(node: Node) -> None:
+    node.measure(direct=0.1, cdn=0.8, hk=0.9)
+    for _ in range(8):
+        node.answer(choice(DIRECT), 0.1)
+        node.cooldowns.failed(choice(DIRECT), UpstreamClosed.code)
+    assert node.order()[0] == "cdn"
+    assert node.told == []
 
 
 def test_what_was_measured_is_forgotten_and_measured_again(node: Node) -> None:

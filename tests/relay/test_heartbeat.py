@@ -340,6 +340,20 @@ def test_where_white_space_has_no_place_a_late_answer_is_refused() -> None:
     assert kept.x.pump.said is not None
 
 
+def test_a_call_that_is_over_holds_its_heartbeat_no_longer() -> None:
+    for seconds, error, is_held in ((0, None, False), (0, UpstreamBusy, False), (40, None, False)):
+        kept = Kept()
+        kept.timer.run(seconds)
+        kept.heartbeat.__exit__(error)
+        assert (kept.x.heartbeat is not None, kept.timer.due) == (is_held, None)
+    kept = Kept()
+    kept.timer.run(40)
+    kept.heartbeat.__exit__(UpstreamBusy)
+    assert kept.x.heartbeat is kept.heartbeat  # it still has to tell of it
+    kept.heartbeat.refuse(UpstreamBusy())
+    assert kept.x.heartbeat is None
+
+
 def test_an_endpoint_without_a_limit_needs_no_heartbeat() -> None:
     chat = DIALECTS["openai"].operations["chat"]
     x = call(endpoint=OTHERS["direct"], dialect=DIALECTS["openai"], operation=chat, is_stream=True)
