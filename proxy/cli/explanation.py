@@ -74,7 +74,7 @@ def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
         "refused": _refusals(snapshot, question, operation, tier, name),
         "limits": _limits(question.key, tier),
         "price": _price(sale, snapshot.table.station.currency) if sale else None,
-        "hold": _hold(operation.name, model, sale, tier) if sale and model else None,
+        "hold": _hold(operation.kind, model, sale, tier) if sale and model else None,
     }
     if question.key:
         told["key"] = {"masked": question.key.masked, "account": question.key.account_id}
@@ -220,11 +220,11 @@ def _limits(key: KeyRecord | None, tier: Tier) -> dict[str, Any]:
     }
 
 
-def _hold(operation: str, model: Model, sale: Sale, tier: Tier) -> dict[str, Any]:
+def _hold(kind: str, model: Model, sale: Sale, tier: Tier) -> dict[str, Any]:
     """Of a text of SAMPLE_BODY_BYTES without a limit of its own, before estimates are known."""
 
     def cost(output_tokens_max: int | None) -> tuple[int, Bound]:
-        bound = hold_bound(operation, {}, SAMPLE_BODY_BYTES, model.context, model.max_output)
+        bound = hold_bound(kind, {}, SAMPLE_BODY_BYTES, model.context, model.max_output)
         if output_tokens_max is not None:
             bound.usage.output = min(bound.usage.output, output_tokens_max)
         return cost_nanos(sale.price, bound.usage, sale.model_ppm, sale.tier_ppm), bound

@@ -32,7 +32,7 @@ PATHS = {
     "openai.chat": "/v1/chat/completions",
     "openai.completions": "/v1/completions",
     "openai.embeddings": "/v1/embeddings",
-    "openai.images": "/v1/images/generations",
+    "openai.images": "",
     "openai.moderations": "/v1/moderations",
     "openai.responses": "",
     "anthropic.complete": "/v1/complete",
@@ -152,7 +152,7 @@ def _recordings() -> list[Recording]:
     for path in sorted(Path(folder).rglob("*.json")) if folder else ():
         data = orjson.loads(path.read_bytes())
         is_ours = (data.get("expected") or {}).get("protocol") in PATHS and data["method"] == "POST"
-        if is_ours and "images/edits" not in data["path"] and data["response_body_encoding"] == "text":
+        if is_ours and data["response_body_encoding"] == "text":
             found.append(Recording(len(found), f"{path.parent.name}/{path.stem[-40:]}", data))
     return found
 
