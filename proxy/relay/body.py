@@ -122,6 +122,8 @@ async def parse(x: Exchange, facts: HeadFacts) -> None:
             _check_ranges(policy, _as_numbers(x.doc, policy))
             x.upload.dropped = policy.drop
         x.is_stream = x.operation.streams and str(x.doc.get("stream")).lower() == "true"
+    elif not x.content and x.operation.model_at == "none":
+        pass  # where nothing has to be known of it, a body may be missing
     elif x.operation.request in ("json", "form"):
         if facts.body_coding:
             x.coded, x.content = x.content, await _decoded(x.content, facts.body_coding, x.route.body_limit)

@@ -237,6 +237,15 @@ async def test_a_declared_path_goes_to_the_same_path_there_and_is_sold_by_the_ca
         assert (row["usage"], row["cost_nanos"]) == ({"calls": 1}, cost_nanos)
 
 
+async def test_what_is_no_models_may_come_without_a_body(
+    media: Station, vendor: UpstreamServer, key: str
+) -> None:
+    vendor.script("/v1/conversations", [whole(b'{"id":"conv_1","object":"conversation"}')])
+    status, _, id_ = await call(media, key, "/v1/conversations")
+    assert status == 200
+    assert (await row_of(media, id_))["cost_nanos"] == 0
+
+
 async def test_what_has_no_price_is_not_sold(media: Station, vendor: UpstreamServer, key: str) -> None:
     before = len(vendor.requests)
     status, answer, _ = await call(media, key, "/v1/vector_stores", json={"name": "x"})
