@@ -146,12 +146,13 @@ class Heartbeat(AbstractContextManager[None]):
             self._timer = self._start_timer(LOOK_AGAIN_S, self._due)
             return
         assert x.endpoint is not None and x.snapshot is not None and x.key is not None
+        assert x.operation is not None
         others = [
             e
             for e in x.snapshot.table.endpoints.values()
             if x.key.endpoints is None or x.snapshot.permitted(x.key.endpoints, e.name)
         ]
-        x.pump.cut("endpoint_time_limit", TimeLimit(hint(x.endpoint, others)))
+        x.pump.cut("endpoint_time_limit", TimeLimit(hint(x.endpoint, others, may_stream=x.operation.streams)))
 
     # -- what the client is sent --
 
@@ -265,10 +266,12 @@ def _error_in(body: bytes) -> dict[str, Any]:
     return error if type(error) is dict else {}
 
 
-def hint(endpoint: Endpoint, others: Iterable[Endpoint]) -> str:
+def hint(endpoint: Endpoint, others: Iterable[Endpoint], *, may_stream: bool) -> str:
     """What a caller can do about an endpoint that cuts long silence."""
     assert endpoint.proxy_read_timeout_ms is not None
-    limit_s = endpoint.proxy_read_timeout_ms / 1000
+    ways = ["set 'stream': true"] if may_stream else []
     urls = [e.url for e in others if e.proxy_read_timeout_ms is None]
-    there = f", or use an endpoint without this limit: {', '.join(urls)}" if urls else ""
-    return f"This endpoint cuts answers that take longer than {limit_s:g} s. Set 'stream': true{there}."
+    ways += [f"use an endpoint without this limit: {', '.join(urls)}"] if urls else []
+    advice = " or ".join(ways)
+    said = f"This endpoint cuts answers that take longer than {endpoint.proxy_read_timeout_ms / 1000:g} s."
+    return f"{said} {advice[:1].upper()}{advice[1:]}." if advice else said

@@ -13,7 +13,7 @@ from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError, UpstreamBusy
 from proxy.http1.head import Head
 from proxy.relay.heading import Heading
-from proxy.relay.heartbeat import Heartbeat, rhythm_of
+from proxy.relay.heartbeat import Heartbeat, hint, rhythm_of
 from proxy.routing.table import Endpoint
 from tests.fakes.calls import call
 
@@ -286,6 +286,16 @@ def test_a_whole_answer_that_comes_too_late_is_refused_before_the_cut_with_a_hin
     assert "100 s" in error.message
     assert "https://api.test" in error.message
     assert "slow.test" not in error.message
+
+
+def test_a_hint_names_only_ways_that_there_are() -> None:
+    cdn, direct = OTHERS["cdn"], OTHERS["direct"]
+    limit = "This endpoint cuts answers that take longer than 100 s."
+    assert hint(cdn, [], may_stream=False) == limit
+    assert hint(cdn, [cdn], may_stream=True) == f"{limit} Set 'stream': true."
+    there = "se an endpoint without this limit: https://api.test."
+    assert hint(cdn, [cdn, direct], may_stream=True) == f"{limit} Set 'stream': true or u{there}"
+    assert hint(cdn, [cdn, direct], may_stream=False) == f"{limit} U{there}"
 
 
 def test_a_hint_waits_for_an_attempt_and_says_nothing_once_an_answer_has_begun() -> None:
