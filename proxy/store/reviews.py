@@ -18,7 +18,7 @@ from proxy.routing.table import Station, Table, Tier
 from proxy.store.database import Connection, Database
 from proxy.store.payments import net_payments
 
-ACCOUNTS_MAX = 200  # per transaction: some milliseconds each, and they are locked meanwhile
+ACCOUNTS_MAX = 200  # per transaction: some 40 ms, and they are locked meanwhile
 SOURCE = "payments"  # of grants that were earned; the reference is the ledger row that was the last
 
 _DUE = """
@@ -72,8 +72,8 @@ class Reviews:
         while True:
             async with self._database.transaction() as connection:
                 rows = await connection.fetch(_DUE, ACCOUNTS_MAX)
-                for row in rows:
-                    await _review(connection, _Account(**row), rules)
+                if rows:
+                    await _review(connection, [_Account(**row) for row in rows], rules)
             done += len(rows)
             if len(rows) < ACCOUNTS_MAX:
                 return done
@@ -85,34 +85,55 @@ class Reviews:
             await self._database.execute(
                 "WITH changed AS (UPDATE station_state SET reviewed_rules = $1"
                 " WHERE reviewed_rules IS DISTINCT FROM $1 RETURNING 1)"
-                " UPDATE account SET due_at = '-infinity' WHERE EXISTS (SELECT FROM changed)",
+                " UPDATE account SET due_at = '-infinity' WHERE EXISTS (SELECT FROM changed)"
+                " AND id IN (SELECT id FROM account ORDER BY id FOR NO KEY UPDATE)",
                 seen,
             )
             self._seen = seen
 
 
-async def _review(connection: Connection, account: _Account, rules: Rules) -> None:
-    own = rules.tiers.get(account.tier or "")
-    own_rank = None if own is None else own.rank
-    if own_rank != account.tier_rank:
-        await connection.execute("UPDATE account SET tier_rank = $2 WHERE id = $1", account.id, own_rank)
-    await _earn(connection, account, rules)
-    tier, ends_at = await _current_tier(connection, account, rules)
-    period_end = await _open_pocket(connection, account, rules, tier)
-    due_at = min((moment for moment in (ends_at, period_end) if moment is not None), default=None)
-    await connection.execute("UPDATE account SET due_at = $2 WHERE id = $1", account.id, due_at)
+async def _review(connection: Connection, accounts: list[_Account], rules: Rules) -> None:
+    """Accounts that are due. What most of them need is done for all at once."""
+    await _note_ranks(connection, accounts, rules)
+    paid = await connection.fetch(_LAST_PAYMENTS, [account.id for account in accounts])
+    last = {row["account"]: row["last"] for row in paid}
+    for account in accounts:
+        if last.get(account.id, 0) > account.earned_upto:
+            await _earn(connection, account, rules, last[account.id])
+    tiers = await _current_tiers(connection, accounts, rules)
+    periods = await _open_pockets(
+        connection, accounts, rules, {id_: tier for id_, (tier, _) in tiers.items()}
+    )
+    ends = [(tiers[account.id][1], periods.get(account.id)) for account in accounts]
+    due = [min((moment for moment in pair if moment is not None), default=None) for pair in ends]
+    await connection.execute(
+        "UPDATE account SET due_at = t.due FROM unnest($1::bigint[], $2::timestamptz[]) t (id, due)"
+        " WHERE account.id = t.id",
+        [account.id for account in accounts],
+        due,
+    )
+
+
+async def _note_ranks(connection: Connection, accounts: list[_Account], rules: Rules) -> None:
+    """A grant has to be above the account's own tier, whose rank only routes.yaml knows."""
+    for account in accounts:
+        own = rules.tiers.get(account.tier or "")
+        rank = None if own is None else own.rank
+        if rank != account.tier_rank:
+            await connection.execute("UPDATE account SET tier_rank = $2 WHERE id = $1", account.id, rank)
+
+
+_LAST_PAYMENTS = """
+SELECT account, max(id) AS last FROM ledger
+WHERE account = ANY($1) AND kind NOT IN ('usage', 'correction') GROUP BY account
+"""
 
 
 # -- tiers -------------------------------------------------------------------------------------------
 
 
-async def _earn(connection: Connection, account: _Account, rules: Rules) -> None:
-    """Only if something was paid, or paid back, since the last look."""
-    last = await connection.fetchval(
-        "SELECT max(id) FROM ledger WHERE account = $1 AND kind NOT IN ('usage', 'correction')", account.id
-    )
-    if last is None or last <= account.earned_upto:
-        return
+async def _earn(connection: Connection, account: _Account, rules: Rules, last: int) -> None:
+    """Something was paid, or paid back, since the last look: `last` is its ledger row."""
     kinds = ("topup", "code") if rules.station.codes_earn_tiers else ("topup",)
     rows = await net_payments(connection, account.id, kinds)
     payments = [Payment(row.id, row.at, row.nanos) for row in rows]
@@ -163,53 +184,58 @@ async def _grant(
     )  # fmt: skip
 
 
-async def _current_tier(
-    connection: Connection, account: _Account, rules: Rules
-) -> tuple[Tier, datetime | None]:
-    """The tier of this moment, and when it may be another one."""
+async def _current_tiers(
+    connection: Connection, accounts: list[_Account], rules: Rules
+) -> dict[int, tuple[Tier, datetime | None]]:
+    """The tier of this moment by account, and when it may be another one."""
     rows = await connection.fetch(
-        "SELECT tier, rank, until FROM tier_grant WHERE account = $1 AND revoked_at IS NULL"
-        " AND (until IS NULL OR until > $2) ORDER BY rank DESC, until DESC NULLS FIRST",
-        account.id,
-        account.now,
+        "SELECT account, tier, rank, until FROM tier_grant WHERE account = ANY($1) AND revoked_at IS NULL"
+        " AND (until IS NULL OR until > now()) ORDER BY account, rank DESC, until DESC NULLS FIRST",
+        [account.id for account in accounts],
     )
-    own = rules.tier(account.tier)
-    best = next((row for row in rows if account.tier is None or row["rank"] > own.rank), None)
-    if best is None:
-        return own, None
-    return rules.tier(best["tier"]), best["until"]
+    found: dict[int, tuple[Tier, datetime | None]] = {}
+    by_id = {account.id: account for account in accounts}
+    for row in rows:
+        own = by_id[row["account"]].tier
+        if row["account"] not in found and (own is None or row["rank"] > rules.tier(own).rank):
+            found[row["account"]] = (rules.tier(row["tier"]), row["until"])
+    return {account.id: found.get(account.id, (rules.tier(account.tier), None)) for account in accounts}
 
 
 # -- free quota --------------------------------------------------------------------------------------
 
 
-async def _open_pocket(
-    connection: Connection, account: _Account, rules: Rules, tier: Tier
-) -> datetime | None:
-    """The pocket of the current period, and no other, is open; when the period ends. None: no quota.
+async def _open_pockets(
+    connection: Connection, accounts: list[_Account], rules: Rules, tiers: Mapping[int, Tier]
+) -> dict[int, datetime]:
+    """The pocket of the current period, and no other, is open; when the period ends, by account.
 
     In the middle of a period a better tier adds what it has more; a lesser one takes nothing away.
     """
-    quota = tier.free_quota
-    if quota is None:
-        await _close_pockets(connection, account, None)
-        return None
-    begin, end = around(account.now, quota.every, ZoneInfo(rules.station.timezone))
-    await _close_pockets(connection, account, begin)
-    await connection.execute(
-        "INSERT INTO pocket AS p (account, period_start, period_end, amount_nanos) VALUES ($1, $2, $3, $4)"
-        " ON CONFLICT (account, period_start) DO UPDATE SET closed_at = NULL,"
-        " period_end = excluded.period_end, amount_nanos = greatest(p.amount_nanos, excluded.amount_nanos)",
-        account.id, begin, end, quota.amount_nanos,
-    )  # fmt: skip
-    return end
+    zone = ZoneInfo(rules.station.timezone)
+    wanted = {
+        account.id: (*around(account.now, quota.every, zone), quota.amount_nanos)
+        for account in accounts
+        if (quota := tiers[account.id].free_quota) is not None
+    }
+    kept = [wanted[account.id][0] if account.id in wanted else None for account in accounts]
+    await connection.execute(_CLOSE, [account.id for account in accounts], kept)
+    if wanted:
+        begins, ends, amounts = zip(*wanted.values(), strict=True)
+        await connection.execute(_OPEN, list(wanted), list(begins), list(ends), list(amounts))
+    return {account: end for account, (_, end, _) in wanted.items()}
 
 
-async def _close_pockets(connection: Connection, account: _Account, but: datetime | None) -> None:
-    """What nobody used of them is no longer available."""
-    await connection.execute(
-        "UPDATE pocket SET closed_at = now()"
-        " WHERE account = $1 AND closed_at IS NULL AND period_start IS DISTINCT FROM $2",
-        account.id,
-        but,
-    )
+# What nobody used of the others is no longer available.
+_CLOSE = """
+UPDATE pocket SET closed_at = now() FROM unnest($1::bigint[], $2::timestamptz[]) t (account, kept)
+WHERE pocket.account = t.account AND closed_at IS NULL AND period_start IS DISTINCT FROM t.kept
+"""
+
+_OPEN = """
+INSERT INTO pocket AS p (account, period_start, period_end, amount_nanos)
+SELECT * FROM unnest($1::bigint[], $2::timestamptz[], $3::timestamptz[], $4::bigint[])
+ON CONFLICT (account, period_start) DO UPDATE SET closed_at = NULL, period_end = excluded.period_end,
+    amount_nanos = greatest(p.amount_nanos, excluded.amount_nanos)
+WHERE p.closed_at IS NOT NULL OR p.amount_nanos < excluded.amount_nanos OR p.period_end <> excluded.period_end
+"""
