@@ -22,6 +22,7 @@ from proxy import telemetry
 from proxy.errors import ProxyError
 
 MESSAGE_BYTES_MAX = 256 << 10  # also the longest stall one message can cause
+HELLO_BYTES_MAX = 32 << 20  # once per connection: what a worker holds of 200,000 accounts and limits
 BACKLOG_BYTES_MAX = 64 << 20  # unsent to one peer: it is stuck, and a fresh connection says hello again
 HELLO = 0  # the id of the first message
 RETRY_FIRST_S, RETRY_LAST_S = 0.02, 0.5
@@ -54,6 +55,7 @@ class _Link(asyncio.Protocol):
         self._on_message = on_message
         self._on_lost = on_lost
         self._buffer = bytearray()
+        self._bytes_max = HELLO_BYTES_MAX  # of the first message
         self._transport: asyncio.WriteTransport | None = None
         self.closed = asyncio.get_running_loop().create_future()
 
@@ -64,7 +66,7 @@ class _Link(asyncio.Protocol):
         self._buffer += data
         while len(self._buffer) >= 4:
             end = 4 + int.from_bytes(self._buffer[:4], "big")
-            if end > MESSAGE_BYTES_MAX + 4:
+            if end > self._bytes_max + 4:
                 log.error("message too long", extra={"bytes": end})
                 self.abort()
                 return
@@ -72,6 +74,7 @@ class _Link(asyncio.Protocol):
                 return
             message = orjson.loads(memoryview(self._buffer)[4:end])
             del self._buffer[:end]
+            self._bytes_max = MESSAGE_BYTES_MAX
             self._on_message(self, message)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -86,7 +89,7 @@ class _Link(asyncio.Protocol):
         Raises ValueError when the message is too long.
         """
         data = orjson.dumps(message)
-        if len(data) > MESSAGE_BYTES_MAX:
+        if len(data) > (HELLO_BYTES_MAX if message.get("op") == "hello" else MESSAGE_BYTES_MAX):
             raise ValueError(f"message {message.get('op')!r} of {len(data)} bytes")
         if self._transport is None or self._transport.is_closing():
             return

@@ -218,10 +218,23 @@ async def test_a_message_over_the_bound_is_refused_at_both_ends(control: Control
     with pytest.raises(ValueError, match="message"):
         worker.notify("note", {"x": "y" * channel.MESSAGE_BYTES_MAX})
     reader, writer = await asyncio.open_unix_connection(worker._path)
-    writer.write((channel.MESSAGE_BYTES_MAX + 1).to_bytes(4, "big"))
+    writer.write((channel.HELLO_BYTES_MAX + 1).to_bytes(4, "big"))
     assert await reader.read() == b""
     writer.close()
     assert await worker.call("echo", {"still": 1}, 5) == {"still": 1}
+
+
+async def test_a_worker_may_hold_more_than_fits_into_another_message(
+    control: Control, listener: socket.socket
+) -> None:
+    slices = [[account, "f" * 32, 10**12] for account in range(20_000)]
+    hello = {"slot": 3, "incarnation": "w3-1", "pid": os.getpid(), "slices": slices}
+    worker = Channel(listener.getsockname(), lambda: hello, {})
+    worker.start()
+    async with asyncio.timeout(30):
+        await worker.wait_connected()
+        assert await worker.call("echo", {"x": 1}, 30) == {"x": 1}
+    await telemetry.cancel_all()
 
 
 async def test_whatever_is_said_before_hello_is_not_served(control: Control, listener: socket.socket) -> None:
