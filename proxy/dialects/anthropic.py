@@ -62,7 +62,9 @@ def _listing(kind: str) -> Listing:
 
 _SPECS = (
     MESSAGES,
-    OperationSpec("count_tokens", "messages/count_tokens", billed=False, guarded=("model",)),
+    OperationSpec(
+        "count_tokens", "messages/count_tokens", billed=False, guarded=("model",), ids_in=MESSAGES.ids_in
+    ),
     COMPLETE,
     OperationSpec("models", "models", ("GET",), request="none", model_at="none", billed=False),
     replace(_LIST, name="models.get", path="models/{model}", api="models", model_at="path"),

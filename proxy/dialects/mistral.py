@@ -33,6 +33,7 @@ OPERATIONS: dict[str, OperationSpec] = {
             "ocr",
             kind="pages",
             guarded=("model", "pages"),
+            ids_in=fmt.NAMED,
             meter=reading(read_pages, ("usage_info",)),
             rules=Rules(),
         ),

@@ -12,7 +12,6 @@ from proxy.dialects.owned import IdOut
 # A chat may be kept there (only when asked to), and may name files.
 _CHAT = replace(
     fmt.OPERATIONS["chat"],
-    ids_in=openai_resources.NAMED,
     ids_out=(IdOut("completion", (("id",),), asked="store", by_default=False, days=30),),
 )
 OPERATIONS = fmt.OPERATIONS | {

@@ -14,6 +14,7 @@ import orjson
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int
 from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, UsagePointers
+from proxy.dialects.owned import DEEP, IdIn
 from proxy.dialects.rules import NOTHING, RuledMeter
 from proxy.metering.usage import Usage
 
@@ -138,6 +139,14 @@ TOP_USAGE = UsagePointers(places=(("usage",),), read=read_usage)
 
 # -- operations ------------------------------------------------------------------------------------
 
+# What any request may name, however deep: the parts of messages, the resources of tools.
+NAMED = (
+    IdIn(("body", DEEP, "file_id")),
+    IdIn(("body", DEEP, "file_ids", ANY)),
+    IdIn(("body", DEEP, "vector_store_id")),
+    IdIn(("body", DEEP, "vector_store_ids", ANY)),
+)
+
 _CHAT = OperationSpec(
     "chat",
     "chat/completions",
@@ -147,6 +156,7 @@ _CHAT = OperationSpec(
     guarded=("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "best_of"),
     terminal_hint=b"[DONE]",
     meter=USAGE,
+    ids_in=NAMED,
 )
 OPERATIONS: dict[str, OperationSpec] = {
     spec.name: spec

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any
 
 from proxy.dialects.base import OperationSpec, Rules
-from proxy.dialects.openai_format import TOP_USAGE, read_usage
+from proxy.dialects.openai_format import NAMED, TOP_USAGE, read_usage
 from proxy.dialects.rules import RuledMeter, milliseconds, reading
 from proxy.metering.sound import SPEECH_TOKENS_PER_SECOND, Upload, speech_usage
 from proxy.metering.usage import Usage
@@ -35,7 +35,9 @@ _GENERATIONS = OperationSpec(
     meter=TOP_USAGE,
     rules=IMAGES,
 )
-_EDITS = replace(_GENERATIONS, name="images.edits", path="images/edits", api="images", request="form")
+_EDITS = replace(
+    _GENERATIONS, name="images.edits", path="images/edits", api="images", request="form", ids_in=NAMED
+)
 
 # -- speech ----------------------------------------------------------------------------------------
 

@@ -13,8 +13,8 @@ from typing import Any
 
 from proxy.dialects.answer import NO_USAGE, known_int
 from proxy.dialects.base import ANY, OperationSpec, UsagePointers
-from proxy.dialects.openai_format import TOP_USAGE
-from proxy.dialects.owned import DEEP, FAILED, SUCCEEDED, IdIn, IdOut, Listing, Task
+from proxy.dialects.openai_format import NAMED, TOP_USAGE
+from proxy.dialects.owned import FAILED, SUCCEEDED, IdIn, IdOut, Listing, Task
 from proxy.dialects.rules import NOTHING, UNREAD
 from proxy.metering.usage import Usage
 
@@ -92,13 +92,6 @@ _KINDS = {
     "threads": "thread", "stored_chats": "completion",
 }  # fmt: skip
 
-# What any request may name, however deep: the parts of messages, the resources of tools.
-NAMED = (
-    IdIn(("body", DEEP, "file_id")),
-    IdIn(("body", DEEP, "file_ids", ANY)),
-    IdIn(("body", DEEP, "vector_store_id")),
-    IdIn(("body", DEEP, "vector_store_ids", ANY)),
-)
 _PATH = IdIn(("path", "id"))
 _NAMED_BY = {
     "batches.create": (IdIn(("body", "input_file_id")),),

@@ -5,8 +5,7 @@ kept of them. Data only.
 from __future__ import annotations
 
 from proxy.dialects.base import ANY, OperationSpec, Rules, Tools
-from proxy.dialects.openai_format import read_usage
-from proxy.dialects.openai_resources import NAMED
+from proxy.dialects.openai_format import NAMED, read_usage
 from proxy.dialects.owned import DEEP, FAILED, SUCCEEDED, IdIn, IdOut, Task
 from proxy.dialects.rules import reading
 

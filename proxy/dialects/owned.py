@@ -16,6 +16,21 @@ if TYPE_CHECKING:
     from proxy.dialects.base import OperationSpec, UsagePointers
 
 DEEP = -2  # in a pointer into a request's body: what follows counts at any depth
+# Members whose objects are in the caller's own words: arguments of tools, their schemas, notes. What is
+# called file_id there is not the vendor's.
+THEIRS = frozenset(
+    [
+        "arguments",
+        "attributes",
+        "input",
+        "input_schema",
+        "json_schema",
+        "metadata",
+        "parameters",
+        "properties",
+        "schema",
+    ]
+)
 IDS_MAX = 200  # named by one request; more is no honest request
 ID_CHARS_MAX = 512
 
@@ -164,8 +179,13 @@ class Places:
                     for name in names.intersection(value):
                         for place, rest in self._deep[name]:
                             _take(named, place, found(value[name], rest))
-                value = value.values()
-            stack += [inner for inner in value if type(inner) is dict or type(inner) is list]
+                stack += [
+                    inner
+                    for name, inner in value.items()
+                    if type(inner) is list or (type(inner) is dict and name not in THEIRS)
+                ]
+            else:
+                stack += [inner for inner in value if type(inner) is dict or type(inner) is list]
 
 
 def _take(named: dict[str, str], place: IdIn, values: Iterator[Any]) -> None:

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
+from proxy.dialects import DIALECTS
 from proxy.dialects.owned import (
     ANY,
     DEEP,
@@ -46,6 +49,16 @@ def test_an_id_is_found_in_path_query_and_body_at_any_depth():
 
 def test_a_request_that_names_nothing_names_nothing():
     assert Places(PLACES).ids_named({"messages": [{"content": "file_id"}], "file_id": None}, {}, {}) == {}
+
+
+def test_what_is_in_the_callers_own_words_names_nothing():
+    doc = {
+        "metadata": {"file_id": "mine"},
+        "messages": [{"content": [{"type": "tool_use", "input": {"file_id": "mine"}}]}],
+        "tools": [{"input_schema": {"properties": {"file_id": {"type": "string", "file_id": "mine"}}}}],
+        "input": [{"content": [{"file_id": "file-1"}]}],
+    }
+    assert set(Places(PLACES).ids_named(doc, {}, {})) == {"file-1"}
 
 
 def test_what_begins_otherwise_is_no_id_and_a_prefix_is_added_once():
@@ -98,3 +111,43 @@ def test_the_state_of_a_task_is_the_tables_word_for_the_vendors():
     assert state_told(task, {"error": {}}) is None
     assert starts(task, {"background": True})
     assert not starts(task, {}) and not starts(task, {"background": "true"}) and not starts(None, {})
+
+
+SPECS = [
+    pytest.param(dialect, spec, id=f"{dialect.name}-{spec.name}")
+    for dialect in DIALECTS.values()
+    for spec in dialect.operations.values()
+    if spec.owns
+]
+
+
+@pytest.mark.parametrize(("dialect", "spec"), SPECS)
+def test_a_task_can_be_asked_about_and_is_named_by_the_answer_that_starts_it(dialect, spec):
+    if spec.task is None:
+        return
+    task = spec.task
+    for name in (task.poll, *(r.operation for r in (task.results, task.many) if r is not None)):
+        assert name in dialect.operations, name
+    assert "{id}" in dialect.operations[task.poll].path
+    assert set(task.states.values()) <= {SUCCEEDED, FAILED}
+    if spec.billed:
+        assert task.kind in {place.kind for place in spec.ids_out}
+
+
+@pytest.mark.parametrize(("dialect", "spec"), SPECS)
+def test_an_id_in_a_path_is_looked_at_wherever_there_is_one(dialect, spec):
+    if "{id}" in spec.path:
+        assert any(place.at == ("path", "id") for place in spec.ids_in)
+
+
+FILES = {
+    "openai": {"chat", "responses", "images.edits"}, "azure": {"chat", "images.edits"}, "azure_v1": {"chat"},
+    "mistral": {"chat", "ocr"}, "anthropic": {"messages", "count_tokens"},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("dialect", "operation"), [(d, o) for d, some in FILES.items() for o in some])
+def test_a_file_of_another_account_is_found_in_every_request_that_may_name_files(dialect, operation):
+    spec = DIALECTS[dialect].operations[operation]
+    doc = {"messages": [{"content": [{"type": "document", "source": {"file_id": "file-1"}}]}]}
+    assert set(Places(spec.ids_in).ids_named(doc, {}, {})) == {"file-1"}
