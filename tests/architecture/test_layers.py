@@ -42,7 +42,7 @@ KNOWN_BY = {
     "genai_prices": ("metering.pricedata",),
     "orjson": ("",),
     "prometheus_client": ("control", "web"),
-    "pydantic": ("routing.spec", "routing.scalars", "routing.loader"),
+    "pydantic": ("routing.spec", "routing.scalars", "routing.figures", "routing.loader"),
     "toktok": ("metering.count",),
     "uvloop": ("worker", "control", "bench", "demo"),
     "watchfiles": ("control",),

@@ -8,7 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from decimal import Decimal
 
-from proxy.routing import spec, units
+from proxy.routing import units
+from proxy.routing.figures import Figures, Price
 from proxy.routing.globs import Globs, is_glob, matches, overlap
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.mistakes import Path, did_you_mean
@@ -16,7 +17,7 @@ from proxy.routing.loader.vendors import Content
 
 ONE = Decimal(1)
 _GROUPS = ("tools", "units", "sizes")
-_FIGURES = tuple(name for name in spec.Figures.model_fields if name not in _GROUPS)
+_FIGURES = tuple(name for name in Figures.model_fields if name not in _GROUPS)
 
 
 def nanos(draft: Draft, path: Path, amount: units.Amount) -> int:
@@ -83,7 +84,7 @@ def _official(draft: Draft) -> Mapping[str, Content] | None:
         return None
 
 
-def price_content(draft: Draft, path: Path, price: spec.Price) -> Content:
+def price_content(draft: Draft, path: Path, price: Price) -> Content:
     """A price of the file as metering.pricing keeps it: what is not written is not there."""
     content = _figures(draft, path, price)
     if price.above:
@@ -107,7 +108,7 @@ def price_content(draft: Draft, path: Path, price: spec.Price) -> Content:
     return content
 
 
-def _figures(draft: Draft, path: Path, figures: spec.Figures) -> Content:
+def _figures(draft: Draft, path: Path, figures: Figures) -> Content:
     content: Content = {
         name: nanos(draft, (*path, name), amount)
         for name in _FIGURES
