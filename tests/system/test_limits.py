@@ -222,6 +222,17 @@ async def test_tokens_are_settled_at_what_was_used(nodes: Nodes) -> None:
     assert 5_000 - 250 < answered * 109 <= 5_000
 
 
+async def test_a_key_that_was_sold_with_an_amount_spends_that_and_no_more(nodes: Nodes) -> None:
+    sold = KeySettings(spend_total=7 * CALL_NANOS)
+    key, other = await nodes.customer("sold", "Exact", 10**15, sold, KeySettings())
+    answers = await nodes.calls(key, 20, max_tokens=TOKENS)
+    assert statuses(answers) == {200: 7, 429: 73}
+    refused = next(a for a in answers if a.status == 429)
+    assert refused.json()["error"]["code"] == "insufficient_quota"
+    assert "retry-after" not in refused.headers
+    assert set(statuses(await nodes.calls(other, 1, max_tokens=TOKENS))) == {200}
+
+
 async def test_a_model_has_one_limit_for_the_whole_station(nodes: Nodes) -> None:
     keys = [(await nodes.customer(f"capped-{n}", "Exact", 10**15))[0] for n in range(2)]
     answers = [*await nodes.calls(keys[0], 1, model="capped"), *await nodes.calls(keys[1], 1, model="capped")]
