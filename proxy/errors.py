@@ -30,10 +30,10 @@ class Retry(Enum):
 class ProxyError(Exception):
     """A refusal or a failure with everything that its answer needs.
 
-    `code` is the machine-readable name that clients see (OpenAI's `error.code`), `kind` the family
-    that each dialect maps to its own type, `status` the HTTP status. `retry_after_s` becomes
-    `retry-after`. `should_retry` False becomes `x-should-retry: false`: SDKs then give up at once
-    where a retry would only cost. `detail` goes to the log, never to the caller.
+    `code` is the machine-readable name that clients see (OpenAI's `error.code`), `kind` the family that
+    each dialect maps to its own type, `status` the HTTP status. `retry_after_s` becomes `retry-after`.
+    `should_retry` False becomes `x-should-retry: false`: SDKs then give up at once where a retry would
+    only cost. `detail` goes to the log, never to the caller.
     """
 
     code: ClassVar[str] = "internal_error"
@@ -157,11 +157,6 @@ class IdsApart(ClientFault):
     text = "The objects that this request names cannot be used together, or not with this model."
 
 
-class TooManyIds(ClientFault):
-    code = "too_many_objects"
-    text = "The request names more objects than one request may."
-
-
 class UnknownModel(ClientFault):
     code = "model_not_found"
     status = 404
@@ -199,6 +194,10 @@ class DuplicateMember(ClientFault):
 class ParameterRefused(ClientFault):
     code = "parameter_refused"
     text = "A parameter of the request is outside of what is allowed here."
+
+
+class ContextExceeded(ParameterRefused):
+    code = "context_length_exceeded"
 
 
 class BodyTooLarge(ClientFault):

@@ -18,19 +18,10 @@ if TYPE_CHECKING:
 DEEP = -2  # in a pointer into a request's body: what follows counts at any depth
 # Members whose objects are in the caller's own words: arguments of tools, their schemas, notes. What is
 # called file_id there is not the vendor's.
-THEIRS = frozenset(
-    [
-        "arguments",
-        "attributes",
-        "input",
-        "input_schema",
-        "json_schema",
-        "metadata",
-        "parameters",
-        "properties",
-        "schema",
-    ]
-)
+THEIRS = frozenset({
+    "arguments", "attributes", "input", "input_schema", "json_schema", "metadata", "parameters", "properties",
+    "schema",
+})  # fmt: skip
 IDS_MAX = 200  # named by one request; more is no honest request
 ID_CHARS_MAX = 512
 

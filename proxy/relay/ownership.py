@@ -21,7 +21,7 @@ from proxy.dialects.owned import (
     Listing,
     Places,
 )
-from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, TooManyIds, UnknownId
+from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, MalformedRequest, UnknownId
 from proxy.journal.segments import Journal
 from proxy.ledger import bindings, entry
 from proxy.ledger.bindings import Binding
@@ -58,7 +58,7 @@ class Ownership:
     # -- requests --
 
     def names(self, x: Exchange) -> dict[str, str]:
-        """id -> where it stands, of everything that a request names; most name nothing. Raises TooManyIds."""
+        """id -> where it stands, of everything that a request names; most name nothing. Raises MalformedRequest."""
         assert x.operation is not None
         ids_in = x.operation.ids_in
         places = _PLACES.get(id(ids_in))
@@ -66,7 +66,7 @@ class Ownership:
             places = _PLACES[id(ids_in)] = Places(ids_in)
         named = places.ids_named(x.doc, x.captures, dict(parse_qsl(x.query)) if x.query else NOTHING)
         if len(named) > IDS_MAX:
-            raise TooManyIds
+            raise MalformedRequest("The request names more objects than one request may.")
         return named
 
     async def claim(self, x: Exchange, named: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import pytest
 from proxy.channel import ChannelDown
 from proxy.dialects.base import OperationSpec
 from proxy.dialects.owned import DEEP, IDS_MAX, IdIn, IdOut, Listing
-from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, TooManyIds, UnknownId
+from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, MalformedRequest, UnknownId
 from proxy.ledger import entry
 from proxy.ledger.bindings import GONE, Binding
 from proxy.ledger.entry import Attempt, Bind, Observed
@@ -171,7 +171,7 @@ async def test_without_control_what_is_known_goes_on_and_the_rest_is_asked_again
 
 
 def test_more_ids_than_a_request_may_name_are_refused(owner):
-    with pytest.raises(TooManyIds):
+    with pytest.raises(MalformedRequest):
         owner.names(call({"files": [{"file_id": f"file-{n}"} for n in range(IDS_MAX + 1)]}))
 
 
