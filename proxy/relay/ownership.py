@@ -58,7 +58,7 @@ class Ownership:
     # -- requests --
 
     def names(self, x: Exchange) -> dict[str, str]:
-        """id -> where it stands, of everything that a request names; most name nothing. Raises MalformedRequest."""
+        """id -> where it stands, of everything that a request names. Raises MalformedRequest."""
         assert x.operation is not None
         ids_in = x.operation.ids_in
         places = _PLACES.get(id(ids_in))
