@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 from proxy.access.calendar import around
 from proxy.access.limits import CALLS, EVER, KINDS, SMALL_PER_WORKER, SPEND, Kind
 from proxy.broker.outage import Outage
-from proxy.broker.recall import BUSY_MS, Recall
+from proxy.broker.recall import Recall, is_spare
 from proxy.errors import StationFault
 from proxy.ledger.balances import NodeLeases
 from proxy.routing.table import OnOutage
@@ -301,8 +301,8 @@ class LimitDesk:
 
     async def recalled(self, owner: str) -> None:
         """Another node lacks what may be free here. Raises DatabaseUnavailable."""
-        bank, idle_ms = self._bank, self._now_ms() - BUSY_MS
-        for found in [w for w in self._windows.values() if w.bucket == owner and w.drawn_ms < idle_ms]:
+        bank, now_ms = self._bank, self._now_ms()
+        for found in [w for w in self._windows.values() if w.bucket == owner and is_spare(w, now_ms)]:
             await self.recall.from_workers(owner, self._leases.others(found.key, ""))
             if bank is not None:
                 await self._put_back(bank, [found])

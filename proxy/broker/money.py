@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from proxy import telemetry
 from proxy.broker.outage import Outage
-from proxy.broker.recall import BUSY_MS, Recall
+from proxy.broker.recall import Recall, is_spare
 from proxy.broker.trust import Trust
 from proxy.errors import StationFault
 from proxy.ledger.balances import NodeLeases
@@ -256,7 +256,7 @@ class MoneyDesk:
         """Another node lacks what may be free here. Raises DatabaseUnavailable."""
         leases = self._leases.leases_of(account)
         standing = self._standing(account)
-        if self._bank is not None and leases and standing.drawn_ms < self._now_ms() - BUSY_MS:
+        if self._bank is not None and leases and is_spare(standing, self._now_ms()):
             await self.recall.from_workers(account, self._leases.others(account, ""))
             async with standing.lock:
                 for lease in leases:

@@ -9,7 +9,7 @@ import asyncio
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from itertools import count
-from typing import Any
+from typing import Any, Protocol
 
 from proxy.store.windows import Windows
 
@@ -17,8 +17,20 @@ Send = Callable[[str, str, dict[str, Any]], bool]  # (worker, op, args); False: 
 
 WORKERS_S = 0.1  # an answer takes a millisecond, unless a worker is busy
 NODES_S = 0.1  # between two looks at what other nodes gave back; they look for recalls as often
-BUSY_MS = 1_000  # a node that drew of it so lately needs it itself
+BUSY_MS = 1_000  # what a worker asked for so lately is needed here
 ASKED_S = 0.5  # a recall is heard for this long: whoever asked has his answer by then
+
+
+class Drawn(Protocol):
+    """What a node remembers of an account or a limit: when a worker asked last, and was refused."""
+
+    drawn_ms: int
+    refused_ms: int
+
+
+def is_spare(drawn: Drawn, now_ms: int) -> bool:
+    """May other nodes have what is free here? Also what is too little for the calls of this one."""
+    return drawn.drawn_ms < now_ms - BUSY_MS or drawn.refused_ms >= now_ms - BUSY_MS
 
 
 class Recall:

@@ -353,6 +353,19 @@ async def test_what_another_node_does_not_need_comes_back(
     assert await database.fetchval("SELECT sum(granted_nanos) FROM lease") == 100 * YUAN
 
 
+async def test_parts_that_are_too_small_for_either_node_come_together(
+    desk: Desk, account: int, database: Database
+) -> None:
+    """A refused node gives up what it cannot use, however busy it is."""
+    held = await desk.take(account, 97 * YUAN)
+    await desk.money.recalled(account)
+    assert await available(database) == 0
+    await desk.money.give("w0-a", account, held["lease"], 1 * YUAN)
+    assert await desk.take(account, 10 * YUAN) == NO_CREDIT  # 4 are free
+    await desk.money.recalled(account)
+    assert await available(database) == 4 * YUAN
+
+
 async def test_a_node_that_needs_it_itself_gives_nothing_back(
     desk: Desk, account: int, database: Database
 ) -> None:
