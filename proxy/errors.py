@@ -1,8 +1,7 @@
 """What can go wrong, whose fault it is, what the caller is told and whether to try again.
 
-Owns every refusal's code, HTTP status and wording. Imports nothing of the project.
-A message never holds a secret, an upstream's name or bytes that a client sent, so that it can be
-shown and logged as it is.
+Owns every refusal's code, HTTP status and wording. Imports nothing of the project. A message never holds a
+secret, an upstream's name or bytes that a client sent, so that it can be shown and logged as it is.
 """
 
 from __future__ import annotations

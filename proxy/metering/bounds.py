@@ -183,6 +183,11 @@ def _length(value: object) -> int:
     return len(value) if type(value) is list else 0
 
 
+def output_asked(doc: Mapping[str, Any]) -> int:
+    """The tokens of output that a request allows for one answer; 0: it does not say."""
+    return max((limit for name in _OUTPUT_LIMITS if (limit := _whole(doc.get(name))) is not None), default=0)
+
+
 def _bound_output(usage: Usage, doc: Mapping[str, Any], n: int, max_output: int | None) -> None:
     asked = [limit for name in _OUTPUT_LIMITS if name in doc and (limit := _whole(doc[name])) is not None]
     most = max(asked, default=OUTPUT_TOKENS if max_output is None else max_output)

@@ -11,7 +11,6 @@ import asyncio
 import math
 from collections.abc import Mapping
 from contextlib import suppress
-from decimal import Decimal
 from typing import Any
 
 import orjson
@@ -20,6 +19,7 @@ from proxy.dialects.base import OperationSpec
 from proxy.errors import (
     BodyNotJson,
     BodyTooLarge,
+    ContextExceeded,
     ModelMissing,
     Overloaded,
     ParameterRefused,
@@ -27,8 +27,10 @@ from proxy.errors import (
     UnsupportedCoding,
 )
 from proxy.http1.multipart import is_form
+from proxy.metering.bounds import output_asked
 from proxy.metering.decode import CODINGS, TooLong, Undecodable, decode
 from proxy.metering.members import Members, check_values, insert_member, read_members, remove_member
+from proxy.relay import prompts
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
 from proxy.relay.spool import Spool
@@ -101,7 +103,7 @@ class Bodies:
             raise UnsupportedCoding
         guarded, early = x.operation.guarded, None
         if x.route.parameters is not None:
-            guarded += x.route.parameters.names
+            guarded += x.route.parameters.drop + x.route.parameters.guarded
         elif x.operation.kind in _PRICED_BY_MODEL:
             early = () if x.captures.get("model") or x.operation.model_at != "body" else ("model",)
         await x.upload.receive_form(content_type, guarded, early)
@@ -112,14 +114,14 @@ async def parse(x: Exchange, facts: HeadFacts) -> None:
     """Fill in document, spans, model and stream flag of a request.
 
     Raises BodyNotJson, DuplicateMember, UnsupportedCoding, ParameterRefused, ModelMissing, UnknownModel,
-    BodyTooLarge.
+    BodyTooLarge, ContextExceeded.
     """
     assert x.route is not None and x.operation is not None
     policy = x.route.parameters
     if x.upload is not None:
         x.doc = x.upload.doc
         if policy is not None:
-            _check_ranges(policy, _as_numbers(x.doc, policy))
+            _check(policy, _as_numbers(x.doc, policy))
             x.upload.dropped = policy.drop
         x.is_stream = x.operation.streams and str(x.doc.get("stream")).lower() == "true"
     elif not x.content and x.operation.model_at == "none":
@@ -140,6 +142,8 @@ async def parse(x: Exchange, facts: HeadFacts) -> None:
     elif facts.body_coding:
         x.coded = x.content  # unread: it goes on as it came
     x.model = _model_of(x)
+    if policy is not None and policy.within_context:
+        await _check_context(x)
 
 
 def _asks_for_stream(x: Exchange, operation: OperationSpec) -> bool:
@@ -171,8 +175,8 @@ def _understand(content: bytes, guarded: tuple[str, ...], policy: Parameters | N
     """The body without what the route drops, and what is in it."""
     if policy is None:
         return content, read_members(content, guarded)
-    members = read_members(content, guarded + tuple(name for name, _, _ in policy.range))
-    _check_ranges(policy, members.doc)
+    members = read_members(content, guarded + policy.guarded)
+    _check(policy, members.doc)
     dropped = [name for name in policy.drop if name in members.doc]
     if not dropped:
         return content, members
@@ -198,26 +202,42 @@ def _model_of(x: Exchange) -> str:
     return named or ""
 
 
-def _check_ranges(policy: Parameters, doc: Mapping[str, Any]) -> None:
-    for name, low, high in policy.range:
-        value = doc.get(name)
-        if value is None:
-            continue
-        if isinstance(value, bool) or not isinstance(value, int | float):
-            raise ParameterRefused(f"'{name}' must be a number.", param=name)
-        if not Decimal(low) <= Decimal(str(value)) <= Decimal(high):
-            raise ParameterRefused(f"'{name}' must be between {low} and {high}.", param=name)
+def _check(policy: Parameters, doc: Mapping[str, Any]) -> None:
+    refusal = policy.refusal(doc)
+    if refusal is not None:
+        raise ParameterRefused(refusal.text, param=refusal.param)
+
+
+async def _check_context(x: Exchange) -> None:
+    """Input and the output that is asked for must fit into the model's context, where the file knows it.
+
+    Only what may be too long is counted: a token is a byte of the body at least. What the vendor puts around
+    the messages is not, nor are pictures: those who come closer than that are refused by the vendor itself.
+    """
+    assert x.snapshot is not None
+    model = x.snapshot.model_for(x.model)
+    if model is None or model.context is None:
+        return
+    asked = output_asked(x.doc)
+    room = model.context - asked
+    if len(x.content) <= room:
+        return
+    tokens = await asyncio.to_thread(prompts.count, x.content, x.model)
+    if tokens > room:
+        more = f", and 'max_tokens' asks for {asked} more" if asked else ""
+        raise ContextExceeded(
+            f"This model's context is {model.context} tokens: the input has {tokens}{more}.",
+            param="max_tokens" if asked else None,
+        )
 
 
 def _as_numbers(doc: Mapping[str, Any], policy: Parameters) -> dict[str, Any]:
-    """The fields of a form that have a range, as a JSON body would have them."""
-    found: dict[str, Any] = {}
-    for name, _, _ in policy.range:
-        if name in doc:
-            with suppress(ValueError):
-                number = float(doc[name])
-                found[name] = number if math.isfinite(number) else doc[name]
-            found.setdefault(name, doc[name])
+    """The fields of a form as a JSON body would have them."""
+    found = dict(doc)
+    for name in policy.numbers & doc.keys():
+        with suppress(ValueError):
+            number = float(doc[name])
+            found[name] = number if math.isfinite(number) else doc[name]
     return found
 
 

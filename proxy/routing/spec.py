@@ -13,6 +13,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field, Tag
 
 from proxy.routing import units
+from proxy.routing.figures import Price
 from proxy.routing.scalars import (
     BY_KIND,
     LIST,
@@ -30,6 +31,7 @@ from proxy.routing.scalars import (
     Host,
     LiteralModel,
     MemberName,
+    MemberPath,
     Method,
     ModelName,
     Money,
@@ -126,44 +128,6 @@ class Endpoint(Section):
         description="Whole answers that come later than proxy_read_timeout: refused in time with a hint where"
         " to go, or kept alive by white space in front of the JSON.",
     )
-
-
-# -- prices --------------------------------------------------------------------------------------
-
-
-class Figures(Section):
-    """Amounts: the first ones per million tokens, the others for one."""
-
-    input: Money | None = None
-    output: Money | None = None
-    cache_read: Money | None = None
-    cache_write_5m: Money | None = None
-    cache_write_1h: Money | None = None
-    input_audio: Money | None = None
-    cached_audio: Money | None = None
-    input_image: Money | None = None
-    output_audio: Money | None = None
-    output_image: Money | None = None
-    call: Money | None = None
-    second: Money | None = None
-    character: Money | None = None
-    image: Money | None = None
-    tools: dict[Text, Money] = Field(default_factory=dict)  # ten thousand prices: copying {} is slower
-    units: dict[Text, Money] = Field(default_factory=dict)
-    sizes: dict[Text, Money] = Field(default_factory=dict)
-
-
-class Level(Figures):
-    """Figures of calls with more than so many input tokens."""
-
-    input_tokens: Positive
-
-
-class Price(Figures):
-    above: list[Level] = Field(default_factory=list)
-    service_tiers: dict[Text, Figures] = Field(default_factory=dict)
-    multiplied: Flag = True
-    free: Flag = False
 
 
 # -- upstreams -----------------------------------------------------------------------------------
@@ -295,9 +259,27 @@ class Model(Section):
     limits: Limits = Limits()
 
 
+ANY = "any"
+Bounds = Annotated[list[Bound], Field(min_length=2, max_length=2)]
+
+
 class Parameters(Section):
-    drop: list[MemberName] = []
-    range: dict[MemberName, Annotated[list[Bound], Field(min_length=2, max_length=2)]] = {}
+    """What members of request bodies may be; anything else is an invalid_request_error."""
+
+    drop: list[MemberName] = Field(default=[], description="Cut out before the request goes on.")
+    refuse: list[MemberPath] = Field(default=[], description="Not supported, whatever their value.")
+    range: dict[MemberPath, Bounds] = {}
+    one_of: dict[MemberPath, Annotated[list[Text], Field(min_length=1)]] = {}
+    not_empty: list[MemberPath] = Field(default=[], description="Must be there, and with something in it.")
+    not_together: list[
+        dict[
+            MemberPath,
+            Annotated[Annotated[Literal["any"], Tag(TEXT)] | Annotated[Bounds, Tag(LIST)], BY_KIND],
+        ]
+    ] = Field(default=[], description="Refused where all of one entry are as it says.")
+    within_context: Flag = Field(
+        default=False, description="Input and max_tokens together must fit into the model's context."
+    )
 
 
 class Route(Section):

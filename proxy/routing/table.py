@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy.routing.globs import Globs
+from proxy.routing.parameters import Parameters
 from proxy.routing.paths import Match, PathIndex
 from proxy.routing.tiers import Gateway, Limits, OnOutage, Tier, limits_from, tier_from
 
@@ -178,19 +179,6 @@ class Model:
 
 
 @dataclass(frozen=True, slots=True)
-class Parameters:
-    """What a route does to members of the request body: `drop` are cut out, outside of `range` is a 400."""
-
-    drop: tuple[str, ...] = ()
-    range: tuple[tuple[str, str, str], ...] = ()  # name, lowest, highest; decimal text
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """All members that it is about."""
-        return self.drop + tuple(name for name, _, _ in self.range)
-
-
-@dataclass(frozen=True, slots=True)
 class Route:
     id: str  # its path pattern
     path: str
@@ -288,19 +276,14 @@ def _model(data: Document) -> Model:
     )
 
 
-def _parameters(data: Document | None) -> Parameters | None:
-    if data is None:
-        return None
-    return Parameters(tuple(data["drop"]), tuple((name, lo, hi) for name, lo, hi in data["range"]))
-
-
 def _route(data: Document) -> Route:
+    rules = data["parameters"]
     return Route(
         **{
             **data,
             "methods": tuple(data["methods"]),
             "candidates": _candidates(data["candidates"]),
-            "parameters": _parameters(data["parameters"]),
+            "parameters": None if rules is None else Parameters.from_document(rules),
             "request_pass": _names(data["request_pass"]),
         }
     )

@@ -25,6 +25,9 @@ _HOST = re.compile(r"[a-z0-9](?:[a-z0-9.-]{0,251}[a-z0-9])?|\[[0-9a-f:.]+\]")
 _HEADER_VALUE = re.compile(r"[\t\x20-\x7e\xa0-\xff]*")
 _METHOD = re.compile("[A-Z]{3,10}")
 _MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
+_MEMBER_PATH = re.compile(
+    r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\[\])?(?:\.[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\[\])?){0,7}"
+)
 MODEL_CHARACTERS_MAX = 256
 
 
@@ -131,6 +134,13 @@ def member_name(text: str) -> str:
     """A top-level member of a JSON request body."""
     if not _MEMBER.fullmatch(text):
         raise ValueError("must be the name of a parameter such as temperature")
+    return text
+
+
+def member_path(text: str) -> str:
+    """A member of a JSON request body, also inside of others: `response_format.type`, `messages[].role`."""
+    if not _MEMBER_PATH.fullmatch(text):
+        raise ValueError("must be a parameter such as temperature or messages[].role")
     return text
 
 

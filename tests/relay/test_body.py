@@ -6,7 +6,7 @@ import gzip
 import json
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import brotli
 import orjson
@@ -20,6 +20,7 @@ from proxy.errors import (
     BodyNotJson,
     BodyTimeout,
     BodyTooLarge,
+    ContextExceeded,
     DuplicateMember,
     MalformedRequest,
     ModelMissing,
@@ -34,8 +35,10 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
 from proxy.relay.spool import Spool
 from proxy.routing.table import Endpoint, Parameters, Route
+from proxy.snapshot import Snapshot
 from tests.fakes.calls import GivenBody, call
 from tests.http1.test_multipart import file, part
+from tests.routing.compiling import UPSTREAMS, rules, table
 
 ENDPOINT = Endpoint("direct", "https://a.test", (), "", "", None, False, ())
 SPOOL = Spool(Path("/nonexistent"))
@@ -243,7 +246,7 @@ async def test_a_body_of_nothing_but_values_is_refused_before_it_is_parsed() -> 
 
 
 async def test_a_large_body_keeps_to_the_routes_parameters() -> None:
-    policy = Parameters(drop=("user",), range=(("n", "1", "2"),))
+    policy = rules(drop=["user"], range={"n": ["1", "2"]})
     x = parsed_call(b'{"user":"u","messages":"%b","n":2}' % (b"x" * 1_000_000), parameters=policy)
     x.captures = {"model": "m"}
     await parse(x, FACTS)
@@ -274,7 +277,7 @@ async def test_a_route_may_have_a_model_for_those_who_name_none(content: bytes) 
 
 # -- a route's parameters --------------------------------------------------------------------------
 
-RANGE = Parameters(range=(("temperature", "0", "1"), ("n", "1", "5")))
+RANGE = rules(range={"temperature": ["0", "1"], "n": ["1", "5"]})
 
 
 @pytest.mark.parametrize("value", ["0", "1", "0.5", "1.0", "1e-3", "null"])
@@ -309,6 +312,38 @@ async def test_what_is_dropped_may_not_hide_behind_a_second_one() -> None:
     drop = Parameters(drop=("logit_bias",))
     with pytest.raises(DuplicateMember):
         await parse(parsed_call(b'{"model":"m","logit_bias":1,"logit_bias":2}', parameters=drop), FACTS)
+
+
+@pytest.mark.parametrize(
+    ("words", "model", "limit", "refusal"),
+    [
+        (5, "gpt-4o-mini", {}, None),
+        (90, "gpt-4o-mini", {}, None),  # its body is longer than the context, its text is not
+        (90, "gpt-4o-mini", {"max_tokens": 5}, None),
+        (90, "gpt-4o-mini", {"max_tokens": 20}, "the input has 90, and 'max_tokens' asks for 20 more"),
+        (90, "gpt-4o-mini", {"max_completion_tokens": 20}, "'max_tokens' asks for 20 more"),
+        (200, "gpt-4o-mini", {}, "This model's context is 100 tokens: the input has 200."),
+        (200, "unbounded", {"max_tokens": 20}, None),
+        (200, "unknown", {}, None),
+    ],
+)
+async def test_input_and_output_must_fit_into_the_context(
+    words: int, model: str, limit: dict[str, int], refusal: str | None
+) -> None:
+    models = (
+        "models:\n  gpt-4o-mini: {context: 100, candidates: [{upstream: openai}]}\n"
+        "  unbounded: {candidates: [{upstream: openai}]}\nprices: {unbounded: {free: true}}\n"
+    )
+    asked = {"model": model, "messages": [{"role": "user", "content": "a" + " a" * (words - 1)}], **limit}
+    x = parsed_call(orjson.dumps(asked), parameters=rules(within_context="true"))
+    x.snapshot = cast(Snapshot, table(UPSTREAMS + models))
+    if refusal is None:
+        await parse(x, FACTS)
+        return
+    with pytest.raises(ContextExceeded) as refused:
+        await parse(x, FACTS)
+    assert refusal in refused.value.message
+    assert refused.value.param == ("max_tokens" if limit else None)
 
 
 # -- sending on ------------------------------------------------------------------------------------
@@ -452,7 +487,7 @@ async def test_a_picture_is_read_whole_for_what_its_price_needs(tmp_path: Path) 
 
 
 async def test_a_recording_whose_route_has_rules_is_read_whole(tmp_path: Path) -> None:
-    policy = Parameters(drop=("language",), range=(("temperature", "0", "1"),))
+    policy = rules(drop=["language"], range={"temperature": ["0", "1"]})
     begin = fields_of(model="m") + file("file", b"x" * 50_000)
     x = await form_call(
         begin + fields_of(language="de", temperature="0.5") + b"--b--", tmp_path, parameters=policy

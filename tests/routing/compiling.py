@@ -8,7 +8,10 @@ from typing import Any
 
 from proxy.dialects import DIALECTS
 from proxy.errors import ConfigError
+from proxy.routing import spec
 from proxy.routing.loader import Compiled, Vendors, load
+from proxy.routing.loader.parameters import compiled
+from proxy.routing.parameters import Parameters
 from proxy.routing.table import Table
 
 OFFICIAL_USD = {
@@ -69,3 +72,10 @@ def mistakes(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
 
 def warnings(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
     return [line.removeprefix("routes.yaml:") for line in compile_text(text, environ).warnings]
+
+
+def rules(**words: Any) -> Parameters:
+    """`parameters:` of a route, whose scalars are texts as in a file."""
+    row = compiled(spec.Parameters.model_validate(words))
+    assert row is not None
+    return Parameters.from_document(row)

@@ -9,6 +9,7 @@ from zoneinfo import ZoneInfo
 
 from proxy.routing import spec
 from proxy.routing.globs import is_glob, matches, overlap, ties
+from proxy.routing.loader import parameters
 from proxy.routing.loader.builtin import OWN_PATHS, OWN_PREFIXES
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.mistakes import Path, did_you_mean
@@ -205,7 +206,7 @@ def _check_routes(draft: Draft) -> None:
         _check_destination(draft, path, route)
         for i, header in enumerate(route.pass_):
             _check_passing(draft, (*path, "pass", i), header)
-        _check_parameters(draft, path, route)
+        parameters.check(draft, path, route)
 
 
 def _check_route_path(draft: Draft, path: Path, route: spec.Route) -> None:
@@ -247,19 +248,6 @@ def _check_default_model(draft: Draft, path: Path, route: spec.Route) -> None:
             draft.wrong(path, f"no candidate of '{route.default_model}' offers {name}")
     elif not draft.shaped.knows("models", route.default_model):
         draft.unknown(path, "model", draft.file.models)
-
-
-def _check_parameters(draft: Draft, path: Path, route: spec.Route) -> None:
-    if route.parameters is None:
-        return
-    path = (*path, "parameters")
-    guarded = draft.operations[draft.operation_of(route)].guarded
-    for i, name in enumerate(route.parameters.drop):
-        if name in guarded or name == "model":
-            draft.wrong((*path, "drop", i), f"{name} decides about the bill: it cannot be dropped")
-    for name, (lowest, highest) in route.parameters.range.items():
-        if lowest > highest:
-            draft.wrong((*path, "range", name), "begins above its end")
 
 
 # -- leftovers -----------------------------------------------------------------------------------

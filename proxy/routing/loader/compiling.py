@@ -12,7 +12,7 @@ from urllib.parse import unquote, urlsplit
 
 from proxy.routing import spec
 from proxy.routing.globs import Globs
-from proxy.routing.loader import business
+from proxy.routing.loader import business, parameters
 from proxy.routing.loader.builtin import DEFAULT_MODELS, HIDDEN_REASONING, HIDDEN_REASONING_DRAIN_MS
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.rates import official_prices, own_prices
@@ -261,7 +261,6 @@ def _route(draft: Draft, route: spec.Route, line: int) -> Row:
     methods = route.methods or list(
         caller.operations[name].methods if caller and name in caller.operations else ()
     )
-    parameters = route.parameters
     return {
         "id": route.path,
         "path": route.path,
@@ -270,11 +269,7 @@ def _route(draft: Draft, route: spec.Route, line: int) -> Row:
         "dialect": draft.caller_of(route),
         "default_model": route.default_model,
         "candidates": _candidates(route.candidates),
-        "parameters": parameters
-        and {
-            "drop": parameters.drop,
-            "range": [(name, str(lo), str(hi)) for name, (lo, hi) in parameters.range.items()],
-        },
+        "parameters": parameters.compiled(route.parameters),
         "request_pass": [name.lower() for name in route.pass_],
         "body_limit": route.body_limit,
         "on_break": route.on_break,
