@@ -33,17 +33,21 @@ from proxy.metering.count import load_vocabulary
 from proxy.relay.admission import Admission, Desk
 from proxy.relay.body import Bodies
 from proxy.relay.cooldown import Cooldowns
+from proxy.relay.dialler import Dialler
 from proxy.relay.handler import Relay
+from proxy.relay.ids import IdSource
 from proxy.relay.ingress import Ingress
 from proxy.relay.metering_task import MeterQueue
 from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
 from proxy.relay.plan import Tools
 from proxy.relay.pool import Pool, tls_context
+from proxy.relay.realtime import Sessions
 from proxy.relay.returns import Returns
 from proxy.relay.settling import Settler
 from proxy.relay.spool import Spool
 from proxy.relay.sweep import Sweeper
+from proxy.relay.turns import Books
 from proxy.routing.selection import Place
 from proxy.settings import Settings
 from proxy.snapshot import Assembly, secrets_in
@@ -87,7 +91,10 @@ class Worker:
         self.settler = Settler(self.gate, self.journal, self.channel.notify, self.stats, loop, wall_ms)
         cooldowns = Cooldowns(wall_ms, self.channel.notify)
         admission = Admission(self.desk)
-        self.pool = Pool(loop, ssl_context=tls_context(), clock=monotonic)
+        tls = tls_context()
+        books = Books(admission, self.settler, self.journal, IdSource().next)
+        self.pool = Pool(loop, ssl_context=tls, clock=monotonic)
+        self.dialler = Dialler(tls)
         self.relay = Relay(
             admission=admission,
             bodies=Bodies(Spool(settings.spool_dir)),
@@ -97,6 +104,7 @@ class Worker:
             settler=self.settler,
             cooldowns=cooldowns,
             ownership=Ownership(self.channel, self.journal, wall_ms),
+            sessions=Sessions(books, cooldowns.report, self.dialler),
             tools=Tools(loop, wall_ms, self.meters, self.sweeper, self.settler, cooldowns.report),
         )
         self.ingress = Ingress(
@@ -174,6 +182,7 @@ class Worker:
     async def _drain(self) -> None:
         """Accept no new connection, serve those that there are, cut what does not end within the grace."""
         self.relay.is_draining = True
+        self.relay.sessions.drain()
         if self._server is not None:
             self._server.close()  # who is not accepted yet waits for the next worker
         deadline = self.loop.time() + self.settings.drain_grace_s
@@ -186,6 +195,7 @@ class Worker:
                 x.pump.cut("shutdown", StationFault(retry_after_s=1.0))
         self._tell_numbers()
         await self.relay.pages.close()
+        await self.dialler.close()
         await self.ingress.shutdown(1.0)
         self.pool.close()
         await self.journal.close()

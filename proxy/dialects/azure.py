@@ -10,7 +10,7 @@ from dataclasses import replace
 import orjson
 
 from proxy.dialects import openai_format as fmt
-from proxy.dialects import openai_media
+from proxy.dialects import openai_media, openai_realtime
 from proxy.dialects.base import Dialect
 from proxy.dialects.openai import OPENAI
 
@@ -20,6 +20,16 @@ _ON_DEPLOYMENTS = {
     for spec in (*fmt.OPERATIONS.values(), *openai_media.SPECS)
     if spec.billed and spec.name != "images.variations"
 }
+# Here the deployment is in the query: a session has a path of its own.
+_SESSIONS = {
+    spec.name: replace(
+        spec, path="/openai/realtime", session=replace(spec.session, model_in_query=("deployment", "model"))
+    )
+    if spec.session
+    else spec
+    for spec in openai_realtime.SPECS
+}
+_OPERATIONS = _ON_DEPLOYMENTS | _SESSIONS
 
 # Azure's own codes where it has one; they are strings of letters or of digits.
 _CODES = {
@@ -41,8 +51,9 @@ def error_body(kind: str, code: str, message: str, param: str | None, status: in
 AZURE = Dialect(
     name="azure",
     # The path wins over a `model` member of the body, which may be missing or say something else.
-    operations=_ON_DEPLOYMENTS,
-    paths=dict.fromkeys(_ON_DEPLOYMENTS, "/openai/deployments/{model}/{operation_path}"),
+    operations=_OPERATIONS,
+    paths=dict.fromkeys(_ON_DEPLOYMENTS, "/openai/deployments/{model}/{operation_path}")
+    | dict.fromkeys(_SESSIONS, "/openai/realtime"),
     query=(("api-version", "2024-10-21"),),
     auth=(b"api-key", b""),
     request_pass=fmt.REQUEST_PASS | {b"extra-parameters", b"x-ms-client-request-id", b"x-ms-useragent"},

@@ -15,7 +15,9 @@ from proxy.dialects.owned import IdIn, IdOut, Listing, Task
 from proxy.metering.scanner import ANY, Pointer
 from proxy.metering.usage import Usage
 
-__all__ = ["ANY", "Dialect", "Meter", "OperationSpec", "Pointer", "Rules", "Tools", "UsagePointers"]
+__all__ = [
+    "ANY", "Dialect", "Meter", "OperationSpec", "Pointer", "Rules", "Session", "Tools", "UsagePointers",
+]  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +73,23 @@ class Rules:
     tools: Tools | None = None
 
 
+@dataclass(frozen=True, slots=True)
+class Session:
+    """What is particular to a WebSocket whose frames are JSON values, whatever their opcode.
+
+    A turn of a session is what is billed; it ends with the event that reports its usage.
+    """
+
+    model_in_query: tuple[str, ...] = ()  # parameters that name the model; the first is this dialect's own
+    model_in_first: Pointer = ()  # or where the client's first frame does: the upstream is dialled then
+    error: Callable[[str, str, str], bytes] | None = None
+    """(kind, code, message) -> the text frame that tells a client; None: only the close frame does."""
+    spoken: tuple[Pointer, ...] = ()  # generated sound, as base64
+    transcriber: tuple[Pointer, ...] = ()  # the model that transcribes the caller's speech, as events name it
+    transcribed: str = ""  # the kind of event that reports the usage of such a transcript
+    transcript: str = ""  # the operation as which it is billed
+
+
 Foretell = Callable[[Mapping[str, Any], Mapping[str, Any], Callable[[bytes], bytes | None]], Usage | None]
 """(request document, content of the price, header of the answer by name) -> what is known of the usage
 without the content of the answer; None: nothing."""
@@ -85,8 +104,8 @@ class OperationSpec:
     methods: tuple[str, ...] = ("POST",)
     api: str = ""  # the API that it is part of: a file may name this instead of each operation
     kind: str = "text"  # what it consumes: how it is bounded and priced (metering.bounds, metering.pricing)
-    request: str = "json"  # "json" | "form" (multipart or JSON, by content type) | "opaque" | "none"
-    model_at: str = "body"  # "body" (also a form's field) | "path" | "none"
+    request: str = "json"  # "json" | "form" (multipart or JSON, by its type) | "opaque" | "none" | "socket"
+    model_at: str = "body"  # "body" (also a form's field) | "path" | "session" | "none"
     streams: bool = False  # has a `stream` member
     streams_unasked: bool = False  # what the absence of that member means
     stream_header: str = ""  # the request header that asks for a stream instead
@@ -100,6 +119,7 @@ class OperationSpec:
     rules: Rules | None = None  # how its answers are read; None: the dialect's own meter knows
     own_meter: Callable[[OperationSpec, bool], Meter] | None = None  # of what rules cannot say
     foretold: Foretell | None = None
+    session: Session | None = None  # of request "socket"
     ids_in: tuple[IdIn, ...] = ()  # what of the vendor's a request may name: unbound or foreign is 404
     ids_out: tuple[IdOut, ...] = ()  # what an answer makes the caller's: bound before the answer ends
     task: Task | None = None  # what it submits, or (where it is free) shows

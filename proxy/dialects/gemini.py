@@ -13,9 +13,10 @@ import orjson
 
 from proxy.dialects import headers
 from proxy.dialects.answer import known_int
-from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules
+from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules, Session
 from proxy.dialects.owned import DEEP, IdIn
-from proxy.dialects.rules import RuledMeter, reading
+from proxy.dialects.realtime import TurnMeter
+from proxy.dialects.rules import make_meter, reading
 from proxy.metering.usage import Usage
 
 # -- usage -----------------------------------------------------------------------------------------
@@ -126,6 +127,34 @@ _EMBED = OperationSpec(
     rules=Rules(),
 )
 
+# https://ai.google.dev/api/live; frames are JSON in text or in binary messages.
+_LIVE_PATH = "/ws/google.ai.generativelanguage.v1beta.GenerativeService.BidiGenerateContent"
+_LIVE = OperationSpec(
+    "live",
+    _LIVE_PATH,
+    ("GET",),
+    request="socket",
+    model_at="session",
+    generates_text=True,
+    replayable=False,
+    guarded=(),
+    meter=USAGE,
+    rules=Rules(
+        values=b"{",
+        finished=(("serverContent", "turnComplete"),),
+        text=(
+            ("serverContent", "modelTurn", "parts", ANY, "text"),
+            ("serverContent", "outputTranscription", "text"),
+            ("toolCall", "functionCalls", ANY, "args"),
+        ),
+    ),
+    own_meter=TurnMeter,
+    session=Session(
+        model_in_first=("setup", "model"),
+        spoken=(("serverContent", "modelTurn", "parts", ANY, "inlineData", "data"),),
+    ),
+)
+
 # The names are Google's verbs; one that another family has too has more of a name.
 OPERATIONS: dict[str, OperationSpec] = {
     spec.name: spec
@@ -168,6 +197,7 @@ OPERATIONS: dict[str, OperationSpec] = {
             guarded=("instances", "parameters"),
             rules=Rules(vendor_id=(("name",),)),
         ),
+        _LIVE,
     )
 }
 
@@ -214,12 +244,12 @@ GEMINI = Dialect(
     name="gemini",
     operations=OPERATIONS,
     paths=dict.fromkeys(OPERATIONS, "/v1beta/{operation_path}")
-    | {"predict_long_running": "/v1beta/models/{model}:predictLongRunning"},
+    | {"predict_long_running": "/v1beta/models/{model}:predictLongRunning", "live": _LIVE_PATH},
     auth=(b"x-goog-api-key", b""),
     request_pass=_REQUEST_PASS,
     response_pass=headers.RESPONSE,
     query_pass=_QUERY,
     error_body=error_body,
     stream_error=stream_error,
-    make_meter=RuledMeter,
+    make_meter=make_meter,
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.dialects import openai_format as fmt
-from proxy.dialects import openai_media, openai_resources, openai_responses
+from proxy.dialects import openai_media, openai_realtime, openai_resources, openai_responses
 from proxy.dialects.base import Dialect
 from proxy.dialects.owned import IdOut
 
@@ -15,7 +15,13 @@ _CHAT = replace(
     ids_out=(IdOut("completion", (("id",),), asked="store", by_default=False, days=30),),
 )
 OPERATIONS = fmt.OPERATIONS | {
-    spec.name: spec for spec in (*openai_responses.SPECS, *openai_media.SPECS, *openai_resources.SPECS)
+    spec.name: spec
+    for spec in (
+        *openai_responses.SPECS,
+        *openai_media.SPECS,
+        *openai_realtime.SPECS,
+        *openai_resources.SPECS,
+    )
 }
 OPERATIONS["chat"] = _CHAT
 

@@ -14,7 +14,7 @@ from typing import Any
 from orjson import dumps
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
-from proxy.dialects.base import ANY, OperationSpec, Pointer, Rules, Tools, UsagePointers
+from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, Rules, Tools, UsagePointers
 from proxy.metering.events import JsonSplitter
 from proxy.metering.scanner import PointerScanner
 from proxy.metering.usage import Usage
@@ -173,6 +173,11 @@ class RuledMeter(AnswerMeter):
             self._counts[name] = count
         elif count:  # later events need not tell it again
             self._tools[kind] = count
+
+
+def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
+    """A fresh meter for one answer, of a family whose operations all have rules."""
+    return (operation.own_meter or RuledMeter)(operation, is_event_stream)
 
 
 @cache

@@ -9,9 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from proxy.dialects.anthropic import ANTHROPIC
-from proxy.dialects.base import Meter, OperationSpec
 from proxy.dialects.gemini import GEMINI
-from proxy.dialects.rules import RuledMeter
 
 # The model is in the path, and whether it streams is in the verb.
 _RAW = replace(
@@ -32,19 +30,18 @@ _CLAUDE = {
 }
 
 
-def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
-    """A fresh meter for one answer."""
-    return (operation.own_meter or RuledMeter)(operation, is_event_stream)
-
+# Its Live service has a name of its own; the model is a resource there.
+_LIVE = replace(
+    GEMINI.operations["live"], path="/ws/google.cloud.aiplatform.v1.LlmBidiService/BidiGenerateContent"
+)
 
 VERTEX = replace(
     GEMINI,
     name="vertex",
-    operations=GEMINI.operations | _CLAUDE,
+    operations=GEMINI.operations | _CLAUDE | {"live": _LIVE},
     paths=dict.fromkeys(GEMINI.operations, "/publishers/google/{operation_path}")
-    | {"predict_long_running": "/publishers/google/models/{model}:predictLongRunning"}
+    | {"predict_long_running": "/publishers/google/models/{model}:predictLongRunning", "live": _LIVE.path}
     | dict.fromkeys(_CLAUDE, "/publishers/anthropic/{operation_path}"),
     auth=(b"authorization", b"Bearer "),
     request_pass=GEMINI.request_pass | {b"anthropic-beta", b"anthropic-version"},
-    make_meter=make_meter,
 )

@@ -27,6 +27,7 @@ from proxy.errors import (
 from proxy.metering.bounds import hold_bound
 from proxy.metering.pricing import PPM, cost_nanos, price_from_content, unpriced_options
 from proxy.metering.quote import Sale
+from proxy.metering.usage import Usage
 from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
 from proxy.routing.table import Model, Upstream
@@ -148,6 +149,13 @@ class Admission:
         assert x.standing is not None
         await self._lines.admit(x, self.hold(x, x.standing), x.standing.limits)
 
+    async def admit_for(self, x: Exchange, usage: Usage) -> None:
+        """The same for what was consumed already; limits of calls and tokens cannot undo it."""
+        assert x.standing is not None
+        standing = x.standing
+        cost = cost_nanos(standing.price, usage, standing.model_ppm, standing.tier_ppm)
+        await self._lines.admit(x, cost, ())
+
     async def enter(self, x: Exchange, upstream: Upstream) -> ProxyError | None:
         """Take the limits of an upstream that has some, for as long as the call is there; the refusal."""
         assert upstream.limits is not None
@@ -162,7 +170,7 @@ class Admission:
         bound = hold_bound(
             x.operation.kind,
             x.doc,
-            len(x.content),
+            len(x.content) + x.content_bound,
             model.context if model else None,
             model.max_output if model else None,
         )

@@ -6,6 +6,7 @@ Times without a unit suffix are seconds of time.monotonic() (uvloop's own clock 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
@@ -14,6 +15,7 @@ from proxy.access.admission import Ticket
 from proxy.access.keyring import KeyRecord
 from proxy.access.limits import Limit
 from proxy.dialects.base import Dialect, OperationSpec
+from proxy.errors import ProxyError
 from proxy.ledger.bindings import Binding
 from proxy.ledger.entry import Attempt, Begin
 from proxy.metering.pricing import Price
@@ -24,8 +26,8 @@ from proxy.snapshot import Snapshot
 if TYPE_CHECKING:
     from proxy.relay.heads import HeadFacts, Heads
     from proxy.relay.heartbeat import Heartbeat
+    from proxy.relay.metering_task import Tap
     from proxy.relay.ownership import Ownership
-    from proxy.relay.pump import Pump
     from proxy.relay.sighting import Sighting
     from proxy.relay.uploads import Upload
 
@@ -58,8 +60,29 @@ class Client(Protocol):
 
     def write(self, data: bytes) -> None: ...
     def writelines(self, pieces: Sequence[bytes]) -> None: ...
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Another protocol speaks from here on; it is given the head and what was received behind it."""
+
     def cut(self) -> None:
         """End the connection so that the client cannot take the answer for complete."""
+
+
+class Runner(Protocol):
+    """What carries a call out: a pump, or a turn of a session."""
+
+    @property
+    def tap(self) -> Tap | None:
+        """The meter's end of the answer, once it has begun."""
+
+    def send(self, refused: BaseException | None) -> None:
+        """Begin is written, or could not be."""
+
+    def cut(self, why: str, error: ProxyError) -> None:
+        """End the call by our own decision."""
+
+    def client_paused(self) -> None: ...
+    def client_resumed(self) -> None: ...
+    def client_left(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +135,7 @@ class Exchange:
     doc: dict[str, Any] = field(default_factory=dict)
     spans: dict[str, tuple[int, int]] = field(default_factory=dict)
     uploaded: float = 0.0  # last byte of the request
+    content_bound: int = 0  # bytes of input that are not in `content`: what a session has been told
     model: str = ""
     is_stream: bool = False
 
@@ -122,17 +146,18 @@ class Exchange:
     output_bound: int | None = None  # tokens
     tokens_expected: int = 0  # in and out: what limits of tokens count until the call is over
     kept_bytes: int = 0  # of the request, kept for counting while the stream runs
+    parent: str = ""  # the session that this call is a turn of
     begin: Begin | None = None
     has_begun: bool = False  # Begin is written
     prompt_tokens: int = -1  # our own count of the input; -1: not counted
     attempts: list[Attempt] = field(default_factory=list)
-    pump: Pump | None = None
     heartbeat: Heartbeat | None = None  # at an endpoint that cuts silence
 
     # what lives at the vendor
     bound: Binding | None = None  # what the request names, and where the call must go for it
     sighting: Sighting | None = None  # what the answer is read for
     ownership: Ownership | None = None  # who concludes from either; None: there is neither
+    pump: Runner | None = None
 
     # the answer
     status: int = 0  # what the client was answered; 0: nothing yet

@@ -39,6 +39,7 @@ from proxy.relay.pages import Pages
 from proxy.relay.plan import Plan, Tools
 from proxy.relay.pool import Pool
 from proxy.relay.pump import Pump
+from proxy.relay.realtime import Sessions
 from proxy.relay.settling import Settler
 from proxy.relay.upload_pump import UploadPump
 from proxy.relay.uploads import Sending
@@ -75,6 +76,7 @@ class Relay:
     cooldowns: Cooldowns
     tools: Tools
     ownership: Ownership
+    sessions: Sessions
     heads: Heads | None = None  # swapped whole by a reload; running calls keep theirs
     is_draining: bool = False
 
@@ -86,6 +88,9 @@ class Relay:
                 return
             heads.match(x, facts)
             await self.admission.identify(x, heads.digest(x, facts))
+            if facts.is_session:
+                await self.sessions.serve(x, lambda x: self.choose(x, heads))
+                return
             await self.bodies.read(x)
             x.uploaded = monotonic()
             await body.parse(x, facts)

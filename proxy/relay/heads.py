@@ -55,6 +55,7 @@ class HeadFacts:
     captures: dict[str, str] = field(default_factory=dict)
     dialect: Dialect | None = None
     operation: OperationSpec | None = None
+    is_session: bool = False  # a WebSocket
     digest: bytes = b""
     blocks: dict[tuple[str, str, str, str, bool], bytes] = field(default_factory=dict)
 
@@ -111,6 +112,7 @@ class Heads:
             facts.captures = found.captures
             facts.dialect = self.snapshot.dialects[found.route.dialect]
             facts.operation = facts.dialect.operations[found.route.operation]
+            facts.is_session = facts.operation.request == "socket"
             facts.route = found.route
         x.route, x.captures = facts.route, facts.captures
         x.dialect, x.operation = facts.dialect, facts.operation

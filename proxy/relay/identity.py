@@ -7,6 +7,7 @@ from ipaddress import ip_address, ip_network
 from urllib.parse import parse_qsl
 
 _KEY_HEADERS = ("api-key", "x-api-key", "x-goog-api-key", "mj-api-secret")
+_KEY_PROTOCOL = "openai-insecure-api-key."
 
 
 def key_of(headers: Mapping[str, str], query: str) -> str:
@@ -23,6 +24,9 @@ def key_of(headers: Mapping[str, str], query: str) -> str:
         value = headers.get(name)
         if value:
             return value.strip().removeprefix("Bearer ").lstrip()
+    for protocol in headers.get("Sec-WebSocket-Protocol", "").split(","):
+        if protocol.strip().startswith(_KEY_PROTOCOL):  # browsers cannot set a header
+            return protocol.strip().removeprefix(_KEY_PROTOCOL)
     if "key=" in query:
         return dict(parse_qsl(query)).get("key", "")
     return ""

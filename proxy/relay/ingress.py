@@ -91,6 +91,19 @@ class Connection(asyncio.Protocol):
         if self._transport is not None:
             self._transport.writelines(pieces)
 
+    def hand_over(self, protocol: asyncio.Protocol) -> None:
+        transport, self._transport = self._transport, None
+        if transport is None or self.exchange is None:
+            raise ConnectionResetError  # the client has left meanwhile
+        if not self._is_reading:
+            transport.resume_reading()
+        self.front.sweeper.discard(self)
+        self.front.forget(self)
+        received = self.exchange.head.as_bytes() + self._received
+        transport.set_protocol(protocol)
+        protocol.connection_made(transport)
+        protocol.data_received(received)
+
     def cut(self) -> None:
         self._forbid_clean_end()
         self.close()

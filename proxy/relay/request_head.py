@@ -56,6 +56,12 @@ class RequestHead:
     def is_http10(self) -> bool:
         return self.version < HTTP_11
 
+    def as_bytes(self) -> bytes:
+        """The head again, for another parser."""
+        line = f"{self.method} {self.target} HTTP/{self.version[0]}.{self.version[1]}"
+        fields = [b"%b: %b" % field for field in self.fields]
+        return b"\r\n".join([line.encode("utf-8", "surrogateescape"), *fields, b"", b""])
+
 
 class Found(NamedTuple):
     """A head in what was received: `end` is where the body begins, `length` that of this request's body."""

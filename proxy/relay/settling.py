@@ -107,6 +107,7 @@ class Settler:
             input_bound=x.input_bound,
             request_bytes=x.request_bytes,
             override=standing.override,
+            parent=x.parent,
             multiplied=price.multiplied,
         )
         self.live[x.id] = x

@@ -207,7 +207,11 @@ async def test_a_coding_that_nobody_reads_is_refused(coding: str) -> None:
 
 
 @pytest.mark.parametrize("coding", ["gzip", "deflate", "br", "zstd"])
-@pytest.mark.parametrize("content", [PLAIN, b"", b"\x1f\x8b\x08", CODED["gzip"][:-9], CODED["zstd"][:-9]])
+@pytest.mark.parametrize(
+    "content",
+    [PLAIN, b"", b"\x1f\x8b\x08", CODED["gzip"][:-9], CODED["zstd"][:-9]],
+    ids=["plain", "nothing", "a beginning", "gzip cut short", "zstd cut short"],
+)
 async def test_a_coding_that_lies_is_refused(coding: str, content: bytes) -> None:
     with pytest.raises(BodyNotJson):
         await parse(parsed_call(content, body_limit=1 << 20), coded_facts(coding))

@@ -149,7 +149,7 @@ class Draft:
         for prefix, name in MOUNTS:
             dialect = self.vendors.dialects.get(name)
             for operation in dialect.operations.values() if dialect else ():
-                path = f"{prefix}/{operation.path}"
+                path = operation.path if operation.path.startswith("/") else f"{prefix}/{operation.path}"
                 if operation.path and path not in OWN_PATHS:
                     found.setdefault(
                         (shape(path), operation.methods[0]), BuiltinRoute(path, operation.name, name)
