@@ -194,7 +194,8 @@ class Snapshot:
 
 
 def secrets_in(table: Table) -> Iterator[str]:
-    """What must never be in a log: of credentials, and of proxies on the way to a mirror."""
+    """What must never be in a log: of credentials, of proxies on the way to a mirror, of gateways."""
+    yield from (gateway.secret for gateway in table.gateways.values())
     for upstream in table.upstreams.values():
         yield from (credential.secret for credential in upstream.credentials)
         yield from (mirror.via.secret for mirror in upstream.mirrors if mirror.via and mirror.via.secret)

@@ -8,8 +8,8 @@ from proxy.access.overrides import Override
 from proxy.metering.pricing import cost_nanos
 from proxy.metering.quote import quote
 from proxy.metering.usage import Usage
-from proxy.snapshot import Snapshot
-from tests.routing.compiling import compile_text
+from proxy.snapshot import Snapshot, secrets_in
+from tests.routing.compiling import compile_text, mistakes
 
 YUAN = 1_000_000_000
 
@@ -103,6 +103,15 @@ def test_a_quote_is_what_a_million_tokens_are_billed(snapshot):
     assert lines["input", 0, "flex"].nanos == 2 * YUAN
     usage = Usage(input=1_000_000)  # more than a thousand: of the higher level
     assert lines["input", 1000, ""].nanos == cost_nanos(sale.price, usage, sale.model_ppm, sale.tier_ppm)
+
+
+def test_the_secret_of_a_gateway_is_long_is_there_and_is_never_shown():
+    told = "gateways: {pay: {kind: hmac, secret: %s}}\n"
+    table = Snapshot.from_document(compile_text(STATION + told % "0123456789abcdef").document).table
+    assert "0123456789abcdef" in set(secrets_in(table)) and "0123456789abcdef" not in repr(table.gateways)
+    assert any("shorter" in mistake for mistake in mistakes(STATION + told % "short"))
+    assert any("is empty" in mistake for mistake in mistakes(STATION + told % "''"))
+    assert any("is not set" in mistake for mistake in mistakes(STATION + told % '"${env:NOWHERE?}"'))
 
 
 def test_a_quote_of_what_is_not_multiplied_is_the_price(snapshot):

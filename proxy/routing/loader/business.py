@@ -13,7 +13,6 @@ from proxy.routing.globs import ties
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.mistakes import Path
 from proxy.routing.loader.rates import nanos, price_content
-from proxy.routing.loader.references import ABSENT
 
 Row = dict[str, Any]
 
@@ -93,13 +92,10 @@ def trial_nanos(draft: Draft) -> int | None:
 
 
 def gateways(draft: Draft) -> list[Row]:
-    """Those whose secret is there. A missing or short one is never replaced by something."""
+    """A secret that is missing or short is a mistake: it is never replaced by something."""
     rows = []
     for name, gateway in draft.file.gateways.items():
         path: Path = ("gateways", name)
-        if ABSENT in (gateway.secret, gateway.url, gateway.pid):
-            draft.warn(path, "is disabled: what it refers to is not there")
-            continue
         if len(gateway.secret) < SECRET_CHARACTERS_MIN:
             draft.wrong((*path, "secret"), f"is shorter than {SECRET_CHARACTERS_MIN} characters")
         if gateway.kind == "epay" and (not gateway.pid or not gateway.url):
