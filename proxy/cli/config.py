@@ -174,6 +174,9 @@ def _about_the_call(told: dict[str, Any], path: str) -> list[tuple[str, str]]:
     ]
     if route["default_model"]:
         rows.append(("", f"without a model: {route['default_model']}"))
+    rules = [f"without {', '.join(route['drop'])}"] * bool(route["drop"]) + route["rules"]
+    rules += ["Input and output together must fit into the model's context."] * route["within_context"]
+    rows += [("parameters" if rule is rules[0] else "", rule) for rule in rules]
     if model:
         limits = f"context {model['context'] or '?'}, output {model['max_output'] or '?'}"
         rows.append(("model", f"{model['name']}  ({path}:{model['line']} '{model['pattern']}'), {limits}"))

@@ -19,6 +19,7 @@ from proxy.metering.pricing import cost_nanos
 from proxy.metering.quote import Sale
 from proxy.relay.admission import ESTIMATE_FLOOR_TOKENS
 from proxy.routing.canonical import canonical
+from proxy.routing.parameters import in_words
 from proxy.routing.rewrite import request_headers, same_path, upstream_target
 from proxy.routing.selection import Choice, Wish, order
 from proxy.routing.table import Candidate, Match, Model, Tier
@@ -97,7 +98,8 @@ def _route(match: Match, operation: OperationSpec) -> dict[str, Any]:
         "body_limit": route.body_limit,
         "billed": operation.billed,
         "drop": list(route.parameters.drop) if route.parameters else [],
-        "range": {n: [lo, hi] for n, lo, hi in route.parameters.range} if route.parameters else {},
+        "rules": [in_words(rule) for rule in route.parameters.rules] if route.parameters else [],
+        "within_context": bool(route.parameters and route.parameters.within_context),
     }
 
 

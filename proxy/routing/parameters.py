@@ -115,6 +115,13 @@ def _values(holder: Any, steps: tuple[str, ...], at: str) -> Iterator[tuple[str,
 Rule = tuple[Condition, ...]
 
 
+def in_words(rule: Rule, at: str = "") -> str:
+    """What a rule wants, as callers are told; `at` is the place that they had wrong."""
+    if len(rule) == 1:
+        return f"'{at or rule[0].at}' {KINDS[rule[0].kind].says(rule[0].operands)}."
+    return f"{' and '.join(condition.in_words() for condition in rule)} cannot be used together."
+
+
 @dataclass(frozen=True, slots=True)
 class Parameters:
     """What a route does to the members of a request body: `drop` are cut out, what `rules` meet is a 400."""
@@ -140,12 +147,8 @@ class Parameters:
         """What is wrong with a body by the first rule that refuses it."""
         for rule in self.rules:
             first = rule[0].met_at(doc)
-            if first is None or any(other.met_at(doc) is None for other in rule[1:]):
-                continue
-            if len(rule) == 1:
-                return Refusal(f"'{first}' {KINDS[rule[0].kind].says(rule[0].operands)}.", first)
-            together = " and ".join(condition.in_words() for condition in rule)
-            return Refusal(f"{together} cannot be used together.", first)
+            if first is not None and all(other.met_at(doc) is not None for other in rule[1:]):
+                return Refusal(in_words(rule, first), first)
         return None
 
 

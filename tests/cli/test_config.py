@@ -122,12 +122,15 @@ def test_explain_is_readable(routes, capsys):
 
 def test_explain_names_the_line_of_a_route(routes, capsys):
     routes.write_text(
-        routes.read_text() + "routes:\n  - {path: /v1/completions, default_model: gpt-4o-mini}\n"
+        routes.read_text() + "routes:\n  - {path: /v1/completions, default_model: gpt-4o-mini,"
+        " parameters: {drop: [user], refuse: [echo], within_context: true}}\n"
     )
     status, said = told(capsys, "explain", "POST", "/v1/completions")
     assert status == 0
     assert "route        /v1/completions  (routes.yaml:11)" in said.splitlines()
     assert "without a model: gpt-4o-mini" in said
+    assert "parameters   without user\n             'echo' is not supported here.\n" in said
+    assert "Input and output together must fit into the model's context." in said
 
 
 @pytest.mark.parametrize(
