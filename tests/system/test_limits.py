@@ -22,7 +22,7 @@ from tests.system.operated import CALL_NANOS, OK, TOKENS, Answer, completion, he
 
 NODES = 4
 RELAXED = {"fsync": "off", "full_page_writes": "off"}  # nothing here has to survive a power loss
-ASKED_BY_CALLS = ("account_locked", "draw_limit", "k.digest", "d.digest")  # leases, limits, keys
+ASKED_BY_CALLS = ("account_locked", "draw_limit", "WHERE d.digest = $1")  # leases, limits, keys
 CHAT = "/v1/chat/completions"
 TIERS = """
   Exact: {rank: 1, models: ["*"], hold: max, limits: {concurrency: 2000}}
