@@ -1,0 +1,115 @@
+"""One of deploy/stations as it is, in front of emulated vendors: only their addresses are exchanged."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import requests
+import yaml
+
+from tests.fakes.upstream_server import Action, Request, UpstreamServer
+from tests.station import ROOT, Station
+
+STATIONS = ROOT / "deploy" / "stations"
+NAMES = sorted(file.stem for file in STATIONS.glob("*.yaml"))
+SETTLED_S = 30.0
+
+
+def environ_of(text: str, url: str) -> dict[str, str]:
+    """What a file refers to: URLs are the emulator's, and secrets tell whose they are."""
+    names = re.findall(r"\$\{env:(\w+)\??\}", text)
+    return {name: url if name.endswith("_URL") else f"sk-upstream-{name}" for name in names}
+
+
+def moved(text: str, url: str) -> str:
+    """The file with every upstream at `url`; the paths of its mirrors stay."""
+    file = yaml.safe_load(text)
+    for upstream in file["upstreams"].values():
+        mirrors = upstream.setdefault("mirrors", {"direct": {"url": ""}})
+        for mirror in mirrors.values():
+            if "${" not in mirror["url"]:
+                mirror["url"] = url + urlsplit(mirror["url"]).path
+    return yaml.safe_dump(file, allow_unicode=True, sort_keys=False)
+
+
+@dataclass
+class Emulated:
+    """A running station and what stands for its vendors."""
+
+    station: Station
+    vendor: UpstreamServer
+    key: str = ""
+    scratch: Path = field(default_factory=Path)
+    seen: set[str] = field(default_factory=set)  # ids of rows that tests have looked at
+
+    def answers(self, path: str, *answer: Action) -> None:
+        self.vendor.script(path, answer)
+
+    def run(self, language: str, text: str, python: str = sys.executable, said: str = "") -> bytes:
+        """What an example prints. `said` is typed in."""
+        if language == "shell":
+            command = ["/bin/sh", "-c", text.replace("curl ", "curl -sS --fail-with-body ", 1)]
+        else:
+            command = [python, "-c", text]
+        environ = {"API_KEY": self.key, "PATH": os.environ["PATH"], "PYTHONIOENCODING": "utf-8"}
+        ran = subprocess.run(
+            command,
+            env=environ,
+            cwd=self.scratch,
+            input=said.encode(),
+            capture_output=True,
+            timeout=60,
+            check=False,
+        )
+        assert ran.returncode == 0, (ran.stdout + ran.stderr).decode()
+        return ran.stdout
+
+    def post(self, path: str, doc: Any, key: str = "", **headers: str) -> requests.Response:
+        """A JSON body, as any client sends it."""
+        headers = {"authorization": f"Bearer {key or self.key}"} | headers
+        return requests.post(self.station.url + path, json=doc, headers=headers, timeout=60)
+
+    @property
+    def asked(self) -> Request:
+        """The last request that a vendor got."""
+        return self.vendor.requests[-1]
+
+    def bill(self) -> dict[str, Any]:
+        """The usage row of the one call since the last bill."""
+        deadline = time.monotonic() + SETTLED_S
+        while True:
+            rows = [row for row in asyncio.run(self.station.rows()) if str(row["id"]) not in self.seen]
+            if rows or time.monotonic() > deadline:
+                break
+            time.sleep(0.05)
+        assert len(rows) == 1, f"{len(rows)} calls were billed"
+        self.seen.add(str(rows[0]["id"]))
+        usage = rows[0]["usage"]
+        return rows[0] | {"usage": json.loads(usage) if isinstance(usage, str) else usage}
+
+
+@contextmanager
+def emulated(name: str, folder: Path, dsn: str) -> Iterator[Emulated]:
+    """The station of deploy/stations/NAME.yaml, with a holder who has credit."""
+    text = (STATIONS / f"{name}.yaml").read_text()
+    with UpstreamServer() as vendor:
+        environ = environ_of(text, vendor.url)
+        station = Station(folder / "data", moved(text, vendor.url), dsn, environ=environ)
+        station.start()
+        try:
+            key = asyncio.run(station.customer("holder"))
+            yield Emulated(station, vendor, key, folder)
+        finally:
+            station.stop()
