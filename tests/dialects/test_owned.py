@@ -146,7 +146,7 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("dialect", "operation"), [(d, o) for d, some in FILES.items() for o in some])
+@pytest.mark.parametrize(("dialect", "operation"), [(d, o) for d, some in FILES.items() for o in sorted(some)])
 def test_a_file_of_another_account_is_found_in_every_request_that_may_name_files(dialect, operation):
     spec = DIALECTS[dialect].operations[operation]
     doc = {"messages": [{"content": [{"type": "document", "source": {"file_id": "file-1"}}]}]}
