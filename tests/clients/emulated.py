@@ -9,16 +9,18 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import pytest
 import requests
 import yaml
 
+from tests.conftest import Databases
 from tests.fakes.upstream_server import Action, Request, UpstreamServer
 from tests.station import ROOT, Station
 
@@ -113,3 +115,22 @@ def emulated(name: str, folder: Path, dsn: str) -> Iterator[Emulated]:
             yield Emulated(station, vendor, key, folder)
         finally:
             station.stop()
+
+
+Start = Callable[[str], Emulated]
+
+
+@contextmanager
+def stations(folders: pytest.TempPathFactory, databases: Databases) -> Iterator[Start]:
+    """Starts the station of a name; one runs at a time, as long as it is the one that is asked for."""
+    current: dict[str, Emulated] = {}
+    with ExitStack() as running:
+
+        def start(name: str) -> Emulated:
+            if name not in current:
+                running.close()
+                current.clear()
+                current[name] = running.enter_context(emulated(name, folders.mktemp(name), databases.take()))
+            return current[name]
+
+        yield start

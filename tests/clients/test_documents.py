@@ -10,14 +10,13 @@ import json
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import pytest
 
 from tests.clients.documents import Example, examples
-from tests.clients.emulated import Emulated, emulated
+from tests.clients.emulated import Start, stations
 from tests.clients.venvs import python_with
 from tests.conftest import Databases
 from tests.fakes.upstream_server import stream, whole
@@ -134,22 +133,8 @@ FACTS = {
 
 
 @pytest.fixture(scope="module")
-def station(
-    tmp_path_factory: pytest.TempPathFactory, databases: Databases
-) -> Iterator[Callable[[str], Emulated]]:
-    """The station of a name; one runs at a time, as long as it is asked for."""
-    current: dict[str, Emulated] = {}
-    with ExitStack() as running:
-
-        def start(name: str) -> Emulated:
-            if name not in current:
-                running.close()
-                current.clear()
-                folder = tmp_path_factory.mktemp(name)
-                (folder / "audio.mp3").write_bytes(RECORDING)
-                current[name] = running.enter_context(emulated(name, folder, databases.take()))
-            return current[name]
-
+def station(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[Start]:
+    with stations(tmp_path_factory, databases) as start:
         yield start
 
 
@@ -180,13 +165,15 @@ def test_every_example_of_the_documents_is_played():
 
 
 @pytest.mark.parametrize("name", FACTS)
-def test_an_example_works_as_printed(station: Callable[[str], Emulated], name: str) -> None:
+def test_an_example_works_as_printed(station: Start, name: str) -> None:
     facts, example = FACTS[name], EXAMPLES[name]
     python = python_for(example)
     playing = station(name.partition(":")[0])
     content, answer = answer_of(example)
     playing.answers(facts.target.partition("?")[0], *answer)
-    text = example.at(playing.station.url, playing.key, playing.scratch / "audio.mp3")
+    recording = playing.scratch / "audio.mp3"
+    recording.write_bytes(RECORDING)
+    text = example.at(playing.station.url, playing.key, recording)
     said = playing.run(example.language, text, python, QUESTION)
 
     if "--output" in example.text:
@@ -215,7 +202,7 @@ def test_an_example_works_as_printed(station: Callable[[str], Emulated], name: s
     assert bill["provenance"] == "final"
 
 
-def test_the_models_are_those_that_the_document_lists(station: Callable[[str], Emulated]) -> None:
+def test_the_models_are_those_that_the_document_lists(station: Start) -> None:
     playing = station("rcouyi")
     example = EXAMPLES["rcouyi: models, curl"]
     listed = json.loads(playing.run("shell", example.at(playing.station.url, playing.key, playing.scratch)))
