@@ -184,7 +184,7 @@ def test_explain_with_a_key_counts_what_its_owner_may(routes, capsys, monkeypatc
     facts = explained(capsys, "POST", "/v1/chat/completions", "--model", "gpt-4o-mini", "--key", key)
     assert (facts["tier"]["name"], facts["price"]["tier_multiplier_ppm"]) == ("VIP", 500_000)
     assert facts["limits"]["key_requests_per_minute"] == 7
-    assert [candidate["mirror"] for candidate in facts["candidates"]] == ["cdn", "direct"]
+    assert [candidate["mirror"] for candidate in facts["candidates"]] == ["cdn"]  # pinned: no other is tried
     refused = explained(capsys, "POST", "/v1/embeddings", "--model", "text-embedding-3-small", "--key", key)
     assert "model_not_permitted" in [refusal["code"] for refusal in refused["refused"]]
     status, said = told(capsys, "explain", "POST", "/v1/embeddings", "--key", "sk-unknown")

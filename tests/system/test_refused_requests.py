@@ -176,7 +176,8 @@ PATHS: dict[str, tuple[str, int, str]] = {
     "admin": ("/admin/status", 404, "unknown_path"),
     "metrics": ("/metrics", 404, "unknown_path"),
     "an operation's path in another case": ("/V1/Chat/Completions", 404, "unknown_path"),
-    "a segment more": ("/v1/chat/completions/x", 404, "unknown_path"),
+    "a segment more": ("/v1/embeddings/x", 404, "unknown_path"),
+    "a segment more that names a completion of nobody": ("/v1/chat/completions/x", 404, "object_not_found"),
     "dot segment": ("/v1/x/../chat/completions", 400, "malformed_request"),
     "single dot": ("/v1/./chat/completions", 400, "malformed_request"),
     "encoded dots": ("/v1/x/%2e%2e/chat/completions", 400, "malformed_request"),
@@ -237,7 +238,8 @@ def test_a_forgiven_path_goes_upstream_in_its_one_spelling(
     assert lane.asked()[-1].target == f"/{lane.model}/0{CHAT}"
 
 
-METHODS = {"GET": 405, "PUT": 405, "DELETE": 405, "PATCH": 405, "HEAD": 405, "OPTIONS": 405, "TRACE": 405,
+# GET is another operation: it lists the completions that a caller has stored.
+METHODS = {"PUT": 405, "DELETE": 405, "PATCH": 405, "HEAD": 405, "OPTIONS": 405, "TRACE": 405,
            "CONNECT": 405, "BREW": 400}  # fmt: skip
 
 
