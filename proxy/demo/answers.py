@@ -50,6 +50,7 @@ class Answer:
     pieces: list[str]
     tokens: int
     is_cut: bool  # the token limit ended it
+    function: str = ""  # what it calls; the text are the arguments in JSON
 
     @property
     def text(self) -> str:

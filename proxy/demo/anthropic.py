@@ -9,7 +9,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.demo import answers, counting, reading
+from proxy.demo import answers, counting, reading, tools
 from proxy.demo.streaming import open_stream, paced
 
 FIRST_OUTPUT_TOKENS = 1  # message_start carries a small provisional figure
@@ -22,16 +22,15 @@ async def messages(request: web.Request) -> web.StreamResponse:
     if limit is None:
         raise reading.invalid("max_tokens: Field required")
     model, turns = body["model"], reading.messages_of(body)
-    said = answers.answer(
-        reading.last_prompt(turns), 0, limit, lambda text: counting.text_tokens([text], model)
-    )
-    stop_reason = "max_tokens" if said.is_cut else "end_turn"
+    prompt, count = reading.last_prompt(turns), counting.counter(model)
+    said = tools.call(body, turns, prompt, count) or answers.answer(prompt, 0, limit, count)
+    stop_reason = "tool_use" if said.function else "max_tokens" if said.is_cut else "end_turn"
     message = {
         "id": "msg_" + uuid.uuid4().hex,
         "type": "message",
         "role": "assistant",
         "model": model,
-        "content": [{"type": "text", "text": said.text}],
+        "content": [block(said)],
         "stop_reason": stop_reason,
         "stop_sequence": None,
         "usage": usage(input_tokens(body, turns), said.tokens),
@@ -40,25 +39,32 @@ async def messages(request: web.Request) -> web.StreamResponse:
         return web.json_response(body=orjson.dumps(message))
     stream = await open_stream(request)
     async with stream:
-        async for event in paced(request, events(message, said.pieces)):
+        async for event in paced(request, events(message, said)):
             await stream.send(orjson.dumps(event).decode(), event=event["type"])
     return stream
 
 
-def events(message: dict[str, Any], pieces: list[str]) -> Iterator[dict[str, Any]]:
+def block(said: answers.Answer) -> dict[str, Any]:
+    if not said.function:
+        return {"type": "text", "text": said.text}
+    called = {"id": "toolu_" + uuid.uuid4().hex, "name": said.function, "input": orjson.loads(said.text)}
+    return {"type": "tool_use", **called}
+
+
+def events(message: dict[str, Any], said: answers.Answer) -> Iterator[dict[str, Any]]:
     """The stream of `message`: figures of the input first, those of the output in message_delta."""
     final = message["usage"]
     provisional = final | {"output_tokens": min(FIRST_OUTPUT_TOKENS, final["output_tokens"])}
     opening = message | {"content": [], "stop_reason": None, "usage": provisional}
     yield {"type": "message_start", "message": opening}
-    yield {"type": "content_block_start", "index": 0, "content_block": {"type": "text", "text": ""}}
+    empty: dict[str, Any] = {"text": ""}
+    kind, member = "text_delta", "text"
+    if said.function:
+        empty, kind, member = {"input": {}}, "input_json_delta", "partial_json"
+    yield {"type": "content_block_start", "index": 0, "content_block": message["content"][0] | empty}
     yield {"type": "ping"}
-    for piece in pieces:
-        yield {
-            "type": "content_block_delta",
-            "index": 0,
-            "delta": {"type": "text_delta", "text": piece},
-        }
+    for piece in said.pieces:
+        yield {"type": "content_block_delta", "index": 0, "delta": {"type": kind, member: piece}}
     yield {"type": "content_block_stop", "index": 0}
     stop = {"stop_reason": message["stop_reason"], "stop_sequence": None}
     yield {"type": "message_delta", "delta": stop, "usage": {"output_tokens": final["output_tokens"]}}

@@ -10,12 +10,13 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
-from proxy.demo import anthropic, openai_media, openai_responses, openai_rest, openai_text
+from proxy.demo import anthropic, gemini, openai_media, openai_responses, openai_rest, openai_text
 from proxy.demo.reading import RefusalError
 from proxy.demo.streaming import PACE
 
 BODY_BYTES_MAX = 32 << 20  # a prompt with a few images
 PIECES_PER_SECOND = 60.0  # about what a fast hosted model writes
+KEY_HEADERS = ("api-key", "x-api-key", "x-goog-api-key")
 KEY = web.AppKey("key", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 
@@ -47,6 +48,10 @@ def make_app(key: str = "", pace: float = PIECES_PER_SECOND) -> web.Application:
     app.router.add_get("/v1/models", openai_rest.models)
     app.router.add_post("/v1/messages", anthropic.messages)
     app.router.add_post("/v1/messages/count_tokens", anthropic.count_tokens)
+    at = "/v1beta/models/{model}:"
+    app.router.add_post(at + "{verb:generateContent|streamGenerateContent}", gemini.generate)
+    app.router.add_post(at + "{verb:embedContent|batchEmbedContents}", gemini.embed)
+    app.router.add_post(at + "countTokens", gemini.count_tokens)
     return app
 
 
@@ -65,10 +70,10 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
 
 
 def check_key(request: web.Request) -> None:
-    """Raises RefusalError unless the caller sent the key, as Bearer, `api-key` or `x-api-key`."""
+    """Raises RefusalError unless the caller sent the key, as Bearer or under a vendor's own name."""
     headers = request.headers
     sent = headers.get("Authorization", "").removeprefix("Bearer ")
-    sent = sent or headers.get("api-key") or headers.get("x-api-key") or ""
+    sent = sent or next((headers[name] for name in KEY_HEADERS if name in headers), "")
     expected = request.app[KEY]
     if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
         raise RefusalError(401, "authentication_error", "Incorrect API key provided.", code="invalid_api_key")
@@ -80,8 +85,11 @@ def is_anthropic(request: web.Request) -> bool:
 
 def refused(request: web.Request, refusal: RefusalError) -> web.Response:
     error = {"type": refusal.kind, "message": refusal.message}
-    if is_anthropic(request):
-        body: dict[str, object] = {"type": "error", "error": error, "request_id": request[REQUEST_ID]}
+    body: dict[str, object]
+    if request.path.startswith("/v1beta/"):
+        body = gemini.refused(refusal)
+    elif is_anthropic(request):
+        body = {"type": "error", "error": error, "request_id": request[REQUEST_ID]}
     else:
         body = {"error": error | {"param": None, "code": refusal.code}}
     return web.json_response(body=orjson.dumps(body), status=refusal.status)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from proxy.demo.reading import images_in, texts_of
@@ -15,6 +15,11 @@ IMAGE_TOKENS = 85  # a low-detail image
 def text_tokens(texts: Iterable[str], model: str) -> int:
     """Tokens of all `texts`, each counted by itself."""
     return sum(count_tokens([text], model) for text in texts)
+
+
+def counter(model: str) -> Callable[[str], int]:
+    """Tells the tokens of a text."""
+    return lambda text: text_tokens([text], model)
 
 
 def input_tokens(inputs: list[str | list[int]], model: str) -> int:

@@ -11,7 +11,7 @@ from typing import Any
 import orjson
 from aiohttp import web
 
-from proxy.demo import answers, counting, reading
+from proxy.demo import answers, counting, reading, tools
 from proxy.demo.streaming import open_stream, paced
 
 KEPT_MAX = 1000  # responses that can be asked for again
@@ -31,6 +31,15 @@ class Response:
     created: float
 
     def item(self) -> dict[str, Any]:
+        if self.said.function:
+            return {
+                "id": f"fc_{self.id[5:]}",
+                "type": "function_call",
+                "status": "completed",
+                "call_id": f"call_{self.id[5:]}",
+                "name": self.said.function,
+                "arguments": self.said.text,
+            }
         content = {"type": "output_text", "text": self.said.text, "annotations": []}
         return {
             "id": f"msg_{self.id[5:]}",
@@ -83,18 +92,24 @@ class Response:
 
     def events(self) -> list[dict[str, Any]]:
         """The stream of it, in order, numbered."""
-        at = {"item_id": self.item()["id"], "output_index": 0, "content_index": 0}
+        item = self.item()
+        at: dict[str, Any] = {"item_id": item["id"], "output_index": 0, "content_index": 0}
+        empty: dict[str, Any] = {"content": []}
+        kind, member = "output_text", "text"
+        if self.said.function:
+            del at["content_index"]
+            empty, kind, member = {"arguments": ""}, "function_call_arguments", "arguments"
         listed: list[dict[str, Any]] = [
             {"type": "response.created", "response": self.document("in_progress")},
             {"type": "response.in_progress", "response": self.document("in_progress")},
             {
                 "type": "response.output_item.added",
                 "output_index": 0,
-                "item": self.item() | {"status": "in_progress", "content": []},
+                "item": item | {"status": "in_progress"} | empty,
             },
-            *({"type": "response.output_text.delta", **at, "delta": piece} for piece in self.said.pieces),
-            {"type": "response.output_text.done", **at, "text": self.said.text},
-            {"type": "response.output_item.done", "output_index": 0, "item": self.item()},
+            *({"type": f"response.{kind}.delta", **at, "delta": piece} for piece in self.said.pieces),
+            {"type": f"response.{kind}.done", **at, member: self.said.text},
+            {"type": "response.output_item.done", "output_index": 0, "item": item},
             {"type": f"response.{self.end}", "response": self.document(self.end)},
         ]
         return [event | {"sequence_number": number} for number, event in enumerate(listed)]
@@ -108,12 +123,9 @@ async def create(request: web.Request) -> web.StreamResponse:
     messages = asked if isinstance(asked, list) else [{"role": "user", "content": asked}]
     if not asked or not all(isinstance(message, dict) for message in messages):
         raise reading.invalid("Missing required parameter: 'input'.", "missing_required_parameter")
-    said = answers.answer(
-        reading.last_prompt(messages),
-        0,
-        reading.count_of(body, "max_output_tokens", None),
-        lambda text: counting.text_tokens([text], model),
-    )
+    prompt, count = reading.last_prompt(messages), counting.counter(model)
+    limit = reading.count_of(body, "max_output_tokens", None)
+    said = tools.call(body, messages, prompt, count) or answers.answer(prompt, 0, limit, count)
     tokens = counting.message_tokens(messages, model)
     made = Response(f"resp_{uuid.uuid4().hex}", body, said, tokens, time.time())
     if body.get("store", True):

@@ -5,13 +5,13 @@ from __future__ import annotations
 import time
 import uuid
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import orjson
 from aiohttp import web
 
-from proxy.demo import answers, counting, reading
+from proxy.demo import answers, counting, reading, tools
 from proxy.demo.answers import Answer
 from proxy.demo.streaming import open_stream, paced
 
@@ -51,6 +51,26 @@ LEGACY = Shape(
     piece=lambda text: {"text": text},
     closing={"text": ""},
 )
+
+
+def calling(function: str) -> Shape:
+    """CHAT where the text are the arguments of a call."""
+    call_id = "call_" + uuid.uuid4().hex
+
+    def entire(arguments: str) -> Choice:
+        return {"id": call_id, "type": "function", "function": {"name": function, "arguments": arguments}}
+
+    def delta(part: Choice) -> Choice:
+        return {"delta": {"tool_calls": [{"index": 0, **part}]}}
+
+    opening = delta(entire(""))
+    opening["delta"] |= {"role": "assistant", "content": None}
+    return replace(
+        CHAT,
+        whole=lambda text: {"message": {"role": "assistant", "content": None, "tool_calls": [entire(text)]}},
+        opening=opening,
+        piece=lambda text: delta({"function": {"arguments": text}}),
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -120,6 +140,8 @@ class Generation:
 
 
 def finish_reason(answer: Answer) -> str:
+    if answer.function:
+        return "tool_calls"
     return "length" if answer.is_cut else "stop"
 
 
@@ -127,9 +149,13 @@ async def chat(request: web.Request) -> web.StreamResponse:
     """POST /v1/chat/completions"""
     body = await reading.read_object(request)
     messages = reading.messages_of(body)
+    prompt = reading.last_prompt(messages)
     limit = reading.count_of(body, "max_completion_tokens", reading.count_of(body, "max_tokens", None))
     prompt_tokens = counting.message_tokens(messages, body["model"])
-    return await respond(request, generate(CHAT, body, [reading.last_prompt(messages)], limit, prompt_tokens))
+    made = generate(CHAT, body, [prompt], limit, prompt_tokens)
+    if called := tools.call(body, messages, prompt, counting.counter(body["model"])):
+        made = replace(made, shape=calling(called.function), answers=[called])
+    return await respond(request, made)
 
 
 async def completions(request: web.Request) -> web.StreamResponse:
@@ -152,10 +178,7 @@ def generate(
         raise reading.invalid("Invalid type for 'stream_options': expected an object.", "invalid_type")
     if options and not body.get("stream"):
         raise reading.invalid("The 'stream_options' parameter is only allowed when 'stream' is enabled.")
-
-    def count(text: str) -> int:
-        return counting.text_tokens([text], body["model"])
-
+    count = counting.counter(body["model"])
     said = [answers.answer(prompt, choice, limit, count) for prompt in prompts for choice in range(n)]
     return Generation(
         shape=shape,

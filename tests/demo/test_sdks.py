@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import math
 
+import aiohttp
 import pytest
 
 from .conftest import KEY
 
 openai = pytest.importorskip("openai")
 anthropic = pytest.importorskip("anthropic")
+genai = pytest.importorskip("google.genai")
 
 ASK = [{"role": "system", "content": "Be brief."}, {"role": "user", "content": "What is backpressure?"}]
 
@@ -23,6 +26,13 @@ async def client(demo: str):
 @pytest.fixture
 async def claude(demo: str):
     async with anthropic.AsyncAnthropic(base_url=demo, api_key=KEY, max_retries=0) as client:
+        yield client
+
+
+@pytest.fixture
+async def google(demo: str):
+    options = genai.types.HttpOptions(base_url=demo, api_version="v1beta")
+    async with genai.Client(api_key=KEY, http_options=options).aio as client:
         yield client
 
 
@@ -198,3 +208,65 @@ async def test_what_is_spoken_can_be_heard(client) -> None:
 async def test_a_picture_is_edited(client) -> None:
     drawn = await client.images.edit(model="gpt-image-1", image=("a.png", b"\x89PNG"), prompt="a cat", n=2)
     assert len(drawn.data) == 2 and drawn.usage.input_tokens_details.image_tokens > 0
+
+
+SCHEMA = {
+    "type": "object",
+    "properties": {
+        "city": {"type": "string"},
+        "days": {"type": "integer"},
+        "unit": {"enum": ["C", "F"]},
+        "at": {"type": "array", "items": {"type": "string"}},
+        "options": {"type": "object", "properties": {"short": {"type": "boolean"}}},
+    },
+}
+ARGUMENTS = {"city": "What is backpressure?", "days": 1, "unit": "C", "at": [], "options": {"short": True}}
+
+
+async def test_a_function_that_is_offered_is_called_with_what_its_schema_wants(client) -> None:
+    ask = {"model": "gpt-4o-mini", "messages": ASK}
+    tool = {"type": "function", "function": {"name": "look", "parameters": SCHEMA}}
+    whole = await client.chat.completions.create(**ask, tools=[tool])
+    (called,) = whole.choices[0].message.tool_calls
+    assert (called.function.name, json.loads(called.function.arguments)) == ("look", ARGUMENTS)
+    assert whole.choices[0].finish_reason == "tool_calls" and whole.usage.completion_tokens > 10
+    silent = await client.chat.completions.create(**ask, tools=[tool], tool_choice="none")
+    assert silent.choices[0].message.content and not silent.choices[0].message.tool_calls
+
+
+async def test_a_function_without_a_schema_is_called_with_nothing(client) -> None:
+    tool = {"type": "function", "name": "look", "parameters": None}
+    answer = await client.responses.create(model="gpt-4o-mini", input="Look!", tools=[tool])
+    assert (answer.output[0].name, answer.output[0].arguments) == ("look", "{}")
+
+
+async def test_gemini_says_and_costs_the_same_in_every_form(demo: str, google) -> None:
+    ask = {"model": "gemini-2.5-flash", "contents": "What is backpressure?"}
+    whole = await google.models.generate_content(**ask)
+    chunks = [chunk async for chunk in await google.models.generate_content_stream(**ask)]
+    assert "".join(chunk.text for chunk in chunks) == whole.text
+    assert chunks[-1].usage_metadata == whole.usage_metadata
+    assert (await google.models.count_tokens(**ask)).total_tokens == whole.usage_metadata.prompt_token_count
+    body = {"contents": [{"parts": [{"text": "What is backpressure?"}]}]}
+    url = f"{demo}/v1beta/models/gemini-2.5-flash:streamGenerateContent"
+    async with (
+        aiohttp.ClientSession(headers={"x-goog-api-key": KEY}) as session,
+        session.post(url, json=body) as answer,
+    ):
+        listed = await answer.json()
+    assert "".join(c["candidates"][0]["content"]["parts"][0]["text"] for c in listed) == whole.text
+
+
+async def test_gemini_embeds_calls_functions_and_refuses(google) -> None:
+    found = await google.models.embed_content(model="gemini-embedding-001", contents=["a", "b"])
+    assert [len(one.values) for one in found.embeddings] == [3072, 3072]
+    look = genai.types.FunctionDeclaration(name="look", parameters_json_schema=SCHEMA)
+    config = {"tools": [genai.types.Tool(function_declarations=[look])]}
+    ask = {"model": "gemini-2.5-flash", "config": config}
+    answer = await google.models.generate_content(contents="What is backpressure?", **ask)
+    assert answer.function_calls[0].args == ARGUMENTS
+    with pytest.raises(genai.errors.ClientError) as refused:
+        await google.models.generate_content(
+            model="gemini-2.5-flash", contents="Hi", config={"max_output_tokens": -1}
+        )
+    assert refused.value.status == "INVALID_ARGUMENT"
