@@ -12,10 +12,11 @@ from tests.station import Station
 
 @dataclass(frozen=True, slots=True)
 class Access:
-    """`base_url` has no path."""
+    """`base_url` has no path. `has_busy_models`: those of busy.py are there."""
 
     base_url: str
     key: str
+    has_busy_models: bool = False
 
 
 def given() -> Access | None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from tests.clients.access import Access, demo, given
+from tests.clients.busy import busy
 from tests.station import Station
 
 ROUTES = Path(__file__).with_name("routes.yaml")
@@ -19,5 +21,6 @@ def access(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
     if there := given():
         yield there
         return
-    with demo(Station(tmp_path_factory.mktemp("clients") / "data", ROUTES.read_text())) as started:
-        yield started
+    data = tmp_path_factory.mktemp("clients") / "data"
+    with busy() as url, demo(Station(data, ROUTES.read_text(), environ={"BUSY_URL": url})) as started:
+        yield replace(started, has_busy_models=True)

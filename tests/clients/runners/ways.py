@@ -9,8 +9,10 @@ from __future__ import annotations
 import json
 import os
 import sys
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 BASE = os.environ["HEADRACE_BASE_URL"].rstrip("/")
 KEY = os.environ["HEADRACE_KEY"]
@@ -18,6 +20,22 @@ KEY = os.environ["HEADRACE_KEY"]
 CHAT_MODEL = os.environ.get("HEADRACE_CHAT_MODEL", "gpt-3.5-turbo")
 CLAUDE_MODEL = os.environ.get("HEADRACE_CLAUDE_MODEL", "claude-sonnet-4-5")
 EMBEDDING_MODEL = os.environ.get("HEADRACE_EMBEDDING_MODEL", "text-embedding-3-small")
+
+GEMINI_MODEL = os.environ.get("HEADRACE_GEMINI_MODEL", "gemini-2.5-flash")
+GEMINI_EMBEDDING_MODEL = os.environ.get("HEADRACE_GEMINI_EMBEDDING_MODEL", "gemini-embedding-001")
+BUSY_MODEL = os.environ.get("HEADRACE_BUSY_MODEL", "")  # "": the station has none
+NEVER_MODEL = BUSY_MODEL + "-never"
+SPEECH_MODEL, HEARING_MODEL, IMAGE_MODEL = "tts-1", "whisper-1", "gpt-image-1"
+
+WEATHER = {
+    "name": "get_weather",
+    "description": "What the weather is like.",
+    "parameters": {
+        "type": "object",
+        "properties": {"city": {"type": "string"}, "unit": {"type": "string", "enum": ["C", "F"]}},
+        "required": ["city", "unit"],
+    },
+}
 
 ASK = [
     {"role": "system", "content": "你是个有帮助的助手"},
@@ -37,6 +55,21 @@ def run(*ways: Callable[[], None]) -> None:
             line["error"] = traceback.format_exc()
         print(json.dumps(line), flush=True)
     sys.exit(failures > 0)
+
+
+@contextmanager
+def waiting_as_told() -> Iterator[None]:
+    """What is called inside is refused with `retry-after: 1` first; SDKs left alone wait less."""
+    started = time.monotonic()
+    yield
+    assert time.monotonic() - started > 0.9, "retry-after was not honoured"
+
+
+def check_weather(name: str, arguments: str | dict) -> None:
+    """A call of WEATHER with all that it wants."""
+    told = json.loads(arguments) if isinstance(arguments, str) else dict(arguments)
+    assert (name, told["unit"]) == ("get_weather", "C"), (name, told)
+    assert told["city"]
 
 
 def check_same(streamed: list[str], whole: str) -> None:
