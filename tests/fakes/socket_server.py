@@ -1,7 +1,8 @@
 """A vendor's side of sessions over a WebSocket, in a thread of its own: plays what a test gives it.
 
 A script is a list of frames as the recordings have them: `{"dir": "server"|"client", "kind": "text"|"binary"
-|"close", "data": str}`. A server's frame is sent, a client's is awaited and kept.
+|"close", "data": str}`. A server's frame is sent, a client's is awaited and kept. A server's frame of kind
+"wait" says and reads nothing until the test lets the session go on.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ from aiohttp import WSMsgType, web
 
 Frame = dict[str, Any]
 
+WAIT_S = 60.0  # for a test that has failed
+
 
 @dataclass
 class Played:
@@ -24,6 +27,8 @@ class Played:
     headers: dict[str, str]
     received: list[tuple[WSMsgType, bytes | int]] = field(default_factory=list)
     ended: threading.Event = field(default_factory=threading.Event)
+    sent: int = 0  # frames
+    go_on: threading.Event = field(default_factory=threading.Event)
 
 
 class SocketServer:
@@ -89,10 +94,13 @@ class SocketServer:
                 played.received.append((message.type, message.data))
                 if message.type not in (WSMsgType.TEXT, WSMsgType.BINARY, WSMsgType.PING):
                     return
+            elif frame["kind"] == "wait":
+                await asyncio.to_thread(played.go_on.wait, WAIT_S)
             elif frame["kind"] == "close":
                 await socket.close(code=int(frame["data"]))
             else:
                 data = frame["data"].encode()
                 await socket.send_frame(data, WSMsgType[frame["kind"].upper()])
+                played.sent += 1
         message = await socket.receive()
         played.received.append((message.type, message.data))

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
-from collections.abc import AsyncIterator, Iterator
+import resource
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -372,6 +374,114 @@ async def test_a_frame_of_twelve_megabytes_passes_compressed_or_not(
             await play(socket, [CREATED, sound, done()])
             await socket.close()
         assert vendor.sessions[-1].received[0] == (WSMsgType.TEXT, sound["data"].encode())
+
+
+# -- floods ----------------------------------------------------------------------------------------
+
+WAIT: Frame = {"dir": "server", "kind": "wait"}
+FLOODS = {  # (kind, payload, how many)
+    "large frames": ("text", "A" * (256 << 10), 400),
+    "small frames": ("text", "{}" * 62, 100_000),
+    "pings": ("ping", "p" * 125, 100_000),
+}
+GROWTH_MAX = 16 << 20
+
+
+def worker_bytes(station: Station) -> int:
+    (pid,) = station.children("w").values()
+    return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+async def stands_still(count: Callable[[], int]) -> int:
+    """What is counted, once it does not grow any more."""
+    known = -1
+    async with asyncio.timeout(30):
+        while known != (known := count()):
+            await asyncio.sleep(0.25)
+    return known
+
+
+async def another_is_served(station: Station, vendor: SocketServer, name: str) -> None:
+    key = await station.customer(f"beside {name}")
+    vendor.script("voice-beside", script := [CREATED, ASK, done()])
+    async with session(station, "/v1/realtime?model=voice-beside", key) as socket:
+        assert len(await play(socket, script)) == 2
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_vendor_that_floods_waits_for_a_slow_client(
+    station: Station, vendor: SocketServer, flood: str
+) -> None:
+    kind, data, times = FLOODS[flood]
+    key = await station.customer(f"slow reader of {flood}")
+    vendor.script("voice-flooding", [CREATED, *[{"dir": "server", "kind": kind, "data": data}] * times])
+    before = worker_bytes(station)
+    async with session(station, "/v1/realtime?model=voice-flooding", key) as socket:
+        await play(socket, [CREATED])
+        played = vendor.sessions[-1]
+        assert await stands_still(lambda: played.sent) < times
+        await another_is_served(station, vendor, f"vendor {flood}")
+        assert worker_bytes(station) - before < GROWTH_MAX
+        for _ in range(times):
+            assert (await socket.receive(timeout=30)).data == data.encode()
+        await socket.close()
+    wait_for(played.ended.is_set, "the vendor's end")
+    assert played.sent == times + 1
+
+
+@pytest.mark.parametrize("flood", FLOODS)
+async def test_a_client_that_floods_waits_for_a_slow_vendor(
+    station: Station, vendor: SocketServer, flood: str
+) -> None:
+    kind, data, times = FLOODS[flood]
+    key = await station.customer(f"flooder with {flood}")
+    frame = {"dir": "client", "kind": kind, "data": data}
+    vendor.script("voice-flooded", [CREATED, WAIT, *[frame] * times])
+    before = worker_bytes(station)
+    sent = 0
+    async with session(station, "/v1/realtime?model=voice-flooded", key) as socket:
+
+        async def pour() -> None:
+            nonlocal sent
+            for _ in range(times):
+                await play(socket, [frame])
+                sent += 1
+
+        await play(socket, [CREATED])
+        pouring = asyncio.create_task(pour())
+        assert await stands_still(lambda: sent) < times
+        await another_is_served(station, vendor, f"client {flood}")
+        assert worker_bytes(station) - before < GROWTH_MAX
+        played = next(
+            played
+            for played in vendor.sessions
+            if "voice-flooded" in played.path and not played.ended.is_set()
+        )
+        played.go_on.set()
+        await asyncio.wait_for(pouring, 30)
+        await socket.close()
+    wait_for(played.ended.is_set, "the vendor's end")
+    assert [message for _, message in played.received[:times]] == [data.encode()] * times
+
+
+@pytest.mark.parametrize("compress", [0, 15], ids=["plain", "a bomb"])
+async def test_a_frame_beyond_every_limit_ends_its_session_only(
+    station: Station, vendor: SocketServer, compress: int
+) -> None:
+    key = await station.customer(f"too large {compress}")
+    vendor.script("voice-too-large", [CREATED, ASK])
+    before = worker_bytes(station)
+    path = "/v1/realtime?model=voice-too-large"
+    async with session(station, path, key, compress=compress) as socket:
+        await play(socket, [CREATED])
+        with contextlib.suppress(ConnectionError):
+            await socket.send_frame(bytes(64 << 20), WSMsgType.BINARY)
+        ended = await socket.receive(timeout=30)
+        assert ended.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
+        assert ended.type is not WSMsgType.CLOSE or ended.data == 1009
+    wait_for(vendor.sessions[-1].ended.is_set, "the vendor's end")
+    assert worker_bytes(station) - before < 2 * GROWTH_MAX
+    await another_is_served(station, vendor, f"too large {compress}")
 
 
 async def test_a_revoked_key_ends_its_sessions_in_words(station: Station, vendor: SocketServer) -> None:
