@@ -16,6 +16,7 @@ from typing import Any
 from proxy import telemetry
 from proxy.dialects.owned import FAILED, RUNNING, SUCCEEDED, Task, first, found, ids_told, state_told
 from proxy.jobs.asking import Answer, Asker, Place
+from proxy.ledger.bindings import Part
 from proxy.ledger.entry import Bind, Observed
 from proxy.metering.usage import Usage
 from proxy.snapshot import Snapshot
@@ -162,7 +163,7 @@ class Poller:
         for model, usage in shares.items():
             if not model:
                 seen.usage = usage.as_dict() or ONE_CALL
-            elif not self._price(place.snapshot, task, seen, model, usage):
+            elif not self._price(place.snapshot, (task, due), seen, model, usage):
                 self._dispute(due, task, f"model {model!r} has no price")
                 return
         self._learned.seen.append(seen)
@@ -181,15 +182,21 @@ class Poller:
         model = first(answer.document, (task.model,)) if task.model else None
         return {str(model or ""): usage} if usage is not None else {}
 
-    def _price(self, snapshot: Snapshot, task: Task, seen: Observed, model: str, usage: Usage) -> bool:
-        """A part at the price that the file has for a model; False: it has none."""
-        price = snapshot.price_for(model)
-        if price is None:
+    def _price(
+        self, snapshot: Snapshot, submitted: tuple[Task, Due], seen: Observed, model: str, usage: Usage
+    ) -> bool:
+        """A part at what the model costs whoever submitted the task; False: it cannot be sold."""
+        task, due = submitted
+        sale = snapshot.sale(model, snapshot.tier(due.tier), due.overrides)
+        if sale is None:
             return False
-        price = price.narrowed(service_tier=task.service_tier)
+        price = sale.price.narrowed(service_tier=task.service_tier)
         self._learned.prices[price.id] = price
-        part = {"id": self._clock.new_id(), "model": model, "price": price.id, "usage": usage.as_dict()}
-        seen.parts.append({**part, "model_ppm": snapshot.multiplier_ppm(model)})
+        part = Part(
+            id=self._clock.new_id(), model=model, price=price.id, model_ppm=sale.model_ppm,
+            tier_ppm=sale.tier_ppm, override=sale.override, usage=usage.as_dict(),
+        )  # fmt: skip
+        seen.parts.append(dict(part))
         return True
 
     def _made(self, task: Task, place: Place, due: Due, answer: Answer) -> Iterator[Bind]:

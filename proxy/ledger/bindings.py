@@ -99,6 +99,8 @@ class Part(TypedDict):
     model: str
     price: str  # price id
     model_ppm: int
+    tier_ppm: int
+    override: str  # as in End
     usage: dict[str, Any]
 
 
@@ -147,6 +149,8 @@ def closed(end: End, seen: Observed, was: str, prices: Mapping[str, Price]) -> C
             model=part["model"],
             price=part["price"],
             model_ppm=part["model_ppm"],
+            tier_ppm=part["tier_ppm"],
+            override=part["override"],
             multiplied=prices[part["price"]].multiplied,
         )
         told = Usage.from_dict(part["usage"])

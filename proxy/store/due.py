@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from datetime import date, timedelta
 from typing import Any
 
+from proxy.access.overrides import Override
 from proxy.ledger import bindings
 from proxy.ledger.bindings import Closing
 from proxy.ledger.entry import Bind, Observed
@@ -48,6 +49,8 @@ class Due:
     polls: int
     failures: int
     key: int
+    tier: str  # of its account when it was submitted
+    overrides: tuple[Override, ...]  # of its account, in force then
 
     @property
     def sort(self) -> Sort:
@@ -117,7 +120,12 @@ class DueTasks:
         them before `until_ms`."""
         upstreams, kinds = [sort[0] for sort in slots], [sort[1] for sort in slots]
         rows = await self._database.fetch(_CLAIM, upstreams, kinds, list(slots.values()), now_ms, until_ms)
-        return [Due(row["id"].hex, *list(row.values())[1:]) for row in rows]
+        return [
+            Due(
+                **{**row, "id": row["id"].hex, "overrides": tuple(Override(*own) for own in row["overrides"])}
+            )
+            for row in rows
+        ]
 
     async def write(self, learned: Learned, day_of: DayOf) -> tuple[int, int]:
         """How many tasks ended by it, and how many are disputed now."""
@@ -240,7 +248,11 @@ WITH due AS (
 )
 UPDATE binding b SET next_poll_ms = $5, polls = polls + 1 FROM due WHERE b.id = due.id
 RETURNING b.id, b.account, b.kind, b.vendor_id, b.upstream, b.mirror, b.credential, b.at_ms, b.polls,
-          b.failures, b.key
+          b.failures, b.key, coalesce(b.entry ->> 'tier', '') AS tier,
+          (SELECT coalesce(jsonb_agg(jsonb_build_array(o.id, model, ppm, content) ORDER BY o.id), '[]')
+           FROM price_override o
+           WHERE o.account = b.account AND created_at <= to_timestamp(b.at_ms / 1000.0)
+             AND (ended_at IS NULL OR ended_at > to_timestamp(b.at_ms / 1000.0))) AS overrides
 """
 
 _PUT_OFF = """

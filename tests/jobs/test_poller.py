@@ -26,6 +26,7 @@ from proxy.store.audit import audit
 from proxy.store.catalog import Catalog
 from proxy.store.drainer import Drainer
 from proxy.store.due import DueTasks
+from proxy.store.overrides import Overrides
 from proxy.telemetry import Stats
 from tests.routing.compiling import official
 from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, Station, new_id
@@ -57,6 +58,7 @@ upstreams:
     credentials: {{main: "${{env:VENDOR_KEY}}"}}
 prices: {{gpt-4o-mini: {{input: 1 USD, output: 4 USD}}, o3: {{input: 2 USD, output: 2 USD}}}}
 station: {{currency: USD}}
+tiers: {{VIP: {{rank: 1, models: ['*'], multiplier: 0.5}}}}
 """
 
 
@@ -283,6 +285,28 @@ async def test_a_batch_is_billed_at_its_models_price_and_its_files_are_its_owner
     assert await rig.rows("SELECT model, cost_nanos FROM usage") == [("o3", 1_000_000_000)]
     assert await rig.rows("SELECT kind, vendor_id, account FROM binding WHERE state = 'bound'") == [
         ("file", "file-out", accounts[0])
+    ]
+    assert await audit(rig.database) == []
+
+
+async def test_a_part_costs_what_its_owners_own_prices_say_that_were_in_force_when_it_was_submitted(
+    rig, accounts
+):
+    """ada has a multiplier for one model and a price for another; what she is given later does not count."""
+    own = Overrides(rig.database)
+    multiplier = await own.put("ada", "o3", ppm=100_000)
+    price = await own.put("ada", "gpt-4o-mini", content={"input": 7 * YUAN})
+    before = f"to_timestamp({NOW_MS / 1000 - 60})"
+    await rig.database.execute(f"UPDATE price_override SET created_at = {before}")
+    await rig.submit(accounts[0], "l1", kind="lines")
+    await own.put("ada", "o3", ppm=0)
+    line = '{{"model": "{}", "usage": {{"input": 500000}}}}\n'
+    rig.vendor.answers["l1"] = {"status": "done", "output": "f1"}
+    rig.vendor.answers["f1/content"] = line.format("o3") * 2 + line.format("gpt-4o-mini")
+    await rig.round(after_s=10)
+    assert await rig.rows("SELECT model, override, tier_ppm, cost_nanos FROM usage ORDER BY model") == [
+        ("gpt-4o-mini", str(price.id), 1_000_000, 7 * YUAN // 2),
+        ("o3", str(multiplier.id), 1_000_000, 200_000_000),
     ]
     assert await audit(rig.database) == []
 

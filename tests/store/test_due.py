@@ -214,7 +214,15 @@ async def test_parts_at_other_prices_are_rows_of_their_own(database, accounts, d
     await drainer.run_once()
     other = price_from_content({"input": 2_000_000_000, "output": 2_000_000_000})
     parts = [
-        {"id": new_id(), "model": m, "price": p.id, "model_ppm": 1_000_000, "usage": USAGE}
+        {
+            "id": new_id(),
+            "model": m,
+            "price": p.id,
+            "model_ppm": 1_000_000,
+            "tier_ppm": 500_000,
+            "override": "",
+            "usage": USAGE,
+        }
         for m, p in (("gpt-4o-mini", PRICE), ("o3", other))
     ]
     assert await tasks.settle([seen("batch_1", usage={}, parts=parts)], DAYS, prices=[other]) == 1
