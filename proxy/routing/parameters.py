@@ -15,7 +15,7 @@ upstream's to refuse.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, NamedTuple
@@ -33,45 +33,49 @@ class Refusal(NamedTuple):
 # -- conditions ----------------------------------------------------------------------------------
 
 Operands = tuple[Any, ...]
+Meets = Callable[[Any], bool]
 
 
-def _is_outside(value: Any, bounds: Operands) -> bool:
-    number = _number(value)
-    return value is not None and (number is None or not bounds[0] <= number <= bounds[1])
+def _outside(low: Decimal, high: Decimal) -> Meets:
+    return lambda value: value is not None and not ((n := _number(value)) is not None and low <= n <= high)
 
 
-def _is_inside(value: Any, bounds: Operands) -> bool:
-    number = _number(value)
-    return number is not None and bool(bounds[0] <= number <= bounds[1])
+def _inside(low: Decimal, high: Decimal) -> Meets:
+    return lambda value: (n := _number(value)) is not None and low <= n <= high
 
 
-def _is_other(value: Any, words: Operands) -> bool:
-    return value is not None and (value if type(value) is str else orjson.dumps(value).decode()) not in words
+def _other(*words: str) -> Meets:
+    return lambda value: value is not None and (value if type(value) is str else _text(value)) not in words
 
 
-def _number(value: Any) -> Decimal | None:
-    return Decimal(str(value)) if type(value) is int or type(value) is float else None
+def _number(value: Any) -> Decimal | int | None:
+    if type(value) is float:
+        return Decimal(str(value))
+    return value if type(value) is int else None
 
 
-def _between(bounds: Operands) -> str:
-    low, high = bounds
+def _text(value: Any) -> str:
+    return orjson.dumps(value, default=repr).decode()
+
+
+def _between(low: Decimal, high: Decimal) -> str:
     return str(low) if low == high else f"a number between {low} and {high}"
 
 
 class Kind(NamedTuple):
-    """One sort of condition: when a value meets it, and what a refusal for it alone says of the value."""
+    """One sort of condition: which values meet it, and what a refusal for it alone says; both of operands."""
 
-    is_met: Callable[[Any, Operands], bool]
-    says: Callable[[Operands], str]
+    meets: Callable[..., Meets]
+    says: Callable[..., str]
     of_numbers: bool = False
 
 
 KINDS = {
-    "there": Kind(lambda value, _: value is not None, lambda _: "is not supported here"),
-    "outside": Kind(_is_outside, lambda bounds: f"must be {_between(bounds)}", of_numbers=True),
-    "inside": Kind(_is_inside, lambda bounds: f"must not be {_between(bounds)}", of_numbers=True),
-    "other": Kind(_is_other, lambda words: f"must be one of {', '.join(words)}"),
-    "empty": Kind(lambda value, _: value in (None, "", [], {}), lambda _: "must not be empty"),
+    "there": Kind(lambda: lambda value: value is not None, lambda: "is not supported here"),
+    "outside": Kind(_outside, lambda *bounds: f"must be {_between(*bounds)}", of_numbers=True),
+    "inside": Kind(_inside, lambda *bounds: f"must not be {_between(*bounds)}", of_numbers=True),
+    "other": Kind(_other, lambda *words: f"must be one of {', '.join(words)}"),
+    "empty": Kind(lambda: lambda value: value in (None, "", [], {}), lambda: "must not be empty"),
 }
 
 
@@ -83,14 +87,21 @@ class Condition:
     at: str
     operands: Operands = ()
     steps: tuple[str, ...] = field(init=False)
+    meets: Meets = field(init=False, compare=False, repr=False)
+    minds_absence: bool = field(init=False)  # else it is not looked at where its member is not there
 
     def __post_init__(self) -> None:
+        meets = KINDS[self.kind].meets(*self.operands)
         object.__setattr__(self, "steps", tuple(self.at.replace(EACH, f".{EACH}").split(".")))
+        object.__setattr__(self, "meets", meets)
+        object.__setattr__(self, "minds_absence", meets(None))
 
     def met_at(self, doc: Mapping[str, Any]) -> str | None:
         """The place of the first value that meets it; None: no value does."""
-        is_met = KINDS[self.kind].is_met
-        return next((at for at, value in _values(doc, self.steps, "") if is_met(value, self.operands)), None)
+        if self.steps[0] not in doc and not self.minds_absence:
+            return None
+        found = _place(doc, self.steps, 0, self.meets)
+        return None if found is None else found[1:]
 
     def in_words(self) -> str:
         """What it is about, where it is not alone."""
@@ -100,14 +111,21 @@ class Condition:
         return f"'{self.at}' of {low}" if low == high else f"'{self.at}' from {low} to {high}"
 
 
-def _values(holder: Any, steps: tuple[str, ...], at: str) -> Iterator[tuple[str, Any]]:
-    if not steps:
-        yield at, holder
-    elif steps[0] == EACH:
-        for i, element in enumerate(holder if type(holder) is list else ()):
-            yield from _values(element, steps[1:], f"{at}[{i}]")
-    elif isinstance(holder, Mapping):
-        yield from _values(holder.get(steps[0]), steps[1:], f"{at}.{steps[0]}" if at else steps[0])
+def _place(value: Any, steps: tuple[str, ...], depth: int, meets: Meets) -> str | None:
+    """Where below `value` a condition is met first, as in `.messages[1].role`; None: nowhere."""
+    if depth == len(steps):
+        return "" if meets(value) else None
+    step = steps[depth]
+    if step == EACH:
+        for i, element in enumerate(value if type(value) is list else ()):
+            found = _place(element, steps, depth + 1, meets)
+            if found is not None:
+                return f"[{i}]{found}"
+    elif type(value) is dict:
+        found = _place(value.get(step), steps, depth + 1, meets)
+        if found is not None:
+            return f".{step}{found}"
+    return None
 
 
 # -- rules ---------------------------------------------------------------------------------------
@@ -118,7 +136,7 @@ Rule = tuple[Condition, ...]
 def in_words(rule: Rule, at: str = "") -> str:
     """What a rule wants, as callers are told; `at` is the place that they had wrong."""
     if len(rule) == 1:
-        return f"'{at or rule[0].at}' {KINDS[rule[0].kind].says(rule[0].operands)}."
+        return f"'{at or rule[0].at}' {KINDS[rule[0].kind].says(*rule[0].operands)}."
     return f"{' and '.join(condition.in_words() for condition in rule)} cannot be used together."
 
 

@@ -268,8 +268,10 @@ class Parameters(Section):
 
     drop: list[MemberName] = Field(default=[], description="Cut out before the request goes on.")
     refuse: list[MemberPath] = Field(default=[], description="Not supported, whatever their value.")
-    range: dict[MemberPath, Bounds] = {}
-    one_of: dict[MemberPath, Annotated[list[Text], Field(min_length=1)]] = {}
+    range: dict[MemberPath, Bounds] = Field(default={}, description="Numbers: the least and the most.")
+    one_of: dict[MemberPath, Annotated[list[Text], Field(min_length=1)]] = Field(
+        default={}, description="Texts, or the JSON of other values."
+    )
     not_empty: list[MemberPath] = Field(default=[], description="Must be there, and with something in it.")
     not_together: list[
         dict[
