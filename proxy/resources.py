@@ -1,4 +1,4 @@
-"""Where the files that are not Python are: sql/ and the routes.yaml that a newcomer edits.
+"""Where the files that are not Python are: sql/, the routes.yaml that a newcomer edits, golden answers.
 
 In a checkout they lie beside the package, in an installed wheel under share/headrace (setup.cfg,
 [options.data_files]). Owns no content.
@@ -27,3 +27,9 @@ def sql() -> Path:
 def routes() -> Path:
     """The routes.yaml that is served when no other is named."""
     return root() / "routes.yaml"
+
+
+def golden() -> Path:
+    """The folder of our own answers of every dialect, by which meters are held."""
+    folder = root()
+    return folder / "tests" / "golden" / "streams" if (folder / "setup.cfg").is_file() else folder / "golden"

@@ -33,7 +33,7 @@ IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "uuid1", "uuid4", "now
 # Every library that is not in the standard library, and who knows it. A new one needs a row here.
 KNOWN_BY = {
     "aiohappyeyeballs": ("relay",),
-    "aiohttp": ("relay", "web", "jobs", "demo", "bench", "worker", "control"),
+    "aiohttp": ("relay", "web", "jobs", "demo", "bench", "conform", "worker", "control"),
     "aiohttp_sse": ("demo", "web"),
     "asyncpg": ("store",),
     "backports": ("metering.decode",),
