@@ -9,7 +9,7 @@ import argparse
 from dataclasses import asdict
 from datetime import UTC, datetime
 
-from proxy.cli import quarantine, statement, station
+from proxy.cli import margin, quarantine, statement, station
 from proxy.cli.explanation import money
 from proxy.store.audit import Violation, audit
 from proxy.store.catalog import Catalog
@@ -26,6 +26,7 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
         check.set_defaults(run=run_audit)
         station.add_arguments(check)
         statement.configure(actions.add_parser("export", help="every line of a span, as CSV or JSON"))
+        margin.configure(actions.add_parser("margin", help="sale and cost, by upstream and model"))
         quarantine.configure(actions.add_parser("quarantine", help="entries that no table took"))
         return
     parser.add_argument("account", metavar="ACCOUNT")

@@ -29,13 +29,18 @@ COLUMNS = (*paper.COLUMNS, *paper.OPERATOR_COLUMNS)
 
 def configure(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("account", metavar="ACCOUNT", nargs="?", help="default: every account")
-    parser.add_argument("--month", type=month, help="2026-11 (default: this month)")
-    for name, to, what in (("--from", "first", "instead: from this day"), ("--to", "last", "up to this day")):
-        parser.add_argument(name, dest=to, type=date.fromisoformat, metavar="YYYY-MM-DD", help=what)
+    add_span(parser)
     parser.add_argument("--format", choices=("csv", "json"), help="default: csv, with --json json")
     parser.add_argument("--out", metavar="FILE", help="default: standard output")
     parser.set_defaults(run=run)
     station.add_arguments(parser)
+
+
+def add_span(parser: argparse.ArgumentParser) -> None:
+    """Options of a command that looks at some days."""
+    parser.add_argument("--month", type=month, help="2026-11 (default: this month)")
+    for name, to, what in (("--from", "first", "instead: from this day"), ("--to", "last", "up to this day")):
+        parser.add_argument(name, dest=to, type=date.fromisoformat, metavar="YYYY-MM-DD", help=what)
 
 
 def month(text: str) -> date:
@@ -50,7 +55,7 @@ def run(args: argparse.Namespace) -> int:
         catalog = Catalog(database)
         accounts = [await catalog.account(args.account)] if args.account else await catalog.accounts()
         currency = await catalog.currency()
-        span = _span(args, await catalog.today())
+        span = span_of(args, await catalog.today())
         async with Reports(database).books() as books:
             lines = await _write(out, form, _documents(books, accounts, span, currency))
             posted = [await books.posted(account.id, span) for account in accounts]
@@ -62,7 +67,8 @@ def run(args: argparse.Namespace) -> int:
     return 0 if lines == posted else 1
 
 
-def _span(args: argparse.Namespace, today: date) -> Span:
+def span_of(args: argparse.Namespace, today: date) -> Span:
+    """The days that were named. Raises ValueError: named twice."""
     if args.first is None and args.last is None:
         return Span.month(args.month or today.replace(day=1))
     if args.month:

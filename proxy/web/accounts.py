@@ -6,7 +6,6 @@ Owns the members that bodies may have. A top-up needs an Idempotency-Key: asked 
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import date
 from decimal import Decimal
 from typing import Any
 
@@ -19,6 +18,7 @@ from proxy.store.reports import Reports
 from proxy.web.answers import json_answer, read_object, text_member
 from proxy.web.members import KEY_MEMBERS, amount_member, reference_of, settings_of, shown_key, time_of
 from proxy.web.mirrors import preference_member
+from proxy.web.receipts import month_of
 
 CATALOG = web.AppKey("CATALOG", Catalog)
 REPORTS = web.AppKey("REPORTS", Reports)
@@ -112,11 +112,7 @@ async def top_up(request: web.Request) -> web.Response:
 async def bill(request: web.Request) -> web.Response:
     """`?month=2026-01`: what each model cost, and whether that is what the ledger charged."""
     account = await request.app[CATALOG].account(request.match_info["name"])
-    try:
-        first = date.fromisoformat(request.query.get("month", "") + "-01")
-    except ValueError as e:
-        raise ClientFault("'month' must be a month such as 2026-01.", param="month") from e
-    month = await request.app[REPORTS].month(account.id, first)
+    month = await request.app[REPORTS].month(account.id, month_of(request))
     return json_answer(
         {**asdict(month), "used_nanos": month.used_nanos, "charged_nanos": month.charged_nanos}
     )

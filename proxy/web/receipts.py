@@ -122,6 +122,14 @@ def day_of(request: web.Request, name: str) -> date | None:
         raise ClientFault(f"{name!r} must be a date such as 2026-01-31.", param=name) from e
 
 
+def month_of(request: web.Request) -> date:
+    """The first day of the month in the query."""
+    text = request.query.get("month", "")
+    if not _MONTH.fullmatch(text):
+        raise ClientFault("'month' must be a month such as 2026-01.", param="month")
+    return date.fromisoformat(f"{text}-01")
+
+
 def span_of(request: web.Request) -> Span:
     return Span(day_of(request, "from"), _day_after(day_of(request, "to")))
 

@@ -11,6 +11,7 @@ import pytest
 from proxy.cli import main
 
 YUAN = 1_000_000_000
+MARGIN = ("calls", "uncosted", "sale", "free", "refunded", "cost", "margin")
 
 
 @pytest.fixture
@@ -103,3 +104,15 @@ def test_a_key_is_sold_with_a_fixed_amount_and_rotated(headrace, acme):
 def test_a_password_for_the_portal_is_read_from_stdin(headrace, acme):
     assert headrace("account", "set", acme, "--password", stdin="correct horse battery\n")
     assert "10 to 200" in headrace("account", "set", acme, "--password", status=1, stdin="short\n")
+
+
+def test_margins_are_told_as_text_as_csv_and_as_json(headrace, acme):
+    empty = {name: 0 if name in ("calls", "uncosted") else "0" for name in MARGIN}
+    assert headrace("ledger", "margin", "--json")["total"] == empty
+    assert json.loads(headrace("ledger", "margin", "--format", "json", "--by", "model"))["equals_ledger"]
+    assert headrace("ledger", "margin", "--month", "2026-01", "--format", "csv").split() == [
+        "upstream,model," + ",".join(MARGIN)
+    ]
+    head = headrace("ledger", "margin", "--from", "2026-01-01", "--by", "upstream").split()
+    assert head[:2] == ["upstream", "calls"]
+    assert "either" in headrace("ledger", "margin", "--month", "2026-01", "--from", "2026-01-01", status=1)

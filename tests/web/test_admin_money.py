@@ -106,3 +106,19 @@ async def test_an_account_changes_tier_contact_and_status(admin):
     assert (document["tier"], document["contact"], document["status"]) == ("VIP", "a@b.example", "active")
     back = await (await admin.patch("/admin/accounts/acme", json={"tier": "", "status": "frozen"})).json()
     assert (back["tier"], back["status"]) == (None, "frozen")
+
+
+async def test_margins_are_told_by_upstream_for_a_month_or_some_days(admin, catalog, database, tmp_path):
+    account, life = await catalog.account("acme"), Life(tmp_path)
+    await life.write([PRICE_ENTRY, end(account.id)])
+    await Drainer(database, tmp_path, NODE, Station(), now_ms=lambda: NOW_MS).run_once()
+    await life.die()
+    answer = await (await admin.get("/admin/margin?from=2020-01-01&by=upstream")).json()
+    assert [(line["upstream"], line["model"], line["calls"]) for line in answer["data"]] == [
+        ("openai", "", 1)
+    ]
+    assert (answer["total"]["sale"], answer["total"]["uncosted"]) == ("0.000045", 1)
+    assert answer["equals_ledger"]
+    assert (await (await admin.get("/admin/margin?month=2020-01")).json())["data"] == []
+    assert (await admin.get("/admin/margin?by=key")).status == 400
+    assert (await admin.get("/admin/margin?month=2020")).status == 400

@@ -1,0 +1,80 @@
+"""What is earned adds up to the ledger, whatever it is grouped by."""
+
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+
+from proxy.ledger import entry
+from proxy.ledger.entry import Settle
+from proxy.store.margins import GROUPS, margins
+from proxy.store.payments import Payments
+from proxy.store.reports import Reports
+from proxy.store.statements import Span
+from tests.routing.compiling import table
+from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, day_in_shanghai, end, new_id
+
+COST = 45_000
+TODAY = Span(day_in_shanghai(NOW_MS), day_in_shanghai(NOW_MS) + timedelta(days=1))
+ROUTES = """
+station: {currency: USD}
+upstreams:
+  openai:
+    dialect: openai
+    mirrors: {direct: {url: "https://api.example"}}
+    credentials: {main: "${env:A}"}
+    costs: {"gpt-*": 0.4, "o*": {call: 0.00003}}
+  elsewhere:
+    dialect: openai
+    mirrors: {direct: {url: "https://api.example"}}
+    credentials: {main: "${env:A}"}
+models: {gpt-4o-mini: {candidates: [{upstream: openai}, {upstream: elsewhere}]}}
+"""
+
+
+@pytest.fixture
+async def calls(database, journal_dir, accounts, drainer):
+    """Of two accounts at two upstreams, of which only one says what it takes."""
+    drainer.costs.declare(table(ROUTES, {"A": "a"}).upstreams)
+    usage = {"input": 10, "output": 20, "calls": 1}
+    names = ("gpt-4o-mini", "o3", "gpt-4o-mini")
+    calls = [end(accounts[n % 2], model=model, usage=usage) for n, model in enumerate(names)]
+    calls.append(end(accounts[0], upstream="elsewhere"))
+    void = end(accounts[0], state=entry.VOID, cost_nanos=0, usage={}, outcome=entry.FAILED)
+    late = Settle(new_id(), NOW_MS, COST + 5, "final", {"input": 11}, corrects=calls[0].id)
+    life = Life(journal_dir)
+    await life.write([PRICE_ENTRY, *calls, void, late])
+    await drainer.run_once()
+    await life.die()
+    await Payments(database).refund_call(calls[1].id, "it did not work")
+    return calls
+
+
+async def test_margins_are_what_was_sold_less_what_upstreams_take(database, calls):
+    found = await margins(database, TODAY)
+    cost = 90_000 * 4 // 10  # of the official price; accounts of this tier pay half of it
+    assert [
+        (m.upstream, m.model, m.calls, m.uncosted, m.sale_nanos, m.refunded_nanos, m.cost_nanos)
+        for m in found.lines
+    ] == [
+        ("openai", "gpt-4o-mini", 3, 0, 2 * COST + 5, 0, 2 * cost),
+        ("elsewhere", "gpt-4o-mini", 1, 1, COST, 0, 0),
+        ("openai", "o3", 1, 0, COST, COST, 30_000),
+    ]
+    assert [m.margin_nanos for m in found.lines] == [2 * (COST - cost) + 5, COST, -30_000]
+    assert found.is_equal and found.charged_nanos == 3 * COST + 5
+
+
+async def test_margins_add_up_to_the_ledger_by_upstream_by_model_and_over_all_accounts(
+    database, accounts, calls
+):
+    both = await margins(database, TODAY)
+    for by in GROUPS:
+        found = await margins(database, TODAY, (by,))
+        assert found.is_equal and found.total == both.total
+        assert len({getattr(line, by) for line in found.lines}) == len(found.lines) == 2
+    used = [await Reports(database).used_nanos(account, TODAY) for account in accounts]
+    assert sum(used) == both.total.sale_nanos
+    empty = await margins(database, Span(end=TODAY.first))
+    assert empty.lines == [] and empty.is_equal and empty.charged_nanos == 0
