@@ -9,18 +9,16 @@ import re
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-import pytest
 import requests
 import yaml
 
-from tests.conftest import Databases
 from tests.fakes.upstream_server import Action, Request, UpstreamServer
 from tests.station import ROOT, Station
 
@@ -54,7 +52,7 @@ class Emulated:
     vendor: UpstreamServer
     key: str = ""
     scratch: Path = field(default_factory=Path)
-    seen: set[str] = field(default_factory=set)  # ids of rows that tests have looked at
+    billed: set[str] = field(default_factory=set)  # ids of rows that were looked at
 
     def answers(self, path: str, *answer: Action) -> None:
         self.vendor.script(path, answer)
@@ -88,18 +86,25 @@ class Emulated:
         """The last request that a vendor got."""
         return self.vendor.requests[-1]
 
-    def bill(self) -> dict[str, Any]:
-        """The usage row of the one call since the last bill."""
+    def bills(self, count: int) -> list[dict[str, Any]]:
+        """The usage rows of the calls since the last bill, in their order: so many and no more."""
         deadline = time.monotonic() + SETTLED_S
         while True:
-            rows = [row for row in asyncio.run(self.station.rows()) if str(row["id"]) not in self.seen]
-            if rows or time.monotonic() > deadline:
+            rows = [row for row in asyncio.run(self.station.rows()) if str(row["id"]) not in self.billed]
+            if len(rows) >= count or time.monotonic() > deadline:
                 break
             time.sleep(0.05)
-        assert len(rows) == 1, f"{len(rows)} calls were billed"
-        self.seen.add(str(rows[0]["id"]))
-        usage = rows[0]["usage"]
-        return rows[0] | {"usage": json.loads(usage) if isinstance(usage, str) else usage}
+        assert len(rows) == count, f"{len(rows)} calls were billed"
+        self.billed.update(str(row["id"]) for row in rows)
+        return [row | {"usage": _document(row["usage"])} for row in rows]
+
+    def bill(self) -> dict[str, Any]:
+        """The usage row of the one call since the last bill."""
+        return self.bills(1)[0]
+
+
+def _document(value: Any) -> Any:
+    return json.loads(value) if isinstance(value, str) else value
 
 
 @contextmanager
@@ -115,22 +120,3 @@ def emulated(name: str, folder: Path, dsn: str) -> Iterator[Emulated]:
             yield Emulated(station, vendor, key, folder)
         finally:
             station.stop()
-
-
-Start = Callable[[str], Emulated]
-
-
-@contextmanager
-def stations(folders: pytest.TempPathFactory, databases: Databases) -> Iterator[Start]:
-    """Starts the station of a name; one runs at a time, as long as it is the one that is asked for."""
-    current: dict[str, Emulated] = {}
-    with ExitStack() as running:
-
-        def start(name: str) -> Emulated:
-            if name not in current:
-                running.close()
-                current.clear()
-                current[name] = running.enter_context(emulated(name, folders.mktemp(name), databases.take()))
-            return current[name]
-
-        yield start

@@ -1,0 +1,96 @@
+"""API4GPT: its documentation's example, pictures by model, size and quality, models sold by the call."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import pytest
+import requests
+
+from tests.clients.emulated import Emulated, emulated
+from tests.clients.playing import (
+    ANSWER,
+    CHAT,
+    PICTURE,
+    YUAN,
+    Facts,
+    chat,
+    examples_of,
+    play,
+    turbo,
+)
+from tests.conftest import Databases
+from tests.fakes.upstream_server import whole
+
+FACTS = {
+    "api4gpt: chat, curl": Facts(CHAT, "OPENAI_API_KEY", "This is a test!", *turbo(13, 7)),
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def api4gpt(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> Iterator[Emulated]:
+    with emulated("api4gpt", tmp_path_factory.mktemp("api4gpt"), databases.take()) as running:
+        yield running
+
+
+def test_every_example_of_the_document_is_played() -> None:
+    assert examples_of("api4gpt") == set(FACTS)
+
+
+@pytest.mark.parametrize("name", FACTS)
+def test_an_example_works_as_printed(api4gpt: Emulated, name: str) -> None:
+    play(api4gpt, name, FACTS[name])
+
+
+DRAWN = [
+    ("dall-e-3", {}, 30),
+    ("dall-e-3", {"size": "1024x1024"}, 30),
+    ("dall-e-3", {"size": "1792x1024", "quality": "standard"}, 60),
+    ("dall-e-3", {"quality": "hd"}, 60),
+    ("dall-e-3", {"size": "1024x1792", "quality": "hd"}, 90),
+    ("flux-dev", {"n": 1}, 20),
+    ("flux-kontext-pro", {"aspect_ratio": "16:9"}, 40),
+    ("stable-diffusion-3", {}, 15),
+]
+
+
+def test_it_prices_pictures_by_model_size_and_quality(api4gpt: Emulated) -> None:
+    api4gpt.answers("/v1/images/generations", whole(PICTURE))
+    for model, asked, _ in DRAWN:
+        doc = {"model": model, "prompt": "a cat", **asked}
+        assert api4gpt.post("/v1/images/generations", doc).content == PICTURE
+    bills = [(bill["model"], bill["cost_nanos"]) for bill in api4gpt.bills(len(DRAWN))]
+    assert bills == [(model, fen * YUAN // 100) for model, _, fen in DRAWN]
+
+
+def test_it_edits_pictures_with_flux_kontext_and_gpt_image_1(api4gpt: Emulated) -> None:
+    usage = {"input_tokens": 10, "output_tokens": 272, "total_tokens": 282}
+    answers = {
+        "flux-kontext-pro": PICTURE,
+        "gpt-image-1": json.dumps({"data": [{}], "usage": usage}).encode(),
+    }
+    credentials = {"flux-kontext-pro": "FLUX_KEY", "gpt-image-1": "OPENAI_API_KEY"}
+    costs = {"flux-kontext-pro": 40 * YUAN // 100, "gpt-image-1": 10 * 36_000 + 272 * 288_000}
+    for model, content in answers.items():
+        api4gpt.answers("/v1/images/edits", whole(content))
+        answer = requests.post(
+            api4gpt.station.url + "/v1/images/edits",
+            data={"model": model, "prompt": "with a hat"},
+            files={"image": ("cat.png", b"\x89PNG" + bytes(5000), "image/png")},
+            headers={"authorization": f"Bearer {api4gpt.key}"},
+            timeout=60,
+        )
+        assert answer.content == content
+        assert api4gpt.asked.header(b"authorization") == f"Bearer sk-upstream-{credentials[model]}".encode()
+        assert bytes(5000) in api4gpt.asked.body
+        assert api4gpt.bill()["cost_nanos"] == costs[model]
+
+
+@pytest.mark.parametrize(("model", "fen"), [("gpt-4-all", 30), ("gpt-4-gizmo-g-2fkFE8rbu", 40)])
+def test_it_sells_what_is_no_vendors_api_by_the_call(api4gpt: Emulated, model: str, fen: int) -> None:
+    api4gpt.answers(CHAT, whole(ANSWER))
+    assert chat(api4gpt, model=model).content == ANSWER
+    assert api4gpt.asked.header(b"authorization") == b"Bearer sk-upstream-WEB_STATION_KEY"
+    assert json.loads(api4gpt.asked.body)["model"] == model
+    assert api4gpt.bill()["cost_nanos"] == fen * YUAN // 100
