@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy.access.limits import ONE_CALL, Demand, Limit, LimitBook, Part, Want, rate_fields
+from proxy.dialects.headers import RateHeaders
 from proxy.ledger.balances import Slices
 from proxy.metering.usage import Usage
 
@@ -30,10 +31,9 @@ class Ticket:
     demand: Demand = ONE_CALL
     there: tuple[tuple[Limit, ...], tuple[Part, ...]] | None = None  # those of the upstream that it is at
 
-
-    def rates(self, now_ms: int) -> list[tuple[bytes, bytes]]:
+    def rates(self, names: RateHeaders, now_ms: int) -> list[tuple[bytes, bytes]]:
         """What is left of its limits, as headers."""
-        return rate_fields(self.limits, self.parts, now_ms)
+        return rate_fields(self.limits, self.parts, names, now_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,6 +12,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from proxy.dialects.headers import RateHeaders
+
 SMALL_PER_WORKER = 10  # a limit below this many per worker is counted one by one
 SLICES_PER_WORKER = 4  # a slice is this part of a worker's fair share: small enough to share
 CALLS_AHEAD = 4  # of tokens and money: what so many calls take
@@ -195,8 +197,10 @@ class LimitBook:
 # -- what the key holder is told -----------------------------------------------------------------------
 
 
-def rate_fields(limits: Iterable[Limit], parts: Iterable[Part], now_ms: int) -> list[tuple[bytes, bytes]]:
-    """`x-ratelimit-*` of an answer: per unit the limit of which least is left, as far as is known here."""
+def rate_fields(
+    limits: Iterable[Limit], parts: Iterable[Part], names: RateHeaders, now_ms: int
+) -> list[tuple[bytes, bytes]]:
+    """The headers of an answer: per unit the limit of which least is left, as far as is known here."""
     tightest: dict[int, tuple[int, Limit, Part]] = {}
     for limit, part in zip(limits, parts, strict=True):
         if limit.unit in SHOWN:
@@ -206,7 +210,7 @@ def rate_fields(limits: Iterable[Limit], parts: Iterable[Part], now_ms: int) -> 
                 tightest[limit.unit] = (remaining, limit, part)
     fields = []
     for remaining, limit, part in tightest.values():
-        fields += shown(limit, remaining, part.until_ms - now_ms)
+        fields += shown(limit, remaining, part.until_ms, names, now_ms)
     return fields
 
 
@@ -215,22 +219,15 @@ def is_told(limit: Limit) -> bool:
     return limit.unit in SHOWN
 
 
-def shown(limit: Limit, remaining: int, reset_ms: float) -> list[tuple[bytes, bytes]]:
-    """The three headers of one limit, as OpenAI tells them; none for one that they have no name for."""
+def shown(
+    limit: Limit, remaining: int, until_ms: int, names: RateHeaders, now_ms: int
+) -> list[tuple[bytes, bytes]]:
+    """The three headers of one limit; none for one that callers are not told of."""
     unit = SHOWN.get(limit.unit)
     if unit is None:
         return []
     return [
-        (b"x-ratelimit-limit-" + unit, b"%d" % limit.amount),
-        (b"x-ratelimit-remaining-" + unit, b"%d" % remaining),
-        (b"x-ratelimit-reset-" + unit, span(reset_ms)),
+        (names.limit % unit, b"%d" % limit.amount),
+        (names.remaining % unit, b"%d" % remaining),
+        (names.reset % unit, names.when(until_ms - now_ms, now_ms)),
     ]
-
-
-def span(ms: float) -> bytes:
-    """`12s`, `6m0s`, `23h59m3s`: whole seconds, rounded up."""
-    seconds = max(-(-int(ms) // 1000), 0)
-    minutes, seconds = divmod(seconds, 60)
-    hours, minutes = divmod(minutes, 60)
-    head = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
-    return f"{head}{seconds}s".encode()

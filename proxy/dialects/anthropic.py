@@ -7,6 +7,7 @@ from dataclasses import replace
 from proxy.dialects import anthropic_format as fmt
 from proxy.dialects.answer import NO_USAGE
 from proxy.dialects.base import Dialect, Meter, OperationSpec, Rules, UsagePointers
+from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES
 from proxy.dialects.owned import DEEP, SUCCEEDED, IdIn, IdOut, Listing, Results, Task
 from proxy.dialects.rules import NOTHING, UNREAD, RuledMeter
 
@@ -137,12 +138,13 @@ ANTHROPIC = Dialect(
     auth=(b"x-api-key", b""),
     request_pass=REQUEST_PASS,
     response_pass=RESPONSE_PASS,
-    response_pass_prefixes=(b"anthropic-ratelimit-", b"x-ratelimit-"),
+    response_pass_prefixes=(ANTHROPIC_RATES.prefix, X_RATES.prefix),
     query_pass={"beta": frozenset()},
     error_body=fmt.error_body,
     stream_error=fmt.stream_error,
     heartbeat=b'event: ping\ndata: {"type": "ping"}\n\n',
     id_header=b"request-id",
     own_id_headers=(b"x-request-id", b"request-id"),
+    rates=ANTHROPIC_RATES,
     make_meter=make_meter,
 )

@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+from proxy.dialects.headers import X_RATES, RateHeaders
 from proxy.dialects.owned import IdIn, IdOut, Listing, Task
 from proxy.metering.scanner import ANY, Pointer
 from proxy.metering.usage import Usage
@@ -197,5 +198,6 @@ class Dialect:
     """(request line and header fields, body, our credential, now in ms) -> header lines that prove them."""
     id_header: bytes = b"x-request-id"  # how the vendor names its request id
     own_id_headers: tuple[bytes, ...] = (b"x-request-id",)  # how we name ours
+    rates: RateHeaders = X_RATES  # how callers are told what is left of their limits
     make_meter: Callable[[OperationSpec, bool], Meter] = field(kw_only=True)
     """(operation, is_event_stream) -> a fresh meter for one answer with status < 400 or not."""

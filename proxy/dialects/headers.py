@@ -1,9 +1,13 @@
-"""Headers that pass in every family: what HTTP itself is about, and tracing. Tables only.
+"""Headers that pass in every family, and those by which families tell what is left of a rate. Tables.
 
 Never what names an account, carries a secret or belongs to one connection.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import UTC, datetime
 
 REQUEST = frozenset({
     b"accept", b"accept-encoding", b"accept-language", b"baggage", b"content-type", b"idempotency-key",
@@ -14,3 +18,40 @@ RESPONSE = frozenset({
     b"cache-control", b"content-disposition", b"content-encoding", b"content-language", b"content-type",
     b"date", b"etag", b"expires", b"last-modified", b"retry-after", b"vary", b"x-content-type-options",
 })  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class RateHeaders:
+    """The three headers of a rate; `%b` stands for what is counted: `requests` or `tokens`."""
+
+    prefix: bytes  # of them all, and of no other header
+    limit: bytes
+    remaining: bytes
+    reset: bytes
+    when: Callable[[float, int], bytes]
+    """(milliseconds until the window ends, now in ms of the Unix epoch) -> the value of `reset`."""
+
+
+def span(ms: float, now_ms: int = 0) -> bytes:
+    """`12s`, `6m0s`, `23h59m3s`: whole seconds, rounded up."""
+    seconds = max(-(-int(ms) // 1000), 0)
+    minutes, seconds = divmod(seconds, 60)
+    hours, minutes = divmod(minutes, 60)
+    head = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""
+    return f"{head}{seconds}s".encode()
+
+
+def moment(ms: float, now_ms: int) -> bytes:
+    """RFC 3339, as Anthropic writes it: `2026-01-31T00:00:00Z`, rounded up to a second."""
+    at_s = -(-(now_ms + max(int(ms), 0)) // 1000)
+    return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%dT%H:%M:%SZ}".encode()
+
+
+# https://platform.openai.com/docs/guides/rate-limits and https://docs.anthropic.com/en/api/rate-limits
+X_RATES = RateHeaders(
+    b"x-ratelimit-", b"x-ratelimit-limit-%b", b"x-ratelimit-remaining-%b", b"x-ratelimit-reset-%b", span
+)
+ANTHROPIC_RATES = RateHeaders(
+    b"anthropic-ratelimit-", b"anthropic-ratelimit-%b-limit", b"anthropic-ratelimit-%b-remaining",
+    b"anthropic-ratelimit-%b-reset", moment,
+)  # fmt: skip

@@ -8,6 +8,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
 from proxy.http1.head import Field, Framing, Head
 from proxy.http1.headers import REASONS, filter_response, serialize
@@ -15,7 +16,7 @@ from proxy.relay.answers import own_fields
 from proxy.relay.exchange import Exchange
 from proxy.routing.table import HeaderPolicy, Upstream
 
-RATES = b"x-ratelimit-"
+RATES = tuple({dialect.rates.prefix for dialect in DIALECTS.values()})
 
 
 # What comes bit by bit; Gemini's arrays of JSON do not say so.
@@ -58,7 +59,7 @@ def heading_for(
     own = [own_fields(x), b"server-timing: relay;dur=%.2f\r\n" % ((x.sent - x.uploaded) * 1000)]
     if x.standing is not None and x.standing.tells_rates and x.ticket is not None:
         fields = [field for field in fields if not field[0].startswith(RATES)]  # what is left there, not here
-        own += [b"%b: %b\r\n" % field for field in x.ticket.rates(x.at_ms)]
+        own += [b"%b: %b\r\n" % field for field in x.ticket.rates(x.dialect.rates, x.at_ms)]
     if is_event_stream:
         own.append(b"x-accel-buffering: no\r\n")  # nginx in front must not collect events
     chunked = False

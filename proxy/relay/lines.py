@@ -152,8 +152,19 @@ class Lines:
             return None
         if reply.get("outage"):
             return StationFault(retry_after_s=5.0, detail=f"{limit.bucket}: Postgres is away")
-        status = x.standing.snapshot.table.station.no_credit_status
-        return exceeded(limit, reply["retry_after_s"], status)
+        return self._exceeded(x, limit, reply["retry_after_s"])
+
+    def _exceeded(self, x: Exchange, limit: Limit, retry_after_s: float) -> ProxyError:
+        """The refusal. Who has spent what he may has no credit, until a new day or month begins."""
+        assert x.standing is not None and x.dialect is not None
+        if limit.unit == SPEND:
+            status = x.standing.snapshot.table.station.no_credit_status
+            wait_s = retry_after_s if KINDS[limit.kind].window != EVER else None
+            return NoCredit("This API key has spent what it may.", status=status, retry_after_s=wait_s)
+        refused, now_ms = LimitExceeded(retry_after_s=retry_after_s), self._wall_ms()
+        until_ms = now_ms + int(retry_after_s * 1000)
+        refused.fields = tuple(shown(limit, 0, until_ms, x.dialect.rates, now_ms))
+        return refused
 
     def _give(self, back: Back) -> None:
         for bucket, count in back:
@@ -193,13 +204,3 @@ class Lines:
             await self._fetch_slice(x, 1, want)
         finally:
             self._topping_up.discard(account)
-
-
-def exceeded(limit: Limit, retry_after_s: float, no_credit_status: int) -> ProxyError:
-    """The refusal. Who has spent what he may has no credit, until a new day or month begins."""
-    if limit.unit == SPEND:
-        wait_s = retry_after_s if KINDS[limit.kind].window != EVER else None
-        return NoCredit("This API key has spent what it may.", status=no_credit_status, retry_after_s=wait_s)
-    refused = LimitExceeded(retry_after_s=retry_after_s)
-    refused.fields = tuple(shown(limit, 0, retry_after_s * 1000))
-    return refused

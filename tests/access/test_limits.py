@@ -7,7 +7,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.access.limits import Demand, Limit, LimitBook, Part, limits_of, rate_fields, span
+from proxy.access.limits import Demand, Limit, LimitBook, Part, limits_of, rate_fields
+from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES, moment, span
 
 NOW = 1_800_000_000_000
 MINUTE = 60_000
@@ -179,7 +180,7 @@ def test_an_answer_tells_the_rate_of_which_least_is_left() -> None:
     demand = Demand(1, 1, 300, 0)
     parts = take(holds, *limits, demand=demand)
     assert parts is not None
-    assert dict(rate_fields(limits, parts, NOW)) == {
+    assert dict(rate_fields(limits, parts, X_RATES, NOW)) == {
         b"x-ratelimit-limit-requests": b"400",
         b"x-ratelimit-remaining-requests": b"199",
         b"x-ratelimit-reset-requests": b"13s",
@@ -187,7 +188,18 @@ def test_an_answer_tells_the_rate_of_which_least_is_left() -> None:
         b"x-ratelimit-remaining-tokens": b"700",
         b"x-ratelimit-reset-tokens": b"13s",
     }
-    assert rate_fields((), (), NOW) == []
+    assert dict(rate_fields(limits[:1], parts[:1], ANTHROPIC_RATES, NOW)) == {
+        b"anthropic-ratelimit-requests-limit": b"400",
+        b"anthropic-ratelimit-requests-remaining": b"199",
+        b"anthropic-ratelimit-requests-reset": moment(12_400, NOW),
+    }
+    assert rate_fields((), (), X_RATES, NOW) == []
+
+
+def test_anthropics_moments_are_rfc_3339_and_never_before_the_window_ends() -> None:
+    at_ms = 1_769_817_599_001  # a second before midnight of the last of January, and a bit
+    assert moment(1_000, at_ms) == b"2026-01-31T00:00:01Z"
+    assert moment(-5, at_ms) == b"2026-01-31T00:00:00Z"
 
 
 @pytest.mark.parametrize(

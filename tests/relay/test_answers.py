@@ -11,6 +11,7 @@ import pytest
 from proxy import errors
 from proxy.access.limits import Limit, shown
 from proxy.dialects import DIALECTS
+from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES
 from proxy.errors import InvalidKey, LimitExceeded, NoCredit, ProxyError, UpstreamBusy, UpstreamRefused
 from proxy.http1.head import Head, parse
 from proxy.relay.answers import (
@@ -174,14 +175,17 @@ def test_waiting_times_are_whole_seconds_and_never_none() -> None:
     assert b"retry-after" not in sent(call(), NoCredit())[1]
 
 
-def test_a_rate_is_told_as_openai_tells_it() -> None:
+def test_a_rate_is_told_as_its_family_tells_it() -> None:
     error = LimitExceeded(retry_after_s=11.5)
     assert not any(b"ratelimit" in name for name in sent(call(), error)[1])  # calls at once have no window
-    error.fields = tuple(shown(Limit("k1", "requests_per_minute", 60), 0, 11_500))
+    error.fields = tuple(shown(Limit("k1", "requests_per_minute", 60), 0, 11_500, X_RATES, 0))
     fields = sent(call(), error)[1]
     assert fields[b"x-ratelimit-limit-requests"] == b"60"
     assert fields[b"x-ratelimit-remaining-requests"] == b"0"
     assert fields[b"x-ratelimit-reset-requests"] == b"12s"
+    error.fields = tuple(shown(Limit("k1", "tokens_per_day", 60), 0, 11_500, ANTHROPIC_RATES, 0))
+    fields = sent(call("/v1/messages"), error)[1]
+    assert fields[b"anthropic-ratelimit-tokens-reset"] == b"1970-01-01T00:00:12Z"
 
 
 def test_a_head_request_gets_no_body() -> None:
