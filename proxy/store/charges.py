@@ -29,7 +29,10 @@ async def charge(
     crash_point("drain-before-copy")
     records = [
         usage_rows.record(
-            end, incarnation, day_of(end.at_ms), usage_rows.shares(drawn.get(end.id), upstream.get(end.id))
+            costs.tried(end),
+            incarnation,
+            day_of(end.at_ms),
+            usage_rows.shares(drawn.get(end.id), upstream.get(end.id)),
         )
         for end in ends
     ]

@@ -28,7 +28,7 @@ class Margin:
     sale_nanos: int  # charged to accounts: without what was free, with corrections
     free_nanos: int  # given away of free quotas
     refunded_nanos: int
-    cost_nanos: int  # what upstreams take, as far as it is declared
+    cost_nanos: int  # what upstreams take, as far as it is declared, also for tries that failed
 
     @property
     def margin_nanos(self) -> int:
@@ -80,6 +80,11 @@ WITH line AS (
            coalesce(upstream_nanos, 0) AS cost,
            (state = 'settled' AND upstream_nanos IS NULL)::int AS uncosted
     FROM usage WHERE posted_day >= $1 AND posted_day < $2
+    UNION ALL
+    SELECT tried.upstream, u.model, 0, 0, 0, 0, tried.cost_nanos, 0
+    FROM usage u CROSS JOIN LATERAL
+         jsonb_to_recordset(u.attempts) AS tried (upstream text, cost_nanos bigint)
+    WHERE u.posted_day >= $1 AND u.posted_day < $2 AND tried.cost_nanos <> 0
     UNION ALL
     SELECT u.upstream, u.model, 0, coalesce(c.charged_nanos, c.delta_nanos), 0, 0, 0, 0
     FROM correction c LEFT JOIN usage u ON u.id = c.corrects

@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from proxy.errors import UpstreamConnectFailed, UpstreamStale
 from proxy.ledger import entry
-from proxy.ledger.entry import End
+from proxy.ledger.entry import Attempt, End
 from proxy.metering.pricing import PPM, Price, cost_nanos, price_from_content
 from proxy.metering.usage import Usage
 from proxy.routing.globs import Globs
@@ -20,6 +21,8 @@ from proxy.routing.table import Upstream
 from proxy.store.database import Connection
 
 PRICES_MAX = 10_000  # remembered by id
+REFUSING = (503, 529)  # too busy to begin
+UNSENT = (UpstreamConnectFailed.code, UpstreamStale.code)  # no byte of an answer, and none of a request read
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,6 +57,32 @@ class UpstreamCosts:
                 found[end.id] = nanos
         return found
 
+    def tried(self, end: End) -> End:
+        """The call with an estimate of what its failed attempts cost, beside the cost of the call itself.
+
+        Where an upstream's costs are declared per call, a try that it may have acted on is estimated as one
+        call: it failed by itself (5xx), or broke off. What it refused, or what never got there, costs
+        nothing. Where costs are declared otherwise (a part of the price, figures per token) it stays 0: no
+        vendor tells what a try consumed that brought no answer.
+        """
+        billed = end.attempts[-1:] if end.state == entry.SETTLED else []
+        if not self._of or len(end.attempts) == len(billed):
+            return end
+        attempts = [
+            replace(tried, cost_nanos=self._per_call(tried.upstream, end.model))
+            if tried not in billed and _may_cost(tried)
+            else tried
+            for tried in end.attempts
+        ]
+        return replace(end, attempts=attempts)
+
+    def _per_call(self, upstream: str, model: str) -> int:
+        declared = self._of.get(upstream)
+        pattern = declared.globs.find(model) if declared is not None else None
+        if declared is None or pattern is None or "call" not in declared.costs[pattern].get("price", {}):
+            return 0
+        return cost_nanos(price_from_content(declared.costs[pattern]["price"]), Usage(calls=1), PPM, PPM)
+
     def _cost(self, end: End) -> int | None:
         declared = self._of[end.upstream]
         pattern = declared.globs.find(end.model)
@@ -64,3 +93,9 @@ class UpstreamCosts:
             return cost_nanos(price_from_content(cost["price"]), usage, PPM, PPM)
         price = self._prices.get(end.price)
         return None if price is None else cost_nanos(replace(price, multiplied=True), usage, cost["ppm"], PPM)
+
+
+def _may_cost(tried: Attempt) -> bool:
+    if tried.status:
+        return tried.status >= 500 and tried.status not in REFUSING
+    return tried.outcome not in UNSENT

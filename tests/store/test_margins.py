@@ -7,7 +7,8 @@ from datetime import timedelta
 import pytest
 
 from proxy.ledger import entry
-from proxy.ledger.entry import Settle
+from proxy.ledger.entry import Attempt, Settle
+from proxy.store.audit import audit
 from proxy.store.margins import GROUPS, margins
 from proxy.store.payments import Payments
 from proxy.store.reports import Reports
@@ -78,3 +79,40 @@ async def test_margins_add_up_to_the_ledger_by_upstream_by_model_and_over_all_ac
     assert sum(used) == both.total.sale_nanos
     empty = await margins(database, Span(end=TODAY.first))
     assert empty.lines == [] and empty.is_equal and empty.charged_nanos == 0
+
+
+async def test_a_failed_try_costs_what_its_upstream_takes_per_call_if_it_may_have_acted_on_it(
+    database, journal_dir, accounts, drainer
+):
+    drainer.costs.declare(table(ROUTES, {"A": "a"}).upstreams)
+
+    def tried(outcome: str, status: int = 0) -> Attempt:
+        return Attempt("openai", "direct", "main", outcome, status)
+
+    tries = [
+        tried("upstream_connect_failed"), tried("status:429", 429), tried("status:400", 400),
+        tried("upstream_timeout"), tried("status:500", 500),
+        Attempt("elsewhere", "direct", "main", "ok", 200),
+    ]  # fmt: skip
+    calls = [
+        end(accounts[0], model="o3", upstream="elsewhere", attempts=tries),
+        end(accounts[0], model="gpt-4o-mini", attempts=[tried("status:500", 500), tried("ok", 200)]),
+        end(
+            accounts[0], model="o3", attempts=[tried("status:502", 502)], state=entry.VOID, cost_nanos=0,
+            usage={}, outcome=entry.UPSTREAM_ERROR,
+        ),
+    ]  # fmt: skip
+    life = Life(journal_dir)
+    await life.write([PRICE_ENTRY, *calls])
+    await drainer.run_once()
+    await life.die()
+    rows = await database.fetch("SELECT attempts FROM usage ORDER BY id")
+    assert [[a["cost_nanos"] for a in row["attempts"]] for row in rows] == [
+        [0, 0, 0, 30_000, 30_000, 0],
+        [0, 0],  # by tokens: nobody tells how many
+        [30_000],
+    ]
+    found = await margins(database, TODAY, ("upstream",))
+    costs = {line.upstream: line.cost_nanos for line in found.lines}
+    assert costs == {"openai": 3 * 30_000 + 36_000, "elsewhere": 0}
+    assert await audit(database) == []
