@@ -50,6 +50,11 @@ tiers: {{Test: {{rank: 0, models: ["*"], multiplier: 1.0, limits: {{concurrency:
 """
 USAGE = {"input_tokens": 120, "input_tokens_details": {"cached_tokens": 100}, "output_tokens": 12}
 
+HEARD = (
+    b'data: {"type":"transcript.text.delta","delta":"hi"}\n\n'
+    b'data: {"type":"transcript.text.done","text":"hi"}\n\n'
+)
+
 
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[UpstreamServer]:
@@ -169,16 +174,19 @@ async def test_speech_is_billed_by_characters_or_by_tokens(
         ("srt", b"1\n00:00:00,000 --> 00:00:03,250\nhi\n", {"seconds_ms": 3250, "calls": 1}),
         ("vtt", b"WEBVTT\n\n00:00.000 --> 00:02.500\nhi\n", {"seconds_ms": 2500, "calls": 1}),
         ("text", b"hi\n", {"seconds_ms": 2500, "calls": 1}),  # by the head of its file
+        ("events", HEARD, {"seconds_ms": 2500, "calls": 1}),  # also where the stream tells no usage
     ],
 )
 async def test_what_is_heard_is_billed_by_the_second_whatever_is_asked_for(
     media: Station, vendor: UpstreamServer, key: str, asked: str, body: bytes, usage: dict[str, int]
 ) -> None:
-    kind = "application/json" if "json" in asked else "text/plain; charset=utf-8"
+    kinds = {"json": "application/json", "verbose_json": "application/json", "events": "text/event-stream"}
+    kind = kinds.get(asked, "text/plain; charset=utf-8")
     vendor.script("/v1/audio/transcriptions", stream(body, kind))
     form = aiohttp.FormData()
     form.add_field("file", b"OggS" + bytes(9_996), filename="a.ogg", content_type="audio/ogg")
-    form.add_field("response_format", asked)
+    name, value = ("stream", "true") if asked == "events" else ("response_format", asked)
+    form.add_field(name, value)
     form.add_field("model", "whisper-1")
     status, answer, id_ = await call(media, key, "/v1/audio/transcriptions", data=form)
     assert (status, answer) == (200, body)
