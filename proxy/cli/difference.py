@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from proxy.routing.parameters import Parameters, in_words
 from proxy.snapshot import Rates
 
 UNSEEN = "another secret"
@@ -49,10 +50,19 @@ def _named(document: Row, section: str) -> dict[str, dict[str, Any]]:
     if section == "station":
         return {"station": _flat(rows)}
     if section == "routes":
-        return {f"{'|'.join(row['methods'])} {row['path']}": _flat(row) for row in rows}
+        return {f"{'|'.join(row['methods'])} {row['path']}": _flat(_told(row)) for row in rows}
     if isinstance(rows, list):
         return {row["name"]: _flat(row) for row in rows}
     return {name: _flat(row) if isinstance(row, dict) else {"": row} for name, row in rows.items()}
+
+
+def _told(route: Row) -> Row:
+    """Each rule for parameters is a member of its own, in the words that callers are told."""
+    given = route["parameters"]
+    if given is None:
+        return route
+    rules = {in_words(rule): True for rule in Parameters.from_document(given).rules}
+    return {**route, "parameters": {**given, "rules": rules}}
 
 
 def _prices(document: Row) -> dict[str, Any]:

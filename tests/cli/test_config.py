@@ -229,6 +229,17 @@ def test_diff_tells_routes_models_prices_and_that_a_secret_is_another(routes, ca
     assert {"what": "route", "name": "POST /v1/extra", "change": "added"} in rows
 
 
+def test_diff_tells_rules_for_parameters_in_words(routes, capsys):
+    route = "routes:\n  - {path: /v1/completions, parameters: {refuse: [echo], range: {n: [1, %s]}}}\n"
+    for name, most in (("old.yaml", "1"), ("new.yaml", "5")):
+        (routes.parent / name).write_text(routes.read_text() + route % most)
+    _, said = told(capsys, "diff", "old.yaml", "new.yaml")
+    assert said.splitlines()[1:] == [
+        "           parameters.rules.'n' must be 1.: true -> -",
+        "           parameters.rules.'n' must be a number between 1 and 5.: - -> true",
+    ]
+
+
 def test_diff_of_a_broken_file_tells_its_mistakes(routes, capsys):
     Path("broken.yaml").write_text("models: 5\n")
     status, said = told(capsys, "diff", "routes.yaml", "broken.yaml")

@@ -94,3 +94,26 @@ def test_it_sells_what_is_no_vendors_api_by_the_call(api4gpt: Emulated, model: s
     assert api4gpt.asked.header(b"authorization") == b"Bearer sk-upstream-WEB_STATION_KEY"
     assert json.loads(api4gpt.asked.body)["model"] == model
     assert api4gpt.bill()["cost_nanos"] == fen * YUAN // 100
+
+
+def test_it_completes_embeds_speaks_and_translates(api4gpt: Emulated) -> None:
+    used = b'{"object":"x","usage":{"prompt_tokens":10,"completion_tokens":2}}'
+    calls = {
+        "completions": ({"model": "gpt-3.5-turbo-instruct", "prompt": "I am a"}, 10 * 10_800 + 2 * 14_400),
+        "embeddings": ({"model": "text-embedding-3-small", "input": "x"}, 10 * 144),
+        "audio/speech": ({"model": "tts-1-hd", "input": "你好啊", "voice": "alloy"}, 3 * 216_000),
+    }
+    for path, (doc, _) in calls.items():
+        api4gpt.answers(f"/v1/{path}", whole(used))
+        assert api4gpt.post(f"/v1/{path}", doc).content == used
+    api4gpt.answers("/v1/audio/translations", whole(b'{"text":"Hello","duration":2.5}'))
+    answer = requests.post(
+        api4gpt.station.url + "/v1/audio/translations",
+        data={"model": "whisper-1", "response_format": "verbose_json"},
+        files={"file": ("a.mp3", b"\xff\xfb\x90\x00" + bytes(5000), "audio/mpeg")},
+        headers={"authorization": f"Bearer {api4gpt.key}"},
+        timeout=60,
+    )
+    assert answer.json()["text"] == "Hello"
+    costs = [bill["cost_nanos"] for bill in api4gpt.bills(len(calls) + 1)]
+    assert costs == [*(cost for _, cost in calls.values()), 5 * 720_000 // 2]

@@ -25,7 +25,7 @@ from tests.clients.playing import (
     user,
 )
 from tests.conftest import Databases
-from tests.fakes.upstream_server import whole
+from tests.fakes.upstream_server import stream, whole
 
 AZURE = "/openai/deployments/{}/{}?api-version=2024-10-21"
 AZURE_CHAT_TARGET = AZURE.format("gpt-35-turbo", "chat/completions")
@@ -140,6 +140,19 @@ def test_it_takes_either_header_on_either_path(apigpt: Emulated, path: str, head
     assert (answer.status_code, answer.content) == (200, ANSWER)
     assert apigpt.asked.header(b"authorization") is None
     apigpt.bill()
+
+
+def test_its_streams_end_with_done_and_show_no_usage_that_nobody_asked_for(apigpt: Emulated) -> None:
+    begin = b'data: {"choices":[],"prompt_filter_results":[]}\n\n'
+    text = b'data: {"model":"gpt-35-turbo","choices":[{"index":0,"delta":{"content":"Hi"}}]}\n\n'
+    end = b'data: {"choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":10,"completion_tokens":2,"total_tokens":12}}\n\n'
+    done = b"data: [DONE]\n\n"
+    apigpt.vendor.script(AZURE_CHAT, stream(begin + text + end + usage + done, cuts=(9, 70, 200)))
+    assert chat(apigpt, stream=True).content == begin + text + end + done
+    asked = {"messages": ASK, "stream": True, "stream_options": {"include_usage": True}}
+    assert json.loads(apigpt.asked.body) == asked
+    assert apigpt.bill()["cost_nanos"] == turbo(10, 2)[2]
 
 
 def test_it_draws_with_its_own_stable_diffusion_and_serves_no_other_apis(apigpt: Emulated) -> None:
