@@ -93,7 +93,7 @@ class InvalidKey(ClientFault):
     code = "invalid_api_key"
     status = 401
     kind = "authentication_error"
-    text = "The API key is not valid."
+    text = "Incorrect API key provided."
 
 
 class KeyExpired(InvalidKey):

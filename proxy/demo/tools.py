@@ -34,7 +34,8 @@ def _functions(tools: object) -> Iterator[tuple[str, object]]:
     """Name and JSON schema of each, however its family nests them."""
     for tool in tools if isinstance(tools, list) else ():
         if isinstance(tool, dict):
-            for declared in tool.get("functionDeclarations") or [tool.get("function") or tool]:
+            googles = tool.get("functionDeclarations") or tool.get("function_declarations")
+            for declared in googles or [tool.get("function") or tool]:
                 if isinstance(declared, dict) and isinstance(name := declared.get("name"), str):
                     schemas = (declared.get(key) for key in _SCHEMAS)
                     yield name, next(filter(None, schemas), None)
