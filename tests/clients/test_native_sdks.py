@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.access import Access
-from tests.clients.test_sdks import failures
+from tests.clients.test_sdks import failures, script
 from tests.clients.venvs import python_with
 from tests.fakes.upstream_server import Request, UpstreamServer, whole
 from tests.station import Station
@@ -81,4 +81,4 @@ def native(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Access]:
 
 @pytest.mark.skipif(os.environ.get("HEADRACE_CLIENTS") != "all", reason="only with `make clients`")
 def test_every_way_of_the_vendors_own_sdks_works(native: Access):
-    assert failures(native, python_with("native"), "native_clients") == []
+    assert failures(native, [python_with("native"), script("native_clients")]) == []

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from tests.clients.access import Access
-from tests.clients.venvs import python_with
+from tests.clients.venvs import node_script, python_with
 
 RUNNERS = Path(__file__).parent / "runners"
 RUN_S = 120
@@ -31,21 +31,33 @@ OTHER_YEARS = [
     ("newest", "anthropic_client"),
     ("newest", "requests_posts"),
     ("langchain", "langchain_chat"),
+    ("litellm", "litellm_client"),
 ]
+NODE = ["openai_node", "ai_sdk", "anthropic_node", "google_genai_node"]
 
 
 @pytest.mark.parametrize("runner", LOCKED)
 def test_every_way_of_a_client_works(access: Access, runner: str):
-    assert failures(access, sys.executable, runner) == []
+    assert failures(access, [sys.executable, script(runner)]) == []
 
 
 @pytest.mark.skipif(os.environ.get("HEADRACE_CLIENTS") != "all", reason="only with `make clients`")
 @pytest.mark.parametrize(("venv", "runner"), OTHER_YEARS)
 def test_every_way_of_other_years_works(access: Access, venv: str, runner: str):
-    assert failures(access, python_with(venv), runner) == []
+    assert failures(access, [python_with(venv), script(runner)]) == []
 
 
-def failures(access: Access, python: str, runner: str) -> list[str]:
+@pytest.mark.skipif(os.environ.get("HEADRACE_CLIENTS") != "all", reason="only with `make clients`")
+@pytest.mark.parametrize("runner", NODE)
+def test_every_way_of_a_client_for_node_works(access: Access, runner: str):
+    assert failures(access, node_script(RUNNERS / f"{runner}.mjs")) == []
+
+
+def script(runner: str) -> str:
+    return str(RUNNERS / f"{runner}.py")
+
+
+def failures(access: Access, command: list[str]) -> list[str]:
     """Run one runner; what went wrong, a text for each way that failed."""
     environment = {
         "HEADRACE_BASE_URL": access.base_url,
@@ -55,7 +67,7 @@ def failures(access: Access, python: str, runner: str) -> list[str]:
     if access.has_busy_models:
         environment["HEADRACE_BUSY_MODEL"] = f"busy-{next(RUNS)}"
     ran = subprocess.run(
-        [python, str(RUNNERS / f"{runner}.py")],
+        command,
         env=environment,
         capture_output=True,
         text=True,
