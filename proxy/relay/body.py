@@ -211,8 +211,8 @@ def _check(policy: Parameters, doc: Mapping[str, Any]) -> None:
 async def _check_context(x: Exchange) -> None:
     """Input and the output that is asked for must fit into the model's context, where the file knows it.
 
-    Only what may be too long is counted: a token is a byte of the body at least. What the vendor puts around
-    the messages is not, nor are pictures: those who come closer than that are refused by the vendor itself.
+    Only what may be too long is counted: a token is a byte of the body at least; and only until it is too
+    long. What the vendor puts around messages is not counted, nor are pictures: it refuses them itself.
     """
     assert x.snapshot is not None
     model = x.snapshot.model_for(x.model)
@@ -222,11 +222,11 @@ async def _check_context(x: Exchange) -> None:
     room = model.context - asked
     if len(x.content) <= room:
         return
-    tokens = await asyncio.to_thread(prompts.count, x.content, x.model)
+    tokens = await asyncio.to_thread(prompts.count_until, x.content, x.model, room)
     if tokens > room:
         more = f", and 'max_tokens' asks for {asked} more" if asked else ""
         raise ContextExceeded(
-            f"This model's context is {model.context} tokens: the input has {tokens}{more}.",
+            f"This model's context is {model.context} tokens: the input has at least {tokens}{more}.",
             param="max_tokens" if asked else None,
         )
 

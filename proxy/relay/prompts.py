@@ -12,6 +12,7 @@ import orjson
 from proxy.metering.count import count_tokens
 
 DEPTH_MAX = 12
+COUNTED_CHARS = 256 << 10  # counted before it is asked whether that is enough
 _READ = (
     "messages", "system", "prompt", "input", "tools", "functions", "instructions", "response_format",
     # Gemini's, Cohere's and Ollama's
@@ -55,3 +56,14 @@ def count(content: bytes, model: str) -> int:
     """Tokens of the text of a JSON request body. Of a long one in a thread: 1 MB takes 25 ms, and 3
     of them are everybody's."""
     return count_tokens((text_of(content),), model)
+
+
+def count_until(content: bytes, model: str, most: int) -> int:
+    """Like `count`; of a text that has more than `most` tokens, only so many that this is certain."""
+    text = text_of(content)
+    tokens = 0
+    for at in range(0, len(text), COUNTED_CHARS):
+        tokens += count_tokens((text[at : at + COUNTED_CHARS],), model)
+        if tokens > most:
+            break
+    return tokens

@@ -33,6 +33,7 @@ from proxy.errors import (
 from proxy.relay.body import Bodies, asks_for_usage, outgoing, parse
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
+from proxy.relay.prompts import count_until
 from proxy.relay.spool import Spool
 from proxy.routing.table import Endpoint, Parameters, Route
 from proxy.snapshot import Snapshot
@@ -324,9 +325,14 @@ async def test_what_is_dropped_may_not_hide_behind_a_second_one() -> None:
         (5, "gpt-4o-mini", {}, None),
         (90, "gpt-4o-mini", {}, None),  # its body is longer than the context, its text is not
         (90, "gpt-4o-mini", {"max_tokens": 5}, None),
-        (90, "gpt-4o-mini", {"max_tokens": 20}, "the input has 90, and 'max_tokens' asks for 20 more"),
+        (
+            90,
+            "gpt-4o-mini",
+            {"max_tokens": 20},
+            "the input has at least 90, and 'max_tokens' asks for 20 more",
+        ),
         (90, "gpt-4o-mini", {"max_completion_tokens": 20}, "'max_tokens' asks for 20 more"),
-        (200, "gpt-4o-mini", {}, "This model's context is 100 tokens: the input has 200."),
+        (200, "gpt-4o-mini", {}, "This model's context is 100 tokens: the input has at least 200."),
         (200, "unbounded", {"max_tokens": 20}, None),
         (200, "unknown", {}, None),
     ],
@@ -348,6 +354,12 @@ async def test_input_and_output_must_fit_into_the_context(
         await parse(x, FACTS)
     assert refusal in refused.value.message
     assert refused.value.param == ("max_tokens" if limit else None)
+
+
+def test_a_text_is_counted_until_it_is_too_long() -> None:
+    content = orjson.dumps({"messages": [{"content": " a" * 1_000_000}]})
+    assert count_until(content, "gpt-4o", 2_000_000) == 1_000_000
+    assert 1_000 < count_until(content, "gpt-4o", 1_000) < 200_000
 
 
 # -- sending on ------------------------------------------------------------------------------------
