@@ -26,6 +26,7 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> str:
     source, venv = folder / "source", folder / "venv"
     shutil.copytree(ROOT / "proxy", source / "proxy", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "sql", source / "sql")
+    shutil.copytree(ROOT / "tests" / "golden", source / "tests" / "golden")
     for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE", "routes.yaml"):
         shutil.copy(ROOT / name, source)
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--quiet"]
@@ -48,6 +49,17 @@ from proxy import resources
 assert resources.routes().is_file()
 print(*sorted(path.name for path in resources.sql().iterdir()))"""
     assert told(installed, program) == sorted(path.name for path in (ROOT / "sql").glob("*.sql"))
+
+
+def test_an_installed_wheel_has_the_golden_answers(installed: str):
+    program = (
+        "from proxy import resources; f = resources.golden();"
+        "print(*sorted(str(p.relative_to(f)) for p in f.rglob('*') if p.is_file()), sep='\\n')"
+    )
+    mine = ROOT / "tests" / "golden" / "streams"
+    assert told(installed, program) == sorted(
+        str(path.relative_to(mine)) for path in mine.rglob("*") if path.is_file()
+    )
 
 
 def test_an_installed_wheel_has_every_module_and_data_file(installed: str):

@@ -128,6 +128,8 @@ class Replayer:
         judged = result(recording, f"{coding} {'chunked' if answer.is_chunked else 'length'}")
         if SECRET.partition(":")[2].encode() in content:
             judged.differ("the upstream's credential reached the client")
+        if answer.asked and self._key in f"{answer.asked.target}{answer.asked.headers}":
+            judged.differ("the caller's key reached the upstream")
         if answer.asked is None:
             judged.differ(f"the upstream was not asked: {status} {content[:200]!r}")
         elif verdict.is_mapped(recording.status, recording.body):

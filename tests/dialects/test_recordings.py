@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from proxy.conform.recordings import as_billed, figures
 from proxy.dialects import DIALECTS
 from proxy.metering.usage import Usage
 from tests.dialects.answers import every_byte, metered, said, two_pieces
@@ -81,33 +82,6 @@ pytestmark = pytest.mark.skipif(not RECORDINGS, reason="HEADRACE_RECORDINGS name
 
 def each(recordings: list[Recording]) -> pytest.MarkDecorator:
     return pytest.mark.parametrize("recording", recordings, ids=lambda r: r.name)
-
-
-def figures(usage: Usage) -> dict[str, int]:
-    return {
-        "input_tokens_all": usage.input_tokens_all(),
-        "output_tokens_all": usage.output_tokens_all(),
-        "cache_read_tokens": usage.cache_read,
-        "cache_write_tokens": usage.cache_write_5m + usage.cache_write_1h,
-        "cache_write_1h_tokens": usage.cache_write_1h,
-        "reasoning_tokens": usage.reasoning,
-        "input_audio_tokens": usage.input_audio,
-        "output_audio_tokens": usage.output_audio,
-        "input_image_tokens": usage.input_image,
-        "output_image_tokens": usage.output_image,
-        "images": usage.images,
-        "audio_ms": usage.seconds_ms,
-    }
-
-
-def as_billed(expected: dict[str, Any]) -> dict[str, int]:
-    """What a vendor reported, in the form that can be billed: no more from the cache than came in."""
-    if expected["input_tokens_all"] is None and expected["total_tokens"]:  # Voyage: a total and nothing else
-        expected = {**expected, "input_tokens_all": expected["total_tokens"]}
-    expected = {**expected, "audio_ms": round((expected["audio_seconds"] or 0) * 1000)}
-    told = {name: expected.get(name) or 0 for name in figures(Usage())}
-    told["cache_read_tokens"] = min(told["cache_read_tokens"], told["input_tokens_all"])
-    return told
 
 
 @each(ANSWERS)
