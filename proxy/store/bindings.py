@@ -22,6 +22,7 @@ from proxy.ledger.bindings import Binding, Closing
 from proxy.ledger.entry import Bind, End, Observed
 from proxy.metering.pricing import Price, price_from_content
 from proxy.store.database import Connection, Database
+from proxy.store.spending import spend
 
 FIRST_POLL_MS = 1000  # after a task was submitted; the poller's own intervals follow
 PAGE_ROWS_MAX = 100
@@ -105,8 +106,15 @@ async def _close(connection: Connection, row: Any, seen: Observed) -> Closing | 
             row["account"], row["hold_nanos"],
         )  # fmt: skip
     if end is None:  # its relay died between Bind and End: adoption has closed the call
-        return bindings.corrected(call, seen, prices[call.price])
-    return bindings.closed(end, seen, row["state"], prices)
+        closing, cost = bindings.corrected(call, seen, prices[call.price]), call.cost_nanos
+    else:
+        closing = bindings.closed(end, seen, row["state"], prices)
+        cost = sum(part.cost_nanos for part in closing.ends)
+    await spend(
+        connection, cost - row["hold_nanos"], account=call.account, key=call.key, tier=call.tier,
+        began_ms=call.began_ms,
+    )  # fmt: skip
+    return closing
 
 
 async def _note(connection: Connection, row: Any, seen: Observed, state: str) -> None:

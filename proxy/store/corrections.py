@@ -10,6 +10,7 @@ from uuid import UUID
 
 from proxy.ledger.entry import Settle
 from proxy.store.database import Connection
+from proxy.store.spending import spend
 
 
 async def correct(connection: Connection, settle: Settle, day: date, incarnation: str) -> str:
@@ -23,7 +24,7 @@ async def correct(connection: Connection, settle: Settle, day: date, incarnation
     cost_before = row["cost_nanos"] + row["corrected_nanos"]
     delta = settle.cost_nanos - cost_before
     # What was free stays so, and what was refunded is not given back once more.
-    not_paid = row["not_paid"]
+    not_paid = row["free_nanos"] + row["refunded"]
     charged = max(settle.cost_nanos - not_paid, 0) - max(cost_before - not_paid, 0)
     is_new = await connection.fetchval(
         "INSERT INTO correction (id, corrects, account, posted_day, at_ms, delta_nanos, cost_nanos,"
@@ -39,14 +40,21 @@ async def correct(connection: Connection, settle: Settle, day: date, incarnation
             " VALUES ($1, 'revenue', 'correction', $2, 'correction', $3, $4)",
             row["account"], -charged, str(UUID(settle.id)), day,
         )  # fmt: skip
+    if is_new and settle.corrects:
+        refunded = row["refunded"]
+        spent = max(settle.cost_nanos - refunded, 0) - max(cost_before - refunded, 0)
+        await spend(
+            connection, spent, account=row["account"], key=row["key"], tier=row["tier"],
+            began_ms=row["began_ms"],
+        )  # fmt: skip
     return ""
 
 
 _CLOSED_CALL = """
-SELECT account, cost_nanos,
+SELECT account, key, tier, began_ms, cost_nanos, free_nanos,
        coalesce((SELECT sum(delta_nanos)::bigint FROM correction
                  WHERE corrects = u.id), 0) AS corrected_nanos,
-       free_nanos + coalesce((SELECT amount_nanos FROM ledger
-                              WHERE source = 'refund' AND reference = u.id::text), 0) AS not_paid
+       coalesce((SELECT amount_nanos FROM ledger
+                 WHERE source = 'refund' AND reference = u.id::text), 0) AS refunded
 FROM usage u WHERE id = $1::uuid
 """

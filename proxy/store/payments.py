@@ -15,6 +15,7 @@ from uuid import UUID
 
 from proxy.errors import StateError
 from proxy.store.database import Connection, Database
+from proxy.store.spending import spend
 
 REFUNDS = "refund"  # the source of refunded calls; the reference is the call's id
 # kind -> where the money comes from, or goes to
@@ -141,9 +142,12 @@ class Payments:
         except ValueError as e:
             raise LookupError(f"{call!r} is no id of a call") from e
         async with self._database.transaction() as connection:
-            account = await connection.fetchval("SELECT account FROM usage WHERE id = $1", call_id)
-            if account is None:
+            row = await connection.fetchrow(
+                "SELECT account, key, tier, began_ms FROM usage WHERE id = $1", call_id
+            )
+            if row is None:
                 raise LookupError(f"there is no call {call_id}, or it is not settled yet")
+            account = row["account"]
             await connection.execute("SELECT FROM account WHERE id = $1 FOR NO KEY UPDATE", account)
             before = await connection.fetchrow(
                 "SELECT id, amount_nanos FROM ledger WHERE source = $1 AND reference = $2",
@@ -155,6 +159,7 @@ class Payments:
             paid = await connection.fetchval(_PAID_FOR, call_id)
             if paid <= 0:
                 raise StateError("this call cost its account nothing")
+            await spend(connection, -paid, **row)  # the key that was sold with an amount may spend it again
             refund = Movement("refund", paid, REFUNDS, str(call_id), note=note, contra="write_off")
             return await post(connection, account, refund)
 

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import NamedTuple
 
 from proxy.store.database import Connection, Database
+from proxy.store.spending import LATE
 
 ALIVE_S = 30.0  # a node that was not heard of for so long has no calls
 
@@ -120,9 +121,9 @@ class Windows:
         their journals were adopted; `since_ms` tells where a bucket's window begins."""
         async with self._database.transaction() as connection:
             rows = await connection.fetch(
-                "DELETE FROM limit_slice WHERE node = $1 AND holder <> $2 AND bucket LIKE '%:spend%'"
-                " RETURNING bucket, ends_ms",
-                self._node, self._life,
+                "DELETE FROM limit_slice WHERE node = $1 AND holder NOT IN ($2, $3)"
+                " AND bucket LIKE '%:spend%' RETURNING bucket, ends_ms",
+                self._node, self._life, LATE,
             )  # fmt: skip
             if not rows:
                 return
@@ -166,15 +167,22 @@ class Windows:
 # Ids of processes sort behind the one of the life of the node that they belong to.
 _LIVES = "SELECT id FROM incarnation WHERE node = $1 AND split_part(id, '-', 2)"
 
-# A call belongs to the window in which it began. The posted day, of any zone, is there for the index.
+# A call belongs to the window in which it began. The posted day, of any zone, is there for the index. A task
+# counts at its hold, as its worker counted it: what it spent more or less is a row of its own (spending).
 _SPENT = """
-SELECT coalesce(sum(cost_nanos), 0)::bigint FROM usage
-WHERE account = {account} AND {owner} AND incarnation = ANY($2) AND began_ms >= $3
-  AND posted_day >= (to_timestamp($3 / 1000.0) AT TIME ZONE 'UTC')::date - 1
+SELECT (SELECT coalesce(sum(cost_nanos), 0) FROM usage u
+        WHERE account = {account} AND {owner} AND incarnation = ANY($2) AND began_ms >= $3
+          AND posted_day >= (to_timestamp($3 / 1000.0) AT TIME ZONE 'UTC')::date - 1
+          AND NOT EXISTS (SELECT FROM binding b WHERE b.id = coalesce(u.parent, u.id) AND {task}))::bigint
+     + (SELECT coalesce(sum(CASE WHEN b.closed_ms IS NULL THEN b.hold_nanos
+                                 ELSE (SELECT u.hold_nanos FROM usage u WHERE u.id = b.id) END), 0)
+        FROM binding b
+        WHERE account = {account} AND {owner} AND incarnation = ANY($2) AND at_ms >= $3 AND {task})::bigint
 """
+_TASK = "(b.hold_nanos <> 0 OR b.closed_ms IS NOT NULL)"
 _SPENT_BY = {
-    "k": _SPENT.format(account="(SELECT account FROM api_key WHERE id = $1)", owner="key = $1"),
-    "a": _SPENT.format(account="$1", owner="true"),
+    "k": _SPENT.format(account="(SELECT account FROM api_key WHERE id = $1)", owner="key = $1", task=_TASK),
+    "a": _SPENT.format(account="$1", owner="true", task=_TASK),
 }
 
 
