@@ -10,9 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proxy.dialects.headers import RateHeaders
+from proxy.ledger.amounts import as_text
 
 SMALL_PER_WORKER = 10  # a limit below this many per worker is counted one by one
 SLICES_PER_WORKER = 4  # a slice is this part of a worker's fair share: small enough to share
@@ -231,3 +232,34 @@ def shown(
         (names.remaining % unit, b"%d" % remaining),
         (names.reset % unit, names.when(until_ms - now_ms, now_ms)),
     ]
+
+
+def told(limits: Iterable[Limit], drawn: Mapping[str, int] | None = None) -> list[dict[str, Any]]:
+    """Limits as documents show them: whose it is, its kind, the limit and what is left; amounts as text.
+
+    `drawn`: what nodes have of each bucket's window, used or not: at least the rest is left. None: that is
+    not known, and `left` is null.
+    """
+    return [
+        {
+            "of": _owner(limit.bucket),
+            "kind": limit.kind,
+            "limit": _figure(limit, limit.amount),
+            "left": None
+            if drawn is None
+            else _figure(limit, max(limit.amount - drawn.get(limit.bucket, 0), 0)),
+        }
+        for limit in limits
+    ]
+
+
+_OWNERS = {"k": "key", "a": "account", "m": "model", "u": "upstream"}
+
+
+def _owner(bucket: str) -> str:
+    owner = bucket.rpartition(":")[0]
+    return "tier" if owner[0] == "a" and ":" in owner else _OWNERS[owner[0]]
+
+
+def _figure(limit: Limit, count: int) -> int | str:
+    return as_text(count) if limit.unit == SPEND else count

@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from dataclasses import replace
 from typing import Any
 
 from proxy import resources
@@ -13,12 +14,13 @@ from proxy.access.keyformat import digest_of
 from proxy.access.keyring import KeyRecord
 from proxy.cli import station
 from proxy.cli.difference import UNSEEN, difference
-from proxy.cli.explanation import SAMPLE_BODY_BYTES, Question, explain, money
+from proxy.cli.explanation import SAMPLE_BODY_BYTES, Question, explain, limits_on, money
 from proxy.compiler import compile_file
 from proxy.errors import ConfigError, ProxyError
 from proxy.routing.loader import Compiled
 from proxy.snapshot import Snapshot
 from proxy.store.catalog import Catalog
+from proxy.store.windows import drawn
 
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
@@ -118,15 +120,18 @@ def run_explain(args: argparse.Namespace) -> int:
     """0 if the call would be sent to an upstream, else 1."""
     path = config_path(args.config)
     snapshot = Snapshot.from_document(compile_file(path, os.environ).document)
+    key = key_record(args)
     question = Question(
         method=args.method.upper(),
         target=args.path,
         model=args.model,
         host=args.host,
         is_stream=args.stream,
-        key=key_record(args),
+        key=key,
         now_ms=time.time_ns() // 1_000_000,
     )
+    if key is not None:
+        question = replace(question, drawn=_drawn(args, snapshot, question))
     try:
         told = explain(snapshot, question)
     except ProxyError as e:
@@ -136,6 +141,15 @@ def run_explain(args: argparse.Namespace) -> int:
     else:
         print("\n".join(_lines(told, path)))
     return 1 if told["refused"] or not any("url" in c for c in told["candidates"]) else 0
+
+
+def _drawn(args: argparse.Namespace, snapshot: Snapshot, question: Question) -> dict[str, int]:
+    """What the station's nodes have of the limits of the key and the model."""
+    assert question.key is not None
+    tier = snapshot.tier(question.key.tier_at(question.now_ms))
+    model = snapshot.model_for(question.model) if question.model else None
+    buckets = [limit.bucket for limit in limits_on(question.key, tier, model)]
+    return station.ask(args, lambda database: drawn(database, buckets, question.now_ms))
 
 
 def key_record(args: argparse.Namespace) -> KeyRecord | None:
@@ -183,9 +197,10 @@ def _about_the_call(told: dict[str, Any], path: str) -> list[tuple[str, str]]:
     if "key" in told:
         rows.append(("key", f"{told['key']['masked']} of account {told['key']['account']}"))
     rows.append(("tier", f"{tier['name']}, rank {tier['rank']}, models {', '.join(tier['models'])}"))
-    limits = told["limits"]
-    each_minute = "any number of" if limits["requests_per_minute"] is None else limits["requests_per_minute"]
-    rows.append(("limits", f"{each_minute} requests a minute, {limits['concurrency']} at a time"))
+    for number, limit in enumerate(told["limits"]):
+        left = "" if limit["left"] is None else f", at least {limit['left']} left"
+        words = f"{limit['kind'].replace('_', ' ')} of the {limit['of']}: {limit['limit']}{left}"
+        rows.append(("" if number else "limits", words))
     return rows
 
 

@@ -6,11 +6,13 @@ Secrets are named, never shown.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.access.keyring import KeyRecord
+from proxy.access.limits import Limit, limits_of
+from proxy.access.limits import told as told_limits
 from proxy.dialects.base import OperationSpec
 from proxy.errors import ModelNotPermitted, ModelNotPriced, ProxyError, UnknownModel
 from proxy.ledger import amounts
@@ -49,6 +51,7 @@ class Question:
     is_stream: bool = False
     key: KeyRecord | None = None
     now_ms: int = 0
+    drawn: Mapping[str, int] | None = None  # of limits: access.limits.told
 
 
 def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
@@ -73,7 +76,7 @@ def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
         "model": _model(name, model),
         "candidates": _candidates(snapshot, match, model, _wish(question, name), query),
         "refused": _refusals(snapshot, question, operation, tier, name),
-        "limits": _limits(question.key, tier),
+        "limits": told_limits(limits_on(question.key, tier, model), question.drawn),
         "price": _price(sale, snapshot.table.station.currency) if sale else None,
         "hold": _hold(operation.kind, model, sale, tier) if sale and model else None,
     }
@@ -213,13 +216,13 @@ def _price(sale: Sale, currency: str) -> dict[str, Any]:
     }
 
 
-def _limits(key: KeyRecord | None, tier: Tier) -> dict[str, Any]:
-    return {
-        "requests_per_minute": tier.limits.requests_per_minute,
-        "concurrency": tier.limits.concurrency,
-        "key_requests_per_minute": key.amounts.get("requests_per_minute") if key else None,
-        "key_concurrency": key.amounts.get("concurrency") if key else None,
-    }
+def limits_on(key: KeyRecord | None, tier: Tier, model: Model | None) -> tuple[Limit, ...]:
+    """All that a call counts against; without a key those of its tier."""
+    amounts = tier.limits.amounts()
+    limits = key.limits(tier.name, amounts) if key else limits_of(f"a0:{tier.name}", amounts)
+    if model is not None and model.limits is not None:
+        limits += limits_of(f"m:{model.pattern}", model.limits.amounts())
+    return limits
 
 
 def _hold(kind: str, model: Model, sale: Sale, tier: Tier) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from aiohttp import web
 
 from proxy import telemetry
 from proxy.control.endpoints import EndpointProbes
-from proxy.routing.table import Endpoint
+from proxy.routing.table import Endpoint, Tier
 from proxy.snapshot import Snapshot
 from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
@@ -48,7 +48,7 @@ class Sites:
         probes = EndpointProbes(self._control.server.broadcast)
         telemetry.spawn("endpoints", probes.keep_going(self._endpoints))
         await self._serve(make_admin_app(self, settings.admin_token), orders.admin_fd)
-        holders = make_holder_app(self.catalog, self.reports, self._mirrors)
+        holders = make_holder_app(self.catalog, self.reports, self._mirrors, self._tier)
         portal.add_routes(holders, Shop(database, self._snapshot, self._control.new_id))
         await self._serve(holders, orders.web_fd)
 
@@ -71,6 +71,10 @@ class Sites:
 
     def _endpoints(self) -> dict[str, Endpoint]:
         return self._control.table.endpoints if self._control.table is not None else {}
+
+    def _tier(self, name: str) -> Tier | None:
+        table = self._control.table
+        return table.tier(name) if table is not None else None
 
     def _mirrors(self) -> frozenset[str]:
         table = self._control.table

@@ -37,6 +37,7 @@ class Account:
     free_nanos: int  # what is left of the free quota of this period
     available_nanos: int  # balance and free quota, less what is set aside
     mirror: str | list[str]  # of its keys that say only "auto"
+    limits: Mapping[str, int]  # that all its keys share, by access.limits.KINDS
     created_at: datetime
 
     @property
@@ -111,7 +112,7 @@ class Catalog:
 
     async def accounts(self, name: str | None = None) -> list[Account]:
         rows = await self.database.fetch(
-            "SELECT a.id, name, status, tier, note, contact, balance_nanos, available_nanos, mirror,"
+            "SELECT a.id, name, status, tier, note, contact, balance_nanos, available_nanos, mirror, limits,"
             " created_at, coalesce(p.amount_nanos - p.used_nanos, 0) AS free_nanos"
             " FROM account a LEFT JOIN pocket p ON p.account = a.id AND p.closed_at IS NULL"
             " WHERE $1::text IS NULL OR name = $1 ORDER BY name",

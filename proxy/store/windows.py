@@ -164,6 +164,16 @@ class Windows:
         return [row["owner"] for row in rows]
 
 
+async def drawn(database: Database, buckets: Iterable[str], now_ms: int) -> dict[str, int]:
+    """What nodes have of the windows of this moment, used or not. Raises DatabaseUnavailable."""
+    rows = await database.fetch(
+        "SELECT bucket, sum(granted)::bigint AS granted FROM limit_slice"
+        " WHERE bucket = ANY($1) AND (ends_ms = 0 OR ends_ms > $2) GROUP BY bucket",
+        list(buckets), now_ms,
+    )  # fmt: skip
+    return {row["bucket"]: row["granted"] for row in rows}
+
+
 # Ids of processes sort behind the one of the life of the node that they belong to.
 _LIVES = "SELECT id FROM incarnation WHERE node = $1 AND split_part(id, '-', 2)"
 

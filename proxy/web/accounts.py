@@ -11,12 +11,22 @@ from typing import Any
 
 from aiohttp import web
 
+from proxy.access.limits import KINDS
 from proxy.errors import ClientFault
 from proxy.routing import units
 from proxy.store.catalog import Account, Catalog, KeySettings
 from proxy.store.reports import Reports
 from proxy.web.answers import json_answer, read_object, text_member
-from proxy.web.members import KEY_MEMBERS, amount_member, reference_of, settings_of, shown_key, time_of
+from proxy.web.members import (
+    KEY_MEMBERS,
+    amount_member,
+    limit_member,
+    reference_of,
+    settings_of,
+    shown_key,
+    shown_limits,
+    time_of,
+)
 from proxy.web.mirrors import preference_member
 from proxy.web.receipts import month_of
 
@@ -26,7 +36,8 @@ SOURCE = "admin"  # of ledger rows made here; references are unique within it
 STATUSES = ("active", "frozen", "closed")
 
 ACCOUNT_MEMBERS = frozenset({"name", "tier", "note", "contact"})
-CHANGED_MEMBERS = frozenset({"status", "tier", "note", "contact", "mirror"})
+TEXT_MEMBERS = frozenset({"status", "tier", "note", "contact"})
+CHANGED_MEMBERS = TEXT_MEMBERS | {"mirror"} | frozenset(KINDS)
 TOPUP_MEMBERS = frozenset({"amount", "paid"})
 
 
@@ -72,14 +83,18 @@ async def show_account(request: web.Request) -> web.Response:
 
 
 async def set_account(request: web.Request) -> web.Response:
-    """Freeze, close or open again; another tier, "" for the default one; choose its mirrors."""
+    """Freeze, close or open again; another tier, "" for the default one; its mirrors; limits that all its
+    keys share, null takes one away."""
     catalog, name = request.app[CATALOG], request.match_info["name"]
     document = await read_object(request, CHANGED_MEMBERS)
-    changes = {member: text_member(document, member) for member in document if member != "mirror"}
+    changes = {member: text_member(document, member) for member in document if member in TEXT_MEMBERS}
+    limits = {kind: limit_member(document, kind) for kind in KINDS if kind in document}
     if changes.get("status", "active") not in STATUSES:
         raise ClientFault(f"'status' must be one of {', '.join(STATUSES)}.", param="status")
     if "mirror" in document:
         await catalog.set_account_mirror(name, preference_member(document, "mirror"))
+    if limits:
+        await catalog.set_account_limits(name, limits)
     await catalog.set_account(name, **changes)
     return json_answer(as_document(await catalog.account(name)))
 
@@ -119,7 +134,8 @@ async def bill(request: web.Request) -> web.Response:
 
 
 def as_document(account: Account) -> dict[str, Any]:
-    return {**asdict(account), "created_at": account.created_at.isoformat()}
+    times = {"created_at": account.created_at.isoformat()}
+    return {**asdict(account), **times, "limits": shown_limits(account.limits)}
 
 
 # -- keys --------------------------------------------------------------------------------------------

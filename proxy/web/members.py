@@ -5,6 +5,7 @@ Owns how they are read and how a key is shown; what they mean is the store's.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import fields, replace
 from datetime import datetime
 from decimal import Decimal
@@ -56,21 +57,28 @@ def settings_of(document: dict[str, Any], base: KeySettings) -> KeySettings:
                 chosen[name] = None if value is None else texts_of(name, value)
             case "expires_at":
                 chosen[name] = None if value is None else time_of(name, value)
-            case _ if KINDS[name].unit == SPEND:
-                chosen[name] = None if value is None else nanos_member(document, name)
             case _:
-                chosen[name] = None if value is None else count_of(name, value)
+                chosen[name] = limit_member(document, name)
     return replace(base, **chosen)
 
 
+def limit_member(document: dict[str, Any], kind: str) -> int | None:
+    """A limit by its kind: an amount, or a number; null takes it away. Raises ClientFault."""
+    if document[kind] is None:
+        return None
+    is_amount = KINDS[kind].unit == SPEND
+    return nanos_member(document, kind) if is_amount else count_of(kind, document[kind])
+
+
+def shown_limits(amounts: Mapping[str, int]) -> dict[str, int | str]:
+    """By kind. Money is told as text."""
+    return {kind: as_text(n) if KINDS[kind].unit == SPEND else n for kind, n in amounts.items()}
+
+
 def shown_key(key: dict[str, Any]) -> dict[str, Any]:
-    """Without its digest: whoever sees a list needs none. Money is told as text."""
+    """Without its digest: whoever sees a list needs none."""
     shown = {name: value for name, value in key.items() if name != "digest"}
-    shown["limits"] = {
-        kind: as_text(amount) if KINDS[kind].unit == SPEND else amount
-        for kind, amount in key["limits"].items()
-    }
-    return shown
+    return shown | {name: shown_limits(key[name]) for name in ("limits", "account_limits")}
 
 
 def networks_of(name: str, value: object) -> tuple[str, ...]:

@@ -101,7 +101,7 @@ def test_explain_tells_where_a_call_goes_and_what_it_costs(routes, capsys):
     assert hold["nanos"] == 2 * (1_000 * 150 + 1_024 * 600)
     assert hold["max_nanos"] == 2 * (1_000 * 150 + 16_384 * 600)
     assert hold["overspend_bound_nanos"] == 4 * (hold["max_nanos"] - hold["nanos"])
-    assert facts["limits"]["requests_per_minute"] == 3
+    assert {"of": "tier", "kind": "requests_per_minute", "limit": 3, "left": None} in facts["limits"]
     assert facts["refused"] == []
 
 
@@ -113,7 +113,8 @@ def test_explain_is_readable(routes, capsys):
         "candidate 1  openai  (routes.yaml:2), priority 1, 100% of its priority",
         "             https://api.openai.com:443/v1/chat/completions",
         "             + authorization: Bearer <openai.main>",
-        "limits       3 requests a minute, 4 at a time",
+        "limits       concurrency of the tier: 4",
+        "             requests per minute of the tier: 3",
         "price        input: 0.15 USD",
         "overspend    at most 0.073728 USD of such calls at once",
     ):
@@ -183,7 +184,7 @@ def test_explain_with_a_key_counts_what_its_owner_may(routes, capsys, monkeypatc
     )
     facts = explained(capsys, "POST", "/v1/chat/completions", "--model", "gpt-4o-mini", "--key", key)
     assert (facts["tier"]["name"], facts["price"]["tier_multiplier_ppm"]) == ("VIP", 500_000)
-    assert facts["limits"]["key_requests_per_minute"] == 7
+    assert {"of": "key", "kind": "requests_per_minute", "limit": 7, "left": 7} in facts["limits"]
     assert [candidate["mirror"] for candidate in facts["candidates"]] == ["cdn"]  # pinned: no other is tried
     refused = explained(capsys, "POST", "/v1/embeddings", "--model", "text-embedding-3-small", "--key", key)
     assert "model_not_permitted" in [refusal["code"] for refusal in refused["refused"]]

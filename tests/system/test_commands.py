@@ -123,7 +123,7 @@ def test_explain_knows_a_key_of_the_station(demo: Demo) -> None:
         headrace(*question, "POST", "/v1/messages", "--model", "claude-sonnet-4-5", environ=environ)
     )
     assert [c["upstream"] for c in told["candidates"] if "url" in c] == ["demo-anthropic"]
-    assert told["limits"]["key_concurrency"] == 3
+    assert {"of": "key", "kind": "concurrency", "limit": 3, "left": 3} in told["limits"]
     chat = ("POST", "/v1/chat/completions", "--model", "gpt-4o-mini")
     refused = headrace(*question, *chat, environ=environ, status=1)
     assert [r["code"] for r in json.loads(refused)["refused"]] == ["model_not_permitted"]

@@ -268,3 +268,18 @@ async def test_other_paths_and_methods_are_refused_as_json(admin, method, path, 
     answer = await admin.request(method, path)
     assert answer.status == status
     assert (await answer.json())["error"]["message"]
+
+
+async def test_limits_that_all_keys_of_an_account_share_are_set_told_and_taken_away(admin, node):
+    catalog = node.catalog
+    await catalog.create_account("limited")
+    limits = {"requests_per_day": 100, "spend_per_month": "12.5"}
+    answer = await admin.patch("/admin/accounts/limited", json=limits)
+    assert (await answer.json())["limits"] == limits
+    assert (await catalog.account("limited")).limits == {
+        "requests_per_day": 100, "spend_per_month": 12_500_000_000,
+    }  # fmt: skip
+    answer = await admin.patch("/admin/accounts/limited", json={"requests_per_day": None, "note": "x"})
+    assert (await answer.json())["limits"] == {"spend_per_month": "12.5"}
+    for wrong in ({"concurrency": "3"}, {"spend_total": 3.5}, {"tokens_per_day": -1}):
+        assert (await admin.patch("/admin/accounts/limited", json=wrong)).status == 400

@@ -10,12 +10,16 @@ from decimal import Decimal
 
 import pytest
 
+from proxy.broker.limits import FOREVER_MS
+from proxy.routing.tiers import Limits, Tier
 from proxy.store.catalog import Catalog, KeySettings
+from proxy.store.leases import Leases
 from proxy.store.reports import Reports
+from proxy.store.windows import Windows
 from proxy.web.caller import KEY_HEADER
 from proxy.web.holder import make_holder_app
 from tests.store.conftest import accounts, drainer, journal_dir  # noqa: F401 - fixtures
-from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, Life, day_in_shanghai, end
+from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, day_in_shanghai, end
 
 HIDDEN = {"upstream": "an-upstream", "credential": "a-credential", "upstream_id": "req-of-a-vendor"}
 
@@ -43,7 +47,7 @@ async def calls(journal_dir, accounts, drainer, catalog):  # noqa: F811
 async def ada(catalog, accounts, database, aiohttp_client):  # noqa: F811
     """A client as a worker is one: with ada's verified key."""
     key_id, _ = await catalog.create_key("ada", KeySettings(label="laptop", models=("gpt-*",)))
-    app = make_holder_app(catalog, Reports(database), lambda: {"direct", "hk"})
+    app = make_holder_app(catalog, Reports(database), lambda: {"direct", "hk"}, lambda name: None)
     return await aiohttp_client(app, headers={KEY_HEADER: str(key_id)})
 
 
@@ -190,7 +194,7 @@ async def test_usage_is_that_of_the_days_that_are_asked_for(ada, calls):
 async def test_a_key_that_expires_says_so_to_chat_clients(ada, catalog, accounts, database, aiohttp_client):  # noqa: F811
     ends = datetime(2099, 1, 1, tzinfo=UTC)
     key_id, _ = await catalog.create_key("ada", KeySettings(expires_at=ends))
-    app = make_holder_app(catalog, Reports(database), lambda: {"direct", "hk"})
+    app = make_holder_app(catalog, Reports(database), lambda: {"direct", "hk"}, lambda name: None)
     other = await aiohttp_client(app, headers={KEY_HEADER: str(key_id)})
     path = "/dashboard/billing/subscription"
     assert (await (await other.get(path)).json())["access_until"] == ends.timestamp()
@@ -216,3 +220,23 @@ async def test_a_holder_chooses_mirrors_for_a_key_and_for_all_keys_that_say_noth
 async def test_what_is_no_preference_changes_nothing(ada, body):
     assert (await ada.put("/me", json=body)).status == 400
     assert (await (await ada.get("/me")).json())["mirror"] == "auto"
+
+
+async def test_me_tells_all_limits_that_hold_for_the_key_and_what_is_left_of_them(
+    catalog, database, aiohttp_client
+):
+    account = await catalog.create_account("limited")
+    await catalog.set_account_limits("limited", {"tokens_per_day": 9_000})
+    key_id, _ = await catalog.create_key("limited", KeySettings(spend_total=2_500_000_000))
+    bank = Windows(database, NODE, "life1")
+    await Leases(database, NODE, "life1").register()
+    await bank.draw(f"k{key_id}:spend_total", FOREVER_MS, 2_500_000_000, 10**9, 10**9)
+    free = Tier("Free", 0, ("*",), 1_000_000, Limits(requests_per_minute=3), "max", None, None, ())
+    app = make_holder_app(catalog, Reports(database), lambda: {"direct"}, lambda name: free)
+    client = await aiohttp_client(app, headers={KEY_HEADER: str(key_id)})
+    assert (await (await client.get("/me")).json())["limits"] == [
+        {"of": "key", "kind": "spend_total", "limit": "2.5", "left": "1.5"},
+        {"of": "account", "kind": "tokens_per_day", "limit": 9_000, "left": 9_000},
+        {"of": "tier", "kind": "requests_per_minute", "limit": 3, "left": 3},
+    ]
+    assert account.limits == {}

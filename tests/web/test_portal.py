@@ -75,7 +75,7 @@ class Browser:
 @pytest.fixture
 async def visit(database, catalog, snapshot, aiohttp_client):
     """Makes a browser that knows no cookie yet; all of them visit the same application."""
-    app = make_holder_app(catalog, Reports(database), lambda: ("cdn",))
+    app = make_holder_app(catalog, Reports(database), lambda: ("cdn",), lambda name: None)
     portal.add_routes(app, Shop(database, lambda: snapshot, new_id))
     client = await aiohttp_client(app, cookie_jar=DummyCookieJar())
     return lambda: Browser(client)
