@@ -230,6 +230,8 @@ class UpstreamServer:
         self.requests.append(request)
         for action in answers.pop(0) if len(answers) > 1 else answers[0]:
             await _act(action, request, reader, writer)
+        if at_head:
+            await _read_body(reader, request)  # closing on it would reset the answer away
 
 
 async def _act(action: Action, request: Request, reader: _Reader, writer: asyncio.StreamWriter) -> None:

@@ -260,8 +260,9 @@ def test_an_upstreams_own_cors_does_not_pass(troubled: Troubled, auth: str) -> N
 
 @pytest.mark.parametrize(
     ("accepted", "asked"),
-    [(None, b"identity"), ("gzip, br, zstd", b"gzip"), ("*", b"gzip, deflate"), ("br", b"identity"),
-     ("gzip;q=0, deflate", b"deflate"), ("identity", b"identity")],
+    [(None, b"identity"), ("gzip, br, zstd", b"gzip, br, zstd"), ("*", b"gzip, deflate, br, zstd"),
+     ("compress, br", b"br"), ("dcb", b"identity"), ("gzip;q=0, deflate", b"deflate"),
+     ("identity", b"identity")],
 )  # fmt: skip
 def test_what_the_meter_cannot_decode_is_not_asked_for(
     troubled: Troubled, lane: Lane, accepted: str | None, asked: bytes
