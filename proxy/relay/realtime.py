@@ -9,6 +9,7 @@ in words of its own dialect.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from logging import getLogger
 from typing import Any
@@ -45,6 +46,7 @@ log = getLogger("headrace.sessions")
 
 FIRST_FRAME_S = 30.0  # for sessions whose model is named in it
 CLOSE_S = 5.0  # for the other side to answer a close frame
+WRITE_STALL_S = 60.0  # for the other side to take a frame: as long as a client of a stream has
 ATTEMPTS_MAX = 3
 
 # RFC 6455 7.4.1, and the registry of close codes.
@@ -105,6 +107,7 @@ class _Session:
         self._client: WebSocketResponse[bool] | None = None
         self._upstream: ClientWebSocketResponse[bool] | None = None
         self._ended = asyncio.get_running_loop().create_future()
+        self._cut_off = asyncio.get_running_loop().create_future()  # whatever either side still does
         self._closing: tuple[int, bytes] | None = None  # why we end it ourselves
         self._is_last_turn = False
         self._client_left_first: bool | None = None
@@ -205,7 +208,7 @@ class _Session:
         up = spawn("session up", self._upload())
         down = spawn("session down", self._download())
         try:
-            await asyncio.wait({up, down}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({up, down, self._cut_off}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             for task in (up, down):
                 task.cancel()
@@ -228,7 +231,7 @@ class _Session:
             if message.type in _DATA:
                 self._turns.uploaded(len(message.data))
                 await self._turns.is_open.wait()  # nothing is asked for without a hold
-                await upstream.send_frame(message.data, message.type)
+                await _send(upstream, message.data, message.type)
             elif not await self._pass(message, upstream, is_client=True):
                 return
 
@@ -242,11 +245,20 @@ class _Session:
                 ended = await self._turns.take(message.data)
                 if ended:
                     await self._turns.settle()
-                await client.send_frame(message.data, message.type)
+                await self._deliver(message)
                 if ended and not await self._next_turn():
                     return
             elif not await self._pass(message, client, is_client=False):
                 return
+
+    async def _deliver(self, message: Any) -> None:
+        assert self._client is not None
+        try:
+            await _send(self._client, message.data, message.type)
+        except ConnectionError:
+            if self._client_left_first is None:
+                self._client_left_first = True
+            raise
 
     async def _next_turn(self) -> bool:
         """False: there is none, and the client was told why."""
@@ -263,7 +275,7 @@ class _Session:
     async def _pass(self, message: Any, to: Socket, *, is_client: bool) -> bool:
         """A message that is no data. False: it was the last one."""
         if message.type in _SIGNS:
-            await to.send_frame(message.data, message.type)
+            await _send(to, message.data, message.type)
             return True
         if self._client_left_first is None:
             self._client_left_first = is_client
@@ -280,9 +292,9 @@ class _Session:
         if self._client is None or self._client.closed:
             return
         if self._rules.error is not None:
-            await self._client.send_frame(
-                self._rules.error(error.kind, error.code, error.message), WSMsgType.TEXT
-            )
+            told = self._rules.error(error.kind, error.code, error.message)
+            with contextlib.suppress(ConnectionError):
+                await _send(self._client, told, WSMsgType.TEXT, CLOSE_S)
         await _close(self._client, *self._closing)
 
     def cut(self, why: str, error: ProxyError) -> None:
@@ -290,7 +302,14 @@ class _Session:
         if self._closing is None:
             self._turns.interrupt(entry.CUT, why)
             self._closing = (_code_of(error), error.code.encode())
-            spawn("session cut", self._refuse(error))
+            spawn("session cut", self._end(error))
+
+    async def _end(self, error: ProxyError) -> None:
+        try:
+            await self._refuse(error)
+        finally:
+            if not self._cut_off.done():
+                self._cut_off.set_result(None)
 
     def drain(self) -> None:
         self._is_last_turn = True
@@ -354,6 +373,15 @@ def _code_of(error: ProxyError) -> int:
     if isinstance(error, InternalError):
         return FAULT
     return RESTART if isinstance(error, StationFault) else POLICY
+
+
+async def _send(socket: Socket, data: bytes, opcode: WSMsgType, within_s: float = WRITE_STALL_S) -> None:
+    """Raises ConnectionError, also where the other side takes nothing for too long."""
+    try:
+        async with asyncio.timeout(within_s):
+            await socket.send_frame(data, opcode)
+    except TimeoutError as e:
+        raise ConnectionAbortedError("it does not read") from e
 
 
 async def _close(socket: Socket, code: int, reason: bytes) -> None:
