@@ -77,9 +77,9 @@ class Replay:
 
     @property
     def theirs(self) -> str:
-        """The path on which the vendor was asked, with our name for the model."""
-        known = self.place.captures.get(MODEL)
-        return _renamed(self.place.theirs, known, self.model) if known else self.place.theirs
+        """The path on which the vendor is to be asked."""
+        known, model = self.place.captures.get(MODEL), self.recording.model or self.model
+        return _renamed(self.place.theirs, known, model) if known else self.place.theirs
 
     def starts_task(self) -> bool:
         """Its bill would come later, from a poll."""
@@ -160,7 +160,8 @@ def _add(made: Plan, recording: Recording, place: Place, number: int, url: str) 
     replay = _replay(recording, place, name, f"r{number}")
     document = made.document
     document["upstreams"][name] = _upstream(replay, url)
-    document["models"][replay.model] = {"candidates": [{"upstream": name}]}
+    theirs = {"as": recording.model} if recording.model else {}
+    document["models"][replay.model] = {"candidates": [{"upstream": name, **theirs}]}
     asked = orjson.loads(replay.body) if replay.body[:1] == b"{" else {}
     price = {**PRICE, "tools": dict.fromkeys(tool_kinds(asked), "0.01 USD")}
     document["prices"][replay.model] = price
@@ -337,13 +338,13 @@ def _upstream(replay: Replay, url: str) -> dict[str, Any]:
     rest = {"credentials": {"main": f"${{env:{CREDENTIAL}}}"}}
     if operation.name in _offered(preset):
         return {"preset": preset, "mirrors": {"direct": {"url": url}}, **rest}
-    own = _own_path(place, replay.model)
+    model = replay.recording.model or replay.model
+    own = _own_path(place, model)
     if replay.theirs.endswith(own):
         base = replay.theirs.removesuffix(own)
         return {"dialect": place.dialect, "mirrors": {"direct": {"url": url + base}}, **rest}
     path = "/".join(
-        s.replace(replay.model, "{model}") if s.split(":")[0] == replay.model else s
-        for s in replay.theirs.split("/")
+        s.replace(model, "{model}") if s.split(":")[0] == model else s for s in replay.theirs.split("/")
     )
     operations: dict[str, dict[str, str]] = {operation.name: {"path": path}}
     if operation.session is not None and operation.session.transcript:

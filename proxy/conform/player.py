@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from aiohttp import WSMsgType, web
+from aiohttp import ClientError, WSMsgType, web
 
-from proxy.conform.recordings import Frame
+from proxy.conform.recordings import Frame, Recording
 
 CUTS = 12  # of an answer
 HEAD_BYTES_MAX = 1 << 20
@@ -48,9 +49,21 @@ class Answer:
         self.asked: Asked | None = None
         self.sent = b""  # the content as it went over the wire
 
+    async def prepare(self, asked: Asked) -> None:
+        """Before it is said: note who asked."""
+        self.asked = asked
+
+    def recorded(self, recording: Recording) -> Recording:
+        """What this was the answer of."""
+        return recording
+
+    def differences(self) -> Iterable[str]:
+        """What is wrong with it in itself."""
+        return ()
+
     def wire(self, asked: Asked, cuts: random.Random) -> bytes:
-        """The whole answer; notes who asked."""
-        self.asked, headers = asked, list(self.headers)
+        """The whole answer."""
+        headers = list(self.headers)
         self.sent = self.plain
         if self.coding and asked.accepts(self.coding):
             self.sent = self.coded
@@ -108,18 +121,19 @@ class Player:
         try:
             while True:
                 asked = await read_request(reader)
-                await self._speak(writer, self._wire(asked))
-        except (EOFError, OSError, asyncio.LimitOverrunError):
-            pass  # the relay left
+                await self._speak(writer, await self._wire(asked))
+        except (EOFError, OSError, ClientError, asyncio.LimitOverrunError):
+            pass  # the relay left, or what is behind us did
         finally:
             self._handlers.discard(task)
             writer.close()
 
-    def _wire(self, asked: Asked) -> bytes:
+    async def _wire(self, asked: Asked) -> bytes:
         answer = self._answer
         if answer is None or answer.method != asked.method:
             return NOTHING_TO_SAY
         self._answer = None
+        await answer.prepare(asked)
         return answer.wire(asked, self._cuts)
 
     async def _speak(self, writer: asyncio.StreamWriter, data: bytes) -> None:

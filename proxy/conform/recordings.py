@@ -53,6 +53,7 @@ class Recording:
     is_stream: bool = False
     told: Figures | None = None
     is_paid: bool | None = None
+    model: str = ""  # at an upstream that is not played but called
 
 
 def figures(usage: Usage) -> Figures:
@@ -99,7 +100,7 @@ def read(folder: Path) -> list[Recording]:
 def _recorded(path: Path, name: str) -> Recording:
     try:
         data = orjson.loads(path.read_bytes())
-        expected = data["expected"] or {}
+        expected = data.get("expected") or {}
         figures_told = as_billed(expected)
         return Recording(
             name=name,
@@ -111,12 +112,12 @@ def _recorded(path: Path, name: str) -> Recording:
             status=data["status"],
             request_headers=_lowered(data.get("request_headers")),
             request_body=_content(data.get("request_body"), data.get("request_body_encoding")),
-            headers=_lowered(data["response_headers"]),
+            headers=_lowered(data.get("response_headers")),
             body=_content(data["response_body"], data.get("response_body_encoding")),
             frames=tuple(data.get("websocket_frames") or ()),
             is_stream=bool(expected.get("stream")),
             told=figures_told if any(figures_told.values()) else None,
-            is_paid=not data["expected_detail"].get("error"),
+            is_paid=not (data.get("expected_detail") or {}).get("error"),
         )
     except (KeyError, TypeError, ValueError) as e:
         raise ValueError(f"{path} is no recording: {type(e).__name__}: {e}") from e

@@ -6,12 +6,13 @@ moment later.
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import random
 import tempfile
 from collections.abc import Callable, Sequence
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 
@@ -33,29 +34,72 @@ from proxy.snapshot import Snapshot
 SECRET = "conform:sk-upstream-conform-0123456789abcdef"  # noqa: S105 - of no vendor; must reach no client
 CODINGS = ("identity", "gzip")
 FRAME_S = 20.0
-_FRAMING = frozenset({
+PATIENCE = aiohttp.ClientTimeout(total=180.0)  # a live model may think
+FRAMING = frozenset({
     "connection", "content-encoding", "content-length", "keep-alive", "transfer-encoding", "upgrade",
 })  # fmt: skip
 
 Say = Callable[[str], None]
 
 
-async def run(recordings: Sequence[Recording], seed: int, say: Say, dsn: str = "") -> list[Result]:
+AnswerTo = Callable[[Replay, str], Answer]
+
+
+def answer_to(replay: Replay, coding: str) -> Answer:
+    """What was recorded, in a coding."""
+    recording = replay.recording
+    headers = [(n, v) for n, v in recording.headers.items() if n not in FRAMING]
+    answer = Answer(recording.method, recording.status, headers, recording.body)
+    if coding != "identity":
+        answer.coding, answer.coded = coding, gzip.compress(recording.body)
+    return answer
+
+
+async def run(
+    recordings: Sequence[Recording], seed: int, say: Say, dsn: str = "", *,
+    answer_to: AnswerTo = answer_to, secret: str = SECRET,
+) -> list[Result]:  # fmt: skip
     """Every recording, each over HTTP once per coding. `dsn`: an empty database; "": an embedded one.
+    `answer_to`: what the vendor's part is; `secret`: what it is shown.
 
     Raises StateError where the relay does not run, ConfigError where this build cannot serve a vendor.
     """
     async with AsyncExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="headrace-conform-")))
-        player = await stack.enter_async_context(Player(seed))
-        sockets = await stack.enter_async_context(SocketPlayer())
-        made = plan(recordings, player.url, sockets.url)
-        environ = {CREDENTIAL: SECRET}
+        stage = Stage(
+            await stack.enter_async_context(Player(seed)),
+            await stack.enter_async_context(SocketPlayer()),
+            answer_to,
+            secret.rpartition(":")[2],
+        )
+        made = plan(recordings, stage.player.url, stage.sockets.url)
+        environ = {CREDENTIAL: secret}
         snapshot = Snapshot.from_document(compiled(made.document, environ))
         relay = await stack.enter_async_context(Relay(folder, made.document, environ, dsn))
-        client = await stack.enter_async_context(aiohttp.ClientSession(auto_decompress=False))
-        replayer = Replayer(relay, client, player, sockets, snapshot, random.Random(seed))  # noqa: S311
+        client = await stack.enter_async_context(
+            aiohttp.ClientSession(auto_decompress=False, timeout=PATIENCE)
+        )
+        replayer = Replayer(relay, client, stage, snapshot, random.Random(seed))  # noqa: S311
         return await replayer.all(made, say)
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """The vendor's part."""
+
+    player: Player
+    sockets: SocketPlayer
+    answer_to: AnswerTo
+    secret: str  # that must reach no client
+
+
+@dataclass(frozen=True, slots=True)
+class _Heard:
+    """An answer as the client got it; names of header fields in lower case."""
+
+    status: int
+    headers: list[tuple[str, str]]
+    content: bytes
 
 
 @dataclass(slots=True)
@@ -71,16 +115,10 @@ class Replayer:
     """The client of one relay."""
 
     def __init__(
-        self,
-        relay: Relay,
-        client: aiohttp.ClientSession,
-        player: Player,
-        sockets: SocketPlayer,
-        snapshot: Snapshot,
+        self, relay: Relay, client: aiohttp.ClientSession, stage: Stage, snapshot: Snapshot,
         chance: random.Random,
-    ) -> None:
-        self._relay, self._client = relay, client
-        self._player, self._sockets = player, sockets
+    ) -> None:  # fmt: skip
+        self._relay, self._client, self._stage = relay, client, stage
         self._snapshot, self._chance = snapshot, chance
         self._key_id, self._key = 0, ""
 
@@ -107,62 +145,61 @@ class Replayer:
     # -- over HTTP -------------------------------------------------------------------------------------
 
     async def _call(self, replay: Replay, coding: str) -> _Call:
-        recording = replay.recording
-        headers = [(n, v) for n, v in recording.headers.items() if n not in _FRAMING]
-        answer = Answer(recording.method, recording.status, headers, recording.body)
-        if coding != "identity":
-            answer.coding, answer.coded = coding, gzip.compress(recording.body)
+        answer = self._stage.answer_to(replay, coding)
         answer.is_chunked = self._chance.random() < 0.5
-        self._player.say(answer)
-        target, asking = with_key(replay, self._key)
-        async with self._client.request(
-            recording.method, self._relay.url + target, data=replay.body or None,
-            headers={**asking, "accept-encoding": coding},
-        ) as response:  # fmt: skip
-            status = response.status
-            received = [(name.lower(), value) for name, value in response.headers.items()]
-            try:
-                content = await response.read()
-            except aiohttp.ClientPayloadError as e:
-                content = f"[broken off: {e}]".encode()
+        self._stage.player.say(answer)
+        heard = await self._ask(replay, coding)
+        recording = answer.recorded(replay.recording)
+        replay = replace(replay, recording=recording)
         judged = result(recording, f"{coding} {'chunked' if answer.is_chunked else 'length'}")
-        if SECRET.partition(":")[2].encode() in content:
+        judged.differ(*answer.differences())
+        if self._stage.secret.encode() in heard.content:
             judged.differ("the upstream's credential reached the client")
-        if answer.asked and self._key in f"{answer.asked.target}{answer.asked.headers}":
-            judged.differ("the caller's key reached the upstream")
         if answer.asked is None:
-            judged.differ(f"the upstream was not asked: {status} {content[:200]!r}")
+            judged.differ(f"the upstream was not asked: {heard.status} {heard.content[:200]!r}")
+        elif self._key in f"{answer.asked.target}{answer.asked.headers}":
+            judged.differ("the caller's key reached the upstream")
         elif verdict.is_mapped(recording.status, recording.body):
-            judged.note = f"{recording.status} is mapped to {status} by policy"
-            if judged.outcome is Outcome.EQUAL:
-                judged.outcome = Outcome.MAPPED
-            if status < 400:
-                judged.differ(f"{recording.status} became {status}")
+            judged.note = f"{recording.status} is mapped to {heard.status} by policy"
+            judged.outcome = Outcome.DIFFERS if judged.differences else Outcome.MAPPED
+            if heard.status < 400:
+                judged.differ(f"{recording.status} became {heard.status}")
         else:
-            self._hold(judged, replay, answer, status, received, content)
-        call = dict(received).get("x-request-id", "").replace("-", "")
+            self._hold(judged, replay, answer, heard)
+        call = dict(heard.headers).get("x-request-id", "").replace("-", "")
         return _Call(replay, judged, call)
 
-    def _hold(
-        self, judged: Result, replay: Replay, answer: Answer, status: int,
-        received: list[tuple[str, str]], content: bytes,
-    ) -> None:  # fmt: skip
+    async def _ask(self, replay: Replay, coding: str) -> _Heard:
+        """What the client gets; status 0 where it gets no answer."""
+        target, headers = with_key(replay, self._key)
+        try:
+            async with self._client.request(
+                replay.recording.method, self._relay.url + target, data=replay.body or None,
+                headers={**headers, "accept-encoding": coding},
+            ) as response:  # fmt: skip
+                received = [(name.lower(), value) for name, value in response.headers.items()]
+                try:
+                    content = await response.read()
+                except (aiohttp.ClientPayloadError, TimeoutError) as e:
+                    content = f"[broken off: {e!r}]".encode()
+                return _Heard(response.status, received, content)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as e:
+            return _Heard(0, [], f"[{e!r}]".encode())
+
+    def _hold(self, judged: Result, replay: Replay, answer: Answer, heard: _Heard) -> None:
         """The answer against the recording."""
         assert answer.asked
-        if status != answer.status:
-            judged.differ(f"status {status}, not {answer.status}")
+        if heard.status != answer.status:
+            judged.differ(f"status {heard.status}, not {answer.status}")
         offered = self._snapshot.offered(replay.upstream, replay.place.operation.name)
         upstream = self._snapshot.upstream(replay.upstream)
-        dialect = DIALECTS[(offered and offered.dialect) or upstream.dialect]
-        coded = [("content-encoding", answer.coding)] if answer.sent is answer.coded else []
-        judged.differ(*verdict.path_differences(answer.asked.target, replay.theirs))
+        vendor = DIALECTS[(offered and offered.dialect) or upstream.dialect]
         caller = DIALECTS[replay.place.dialect]
-        judged.differ(
-            *verdict.header_differences(
-                [*answer.headers, *coded], received, dialect, upstream.headers, caller
-            )
-        )
-        differences = list(verdict.byte_differences("body", answer.sent, content))
+        is_coded = answer.coding and answer.sent is answer.coded
+        sent = [*answer.headers, ("content-encoding", answer.coding)] if is_coded else answer.headers
+        judged.differ(*verdict.path_differences(answer.asked.target, replay.theirs))
+        judged.differ(*verdict.header_differences(sent, heard.headers, vendor, upstream.headers, caller))
+        differences = list(verdict.byte_differences("body", answer.sent, heard.content))
         judged.bytes_equal = not differences
         judged.differ(*differences)
 
@@ -177,7 +214,7 @@ class Replayer:
         for call in calls:
             replay = call.replay
             row = by_id.get(call.id)
-            if call.result.bytes_equal is None or (row is None and replay.starts_task()):
+            if row is None and (replay.starts_task() or call.result.outcome is not Outcome.EQUAL):
                 continue
             differences = list(verdict.bill_differences(replay.recording, replay.place.operation, row))
             if replay.recording.told is not None and replay.place.operation.billed:
@@ -193,7 +230,7 @@ class Replayer:
         recording, judged = replay.recording, result(replay.recording, "websocket")
         key_id, key = await self._relay.make_key()
         frames = tuple(f for f in _renamed(replay) if f["kind"] in ("text", "binary"))
-        played = self._sockets.play(frames)
+        played = self._stage.sockets.play(frames)
         target, headers = with_key(replay, key)
         heard: list[tuple[str, bytes]] = []
         try:
@@ -207,10 +244,10 @@ class Replayer:
                         message = await socket.receive(timeout=FRAME_S)
                         heard.append((message.type.name.lower(), _bytes(message.data)))
                 await socket.close()
-        except (aiohttp.ClientError, TimeoutError) as e:
-            judged.differ(f"the session failed: {e or type(e).__name__}")
+            await asyncio.wait_for(played.ended.wait(), FRAME_S)
+        except (aiohttp.ClientError, TimeoutError, ValueError) as e:
+            judged.differ(f"the session failed: {e!r}")
             return judged
-        await played.ended.wait()
         differences = [
             *verdict.path_differences(played.target, replay.theirs),
             *_frame_differences("server", frames, heard),

@@ -117,7 +117,7 @@ def bill_differences(
     recording: Recording, operation: OperationSpec, row: Mapping[str, Any] | None
 ) -> Iterable[str]:
     """Of one call over HTTP. `row`: its usage row, or None."""
-    is_error = recording.status >= 400
+    is_error = recording.status >= 300
     if is_error or not operation.billed:
         if row is not None and row["cost_nanos"]:
             yield f"{'an error' if is_error else 'a free call'} cost {row['cost_nanos']} nanos"
