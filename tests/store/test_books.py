@@ -1,5 +1,5 @@
 """Whatever happens in whatever order, the books are clean and hold what a small model of plain sums says:
-ledger, holds, leases, corrections, refunds of calls and of payments, tiers that payments earn."""
+ledger, holds, leases, corrections, refunds of calls and of payments, tiers that payments earn, free quota."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from proxy.ledger import entry
 from proxy.ledger.entry import Begin, Checkpoint, Progress, Settle
 from proxy.metering.pricing import cost_nanos
 from proxy.metering.usage import Usage
-from proxy.routing.tiers import Earning, Limits, Tier
+from proxy.routing.tiers import Earning, FreeQuota, Limits, Tier
 from proxy.routing.units import period
 from proxy.store.adoption import Adopter
 from proxy.store.audit import audit
@@ -41,6 +41,7 @@ from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, Station
 
 NAMES = ("ada", "ben")
 HOLD = 5_000_000
+QUOTA = {"Free": 9_000_000, "VIP": 20_000_000}  # nanos a month
 EARNS = 30_000_000  # who pays so much has a better tier
 IS_LONG = "HEADRACE_SOAK" in os.environ
 EXAMPLES, STEPS = (500, 100) if IS_LONG else (30, 50)  # 50,000 steps in a quarter of an hour
@@ -49,7 +50,17 @@ AUDIT_EVERY = 10  # steps; and at the end
 RULES = Rules(
     SimpleNamespace(timezone="Asia/Shanghai", default_tier="Free", codes_earn_tiers=False),
     {
-        name: Tier(name, rank, ("*",), 1_000_000, Limits(), "estimate", None, None, earned_by)
+        name: Tier(
+            name,
+            rank,
+            ("*",),
+            1_000_000,
+            Limits(),
+            "estimate",
+            None,
+            FreeQuota(QUOTA[name], period("1 month")),
+            earned_by,
+        )
         for rank, (name, earned_by) in enumerate(
             {"Free": (), "VIP": (Earning(EARNS, period("1 month")),)}.items()
         )
@@ -76,6 +87,10 @@ class Books(RuleBasedStateMachine):
         self.seen: dict[str, Progress] = {}
         self.costs: dict[str, tuple[str, int]] = {}  # closed call -> account's name, its cost
         self.refunded: dict[str, int] = {}  # call -> what was given back
+        self.quota = dict.fromkeys(NAMES, 0)  # of the period, since the first review
+        self.used = dict.fromkeys(NAMES, 0)  # of it
+        self.steps_of: dict[str, list[tuple[int, int]]] = {}  # call -> each cost, and what was refunded then
+        self.undrained = dict.fromkeys(NAMES, 0)  # what closed calls cost that no pocket could bear yet
         self.payments: dict[str, list[Any]] = {}  # reference -> account's name, what is left of it
         self.leases: list[tuple[str, str, int]] = []
         self.steps = 0
@@ -135,6 +150,10 @@ class Books(RuleBasedStateMachine):
             net = sum(left for owner, left in self.payments.values() if owner == name)
             held = self.runner.run(self.catalog.tiers_of(account))
             assert (held[0].tier == "VIP") == (net >= EARNS), (net, held)
+            # A better tier adds what it has more; a lesser one takes nothing away.
+            self.quota[name] = max(self.quota[name], QUOTA[held[0].tier or "Free"])
+            told = self.runner.run(self.catalog.account(name))
+            assert told.free_nanos == self.quota[name] - self.used[name]
 
     @rule(name=st.sampled_from(NAMES), need=st.integers(1, 10_000_000), more=st.integers(0, 10_000_000))
     def grant(self, name, need, more) -> None:
@@ -206,9 +225,8 @@ class Books(RuleBasedStateMachine):
     def correct(self, n, cost) -> None:
         call = list(self.costs)[n % len(self.costs)]
         self.write(Settle(new_id(), NOW_MS, cost, "final", {"output": 1}, corrects=call))
-        name, before = self.costs[call]
-        self.costs[call] = (name, cost)
-        self.balance[name] -= self.paid(call, cost) - self.paid(call, before)
+        self.costs[call] = (self.costs[call][0], cost)
+        self.steps_of[call].append((cost, self.refunded.get(call, 0)))
 
     @precondition(lambda self: self.costs)
     @rule(n=which)
@@ -216,21 +234,40 @@ class Books(RuleBasedStateMachine):
         call = list(self.costs)[n % len(self.costs)]
         name, cost = self.costs[call]
         self.drain()
-        if call in self.refunded or not cost:
+        paid = cost - self.free_of().get(call, 0)
+        if call in self.refunded or paid <= 0:
             return
         for _ in range(2):
             self.runner.run(self.payments_desk.refund_call(call, "it did not work"))
-        self.refunded[call] = cost
-        self.balance[name] += cost
+        self.refunded[call] = paid
+        self.balance[name] += paid
 
-    def paid(self, call: str, cost: int) -> int:
-        """What was given back is not given back once more."""
-        return max(cost - self.refunded.get(call, 0), 0)
+    def free_of(self) -> dict[str, int]:
+        """What of each call a pocket bore: which calls it bears is the drainer's, how much is the model's."""
+        rows = self.runner.run(self.database.fetch("SELECT id, account, free_nanos FROM usage"))
+        for name, account in self.ids.items():
+            assert sum(row["free_nanos"] for row in rows if row["account"] == account) == self.used[name]
+        return {row["id"].hex: row["free_nanos"] for row in rows}
+
+    def posted(self) -> None:
+        """What is left of the quota bears what has come into the books."""
+        for name in NAMES:
+            self.used[name] += min(self.quota[name] - self.used[name], self.undrained[name])
+            self.undrained[name] = 0
+
+    def taken(self, call: str, free: int) -> int:
+        """From the balance: what was free or given back is not given back once more."""
+        before, taken = 0, 0
+        for cost, refunded in self.steps_of[call]:
+            taken += max(cost - free - refunded, 0) - max(before - free - refunded, 0)
+            before = cost
+        return taken
 
     def charge(self, call, cost) -> None:
         name = next(name for name, id_ in self.ids.items() if id_ == call.account)
         self.costs[call.id] = (name, cost)
-        self.balance[name] -= cost
+        self.steps_of[call.id] = [(cost, 0)]
+        self.undrained[name] += cost
 
     # -- what may happen to it ---------------------------------------------------------------------
 
@@ -239,6 +276,7 @@ class Books(RuleBasedStateMachine):
         self.runner.run(self.life.synced())
         report = self.runner.run(self.drainer.run_once())
         assert report.alarms == report.damage == []
+        self.posted()
 
     @rule(chance=rarely)
     def drain_all_again(self, chance) -> None:
@@ -254,6 +292,7 @@ class Books(RuleBasedStateMachine):
             assert (report.inserted, report.alarms) == (0, [])
 
         self.runner.run(again())
+        self.posted()
 
     @rule(chance=rarely)
     def kill(self, chance) -> None:
@@ -275,6 +314,7 @@ class Books(RuleBasedStateMachine):
         for call in self.pending:
             self.charge(call, min(price_of(call.usage), HOLD))
         self.open, self.pending = [], []
+        self.posted()
 
     # -- what must hold ----------------------------------------------------------------------------
 
@@ -295,6 +335,9 @@ class Books(RuleBasedStateMachine):
         if hasattr(self, "adopter"):
             self.drain()
             self.audit()
+            free = self.free_of()
+            for call, (name, _) in self.costs.items():
+                self.balance[name] -= self.taken(call, free.get(call, 0))
             accounts = self.runner.run(self.catalog.accounts())
             assert {a.name: a.balance_nanos for a in accounts} == self.balance
             self.runner.run(self.life.die())
