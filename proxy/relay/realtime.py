@@ -45,6 +45,7 @@ from proxy.telemetry import spawn
 log = getLogger("headrace.sessions")
 
 FIRST_FRAME_S = 30.0  # for sessions whose model is named in it
+FRAMES_IN_A_ROW = 8  # of one session, before everybody else has a turn
 CLOSE_S = 5.0  # for the other side to answer a close frame
 WRITE_STALL_S = 60.0  # for the other side to take a frame: as long as a client of a stream has
 ATTEMPTS_MAX = 3
@@ -110,6 +111,7 @@ class _Session:
         self._cut_off = asyncio.get_running_loop().create_future()  # whatever either side still does
         self._closing: tuple[int, bytes] | None = None  # why we end it ourselves
         self._is_last_turn = False
+        self._frames = 0
         self._client_left_first: bool | None = None
 
     # -- the life of a session --
@@ -232,6 +234,7 @@ class _Session:
                 self._turns.uploaded(len(message.data))
                 await self._turns.is_open.wait()  # nothing is asked for without a hold
                 await _send(upstream, message.data, message.type)
+                await self._give_way()
             elif not await self._pass(message, upstream, is_client=True):
                 return
 
@@ -248,8 +251,15 @@ class _Session:
                 await self._deliver(message)
                 if ended and not await self._next_turn():
                     return
+                await self._give_way()
             elif not await self._pass(message, client, is_client=False):
                 return
+
+    async def _give_way(self) -> None:
+        """While frames wait in line, receiving and sending them awaits nothing: all others would wait."""
+        self._frames += 1
+        if self._frames % FRAMES_IN_A_ROW == 0:
+            await asyncio.sleep(0)
 
     async def _deliver(self, message: Any) -> None:
         assert self._client is not None
