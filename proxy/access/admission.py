@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.access.limits import ONE_CALL, Demand, Limit, LimitBook, Part, Want, rate_fields
+from proxy.access.limits import ONE_CALL, TOKENS, Demand, Limit, LimitBook, Part, Want, rate_fields
 from proxy.dialects.headers import RateHeaders
 from proxy.ledger.balances import Slices
 from proxy.metering.usage import Usage
@@ -96,7 +96,8 @@ class Gate:
         if not ticket.limits and ticket.there is None:
             return []
         tokens = 0
-        if usage and ticket.demand.tokens:
+        there = ticket.there[0] if ticket.there is not None else ()
+        if usage and any(limit.unit == TOKENS for limit in (*ticket.limits, *there)):
             found = Usage.from_dict(dict(usage))
             tokens = found.input_tokens_all() + found.output_tokens_all()
         used = Demand(0, 1, tokens, cost_nanos)

@@ -66,8 +66,10 @@ def hold_bound(
     n = 1
     if "n" in doc or "best_of" in doc:
         n = max(_whole(doc.get("n")) or 1, _whole(doc.get("best_of")) or 1)
-    held = _NOTHING if _HOLDERS.isdisjoint(doc) else _held(doc)
-    n = max(n, _least(held, _HELD_COUNTS) or 1)
+    held = _NOTHING
+    if not _HOLDERS.isdisjoint(doc):
+        held = _held(doc)
+        n = max(n, _least(held, _HELD_COUNTS) or 1)
     usage = Usage(calls=1)
     if _is_conversation(doc):
         usage.input = body_len // BYTES_PER_TOKEN

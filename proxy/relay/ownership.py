@@ -64,6 +64,8 @@ class Ownership:
         places = _PLACES.get(id(ids_in))
         if places is None:
             places = _PLACES[id(ids_in)] = Places(ids_in)
+        if x.content and x.upload is None and places.are_free_of(x.content):
+            return {}
         named = places.ids_named(x.doc, x.captures, dict(parse_qsl(x.query)) if x.query else NOTHING)
         if len(named) > IDS_MAX:
             raise MalformedRequest("The request names more objects than one request may.")

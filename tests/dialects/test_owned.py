@@ -146,8 +146,21 @@ FILES = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("dialect", "operation"), [(d, o) for d, some in FILES.items() for o in sorted(some)])
+@pytest.mark.parametrize(
+    ("dialect", "operation"), [(d, o) for d, some in FILES.items() for o in sorted(some)]
+)
 def test_a_file_of_another_account_is_found_in_every_request_that_may_name_files(dialect, operation):
     spec = DIALECTS[dialect].operations[operation]
     doc = {"messages": [{"content": [{"type": "document", "source": {"file_id": "file-1"}}]}]}
     assert set(Places(spec.ids_in).ids_named(doc, {}, {})) == {"file-1"}
+
+
+def test_a_request_without_a_name_of_a_place_is_not_searched():
+    places = Places((IdIn(("body", DEEP, "file_id")), IdIn(("body", DEEP, "file_ids", ANY))))
+    assert (
+        places.are_free_of(b'{"messages": [{"content": "file_id"}]}') is False
+    )  # quoted: looked at, to be sure
+    assert places.are_free_of(b'{"messages": [{"content": "a file_id in a text"}]}')
+    for spelled in (b'{"file_id": "x"}', b'{"file\\u005fid": "x"}', b'{"a": [{"file_ids": []}]}'):
+        assert not places.are_free_of(spelled)
+    assert not Places((IdIn(("body", "conversation")),)).are_free_of(b"{}")
