@@ -16,11 +16,8 @@ from typing import Any
 from urllib.parse import parse_qs
 
 import orjson
-from aiohttp import (
-    ClientWebSocketResponse,
-    WSMsgType,
-)
-from aiohttp.web import BaseRequest, Server, WebSocketResponse
+from aiohttp import ClientWebSocketResponse, WSMsgType
+from aiohttp.web import WebSocketResponse
 
 from proxy.dialects.answer import look_up
 from proxy.errors import (
@@ -28,16 +25,15 @@ from proxy.errors import (
     BodyTimeout,
     CredentialsCooling,
     InternalError,
-    MalformedRequest,
     ModelMissing,
     ProxyError,
     StationFault,
 )
 from proxy.ledger import entry
 from proxy.ledger.entry import Attempt
-from proxy.relay.dialler import FRAME_BYTES_MAX, HANDSHAKE_S, Dialler, Refused
+from proxy.relay.dialler import Dialler, Refused
 from proxy.relay.exchange import Exchange
-from proxy.relay.ids import dashed
+from proxy.relay.handshake import CLOSE_S, accept, check_handshake
 from proxy.relay.turns import Books, Turns
 from proxy.routing.selection import Choice
 from proxy.telemetry import spawn
@@ -46,7 +42,6 @@ log = getLogger("headrace.sessions")
 
 FIRST_FRAME_S = 30.0  # for sessions whose model is named in it
 FRAMES_IN_A_ROW = 8  # of one session, before everybody else has a turn
-CLOSE_S = 5.0  # for the other side to answer a close frame
 WRITE_STALL_S = 60.0  # for the other side to take a frame: as long as a client of a stream has
 ATTEMPTS_MAX = 3
 
@@ -333,50 +328,6 @@ class _Session:
             self._ended.set_result(None)
         if self._upstream is not None and not self._upstream.closed:
             spawn("session close", _close(self._upstream, GOING_AWAY, b""))
-
-
-# -- the client's side -----------------------------------------------------------------------------
-
-
-def check_handshake(x: Exchange) -> None:
-    """Raises MalformedRequest: this path is a WebSocket (RFC 6455 4.2.1)."""
-    headers = x.headers
-    asks = (
-        headers.get("Upgrade", "").lower() == "websocket"
-        and "upgrade" in headers.get("Connection", "").lower()
-    )
-    if not asks or headers.get("Sec-WebSocket-Version") != "13" or not headers.get("Sec-WebSocket-Key"):
-        raise MalformedRequest("This path is a WebSocket: it needs an upgrade, version 13.")
-
-
-async def accept(
-    x: Exchange, ended: asyncio.Future[None], protocols: tuple[str, ...]
-) -> WebSocketResponse[bool]:
-    """Answer the handshake. The connection is aiohttp's from here on, until `ended` is done."""
-    opened: asyncio.Future[WebSocketResponse[bool]] = asyncio.get_running_loop().create_future()
-
-    async def handler(request: BaseRequest) -> WebSocketResponse[bool]:
-        socket: WebSocketResponse[bool] = WebSocketResponse(
-            protocols=protocols,
-            autoclose=False,
-            autoping=False,
-            decode_text=False,
-            timeout=CLOSE_S,
-            max_msg_size=FRAME_BYTES_MAX,
-        )
-        assert x.dialect is not None
-        for name in x.dialect.own_id_headers:
-            socket.headers[name.decode()] = dashed(x.id)
-        await socket.prepare(request)
-        opened.set_result(socket)
-        await ended
-        return socket
-
-    # The parser's own limits are those of the front: the head has passed them.
-    x.client.hand_over(Server(handler, access_log=None)())
-    x.keep_alive = False
-    async with asyncio.timeout(HANDSHAKE_S):
-        return await opened
 
 
 def _code_of(error: ProxyError) -> int:
