@@ -130,7 +130,10 @@ def test_a_preference_of_mirrors_is_a_name_or_an_order() -> None:
 
 def test_a_call_counts_against_its_key_and_against_its_account() -> None:
     key = record(limits={"requests_per_minute": 5, "concurrency": 2})
-    assert [(limit.bucket, limit.kind, limit.amount) for limit in key.limits("VIP", {"requests_per_minute": 60, "concurrency": 50})] == [
+    assert [
+        (limit.bucket, limit.kind, limit.amount)
+        for limit in key.limits("VIP", {"requests_per_minute": 60, "concurrency": 50})
+    ] == [
         ("k7:concurrency", "concurrency", 2),
         ("k7:requests_per_minute", "requests_per_minute", 5),
         ("a3:VIP:concurrency", "concurrency", 50),
