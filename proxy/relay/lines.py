@@ -16,7 +16,7 @@ from time import monotonic
 from proxy.access.admission import Back, Gate, Shortage, Ticket
 from proxy.access.limits import EVER, KINDS, ONE_CALL, SPEND, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
-from proxy.errors import LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
+from proxy.errors import InternalError, LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.relay.exchange import Exchange
 from proxy.telemetry import Stats, spawn
 
@@ -83,6 +83,9 @@ class Lines:
                     first.x.ticket = None
         finally:
             del self._lines[account]
+            for waiting in line:  # a bug of ours, or the end of the worker: nobody waits for ever
+                if not waiting.admitted.done():
+                    waiting.admitted.set_result(InternalError())
 
     async def _admit_first(self, account: int, line: deque[_Waiting]) -> ProxyError | None:
         """Admit the first of the line, fetching what is missing. Returns its refusal."""
@@ -160,7 +163,7 @@ class Lines:
         if limit.unit == SPEND:
             status = x.standing.snapshot.table.station.no_credit_status
             wait_s = retry_after_s if KINDS[limit.kind].window != EVER else None
-            return NoCredit("This API key has spent what it may.", status=status, retry_after_s=wait_s)
+            return NoCredit("The spending limit is reached.", status=status, retry_after_s=wait_s)
         refused, now_ms = LimitExceeded(retry_after_s=retry_after_s), self._wall_ms()
         until_ms = now_ms + int(retry_after_s * 1000)
         refused.fields = tuple(shown(limit, 0, until_ms, x.dialect.rates, now_ms))

@@ -17,7 +17,8 @@ from proxy.access.limits import Limit, LimitBook
 from proxy.broker.limits import Ask, LimitDesk
 from proxy.broker.outage import Outage
 from proxy.channel import Channel, ChannelServer, Peer
-from proxy.errors import LimitExceeded, NoCredit, StationFault
+from proxy.dialects import DIALECTS
+from proxy.errors import InternalError, LimitExceeded, NoCredit, StationFault
 from proxy.ledger.balances import ON_TRUST, Slices
 from proxy.relay import lines as module
 from proxy.relay.exchange import Exchange
@@ -98,7 +99,9 @@ def a_call() -> Exchange:
     tier = SimpleNamespace(name="All")
     snapshot = SimpleNamespace(table=SimpleNamespace(station=SimpleNamespace(no_credit_status=402)))
     return call(
-        key=SimpleNamespace(account_id=ACCOUNT), standing=SimpleNamespace(tier=tier, snapshot=snapshot)
+        key=SimpleNamespace(account_id=ACCOUNT),
+        standing=SimpleNamespace(tier=tier, snapshot=snapshot),
+        dialect=DIALECTS["openai"],
     )
 
 
@@ -178,6 +181,19 @@ async def test_what_is_granted_too_late_is_not_lost(both: Both, monkeypatch: pyt
 async def test_a_line_that_is_served_is_gone(both: Both) -> None:
     _, worker = both
     await worker.admit(10)
+    assert worker.lines._lines == {}
+
+
+async def test_a_line_that_breaks_lets_nobody_wait(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Control answers what nobody understands: an error, not silence."""
+    control, worker = both
+
+    async def nonsense(args: dict[str, Any]) -> dict[str, Any]:
+        return {"granted": "much"}
+
+    monkeypatch.setitem(control.server._handlers, "slice", lambda peer, args: nonsense(args))
+    answers = await asyncio.gather(*(worker.admit(10) for _ in range(3)), return_exceptions=True)
+    assert [type(answer) for answer in answers] == [InternalError] * 3
     assert worker.lines._lines == {}
 
 
