@@ -125,7 +125,7 @@ class Control:
         telemetry.spawn("routes", self._begin_routes())
         telemetry.spawn("postgres", self._begin_postgres())
         telemetry.spawn("channel", self._begin_channel())
-        self._keep_going("second", SECOND_S, self._each_second)
+        self._keep_going("second", SECOND_S, self.count)
         await self._stopping.wait()
         await self._drain()
         return 0
@@ -363,7 +363,7 @@ class Control:
             if not self._knew_away:
                 await self.trust.end()
 
-    async def _each_second(self) -> None:
+    async def count(self) -> None:
         stats = self.stats
         stats.set("workers", len(self.broker.workers))
         stats.set("postgres_away", int(self.outage.is_away))

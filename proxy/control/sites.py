@@ -85,7 +85,8 @@ class Sites:
     def why_not_ready(self) -> str:
         return self._control.why_not_ready()
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
+        await self._control.count()  # ours as they are now; those of workers are up to a second old
         return self._control.numbers.exposition()
 
     async def reload(self) -> dict[str, Any]:

@@ -28,7 +28,7 @@ class Control(Protocol):
     def status(self) -> dict[str, Any]:
         """What an operator wants to see first: generation, workers, journals, database, credentials."""
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         """All metrics in Prometheus' text format."""
 
     async def reload(self) -> dict[str, Any]:
@@ -73,7 +73,7 @@ async def readyz(request: web.Request) -> web.Response:
 
 
 async def metrics(request: web.Request) -> web.Response:
-    body = request.app[CONTROL].exposition()
+    body = await request.app[CONTROL].exposition()
     return web.Response(body=body, headers={"content-type": "text/plain; version=0.0.4; charset=utf-8"})
 
 

@@ -5,6 +5,7 @@ Behind each one a canary is sent on the same connection where it is kept open, e
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
@@ -245,8 +246,14 @@ def test_a_rate_limit_says_when_to_come_back(
     want = Refusal(429, "rate_limit_exceeded", "requests", "rate_limit_error", azure, should_retry=None)
     caller.check(answers[2], want)
     assert answers[2].header("x-should-retry") is None  # a retry is just what helps
-    assert answers[2].header("x-ratelimit-limit-requests") == "2"
-    assert answers[2].header("x-ratelimit-reset-requests") == f"{answers[2].header('retry-after')}s"
+    if dialect == "anthropic":
+        assert answers[2].header("anthropic-ratelimit-requests-limit") == "2"
+        assert re.fullmatch(
+            r"[-0-9]{10}T[:0-9]{8}Z", answers[2].header("anthropic-ratelimit-requests-reset") or ""
+        )
+    else:
+        assert answers[2].header("x-ratelimit-limit-requests") == "2"
+        assert answers[2].header("x-ratelimit-reset-requests") == f"{answers[2].header('retry-after')}s"
     assert len(lane.asked()) == before + 2
 
 

@@ -31,7 +31,7 @@ class Node:
     def status(self) -> dict[str, Any]:
         return {"generation": 7}
 
-    def exposition(self) -> bytes:
+    async def exposition(self) -> bytes:
         return b"headrace_calls_total 1\n"
 
     def enable(self, upstream: str, *, credential: str = "", mirror: str = "") -> int:
