@@ -9,9 +9,13 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from hypothesis import settings
 
 from proxy.embedded import EmbeddedPostgres
 from proxy.store.database import Database
+
+# Hypothesis' own: the same examples on every machine, and no limits in time.
+settings.load_profile("ci")
 
 TEMPLATE = "headrace_template"
 _numbers = count(1)
