@@ -42,6 +42,31 @@ def test_official_names_are_in_lower_case():
     assert nanos(Rates({}, {"deepseek-r1": {"input": 1}}).price_for("DeepSeek-R1")) == 1
 
 
+def test_the_exact_name_then_the_most_literal_glob():
+    own = {
+        "*": {"input": 1},
+        "gpt-*": {"input": 2},
+        "gpt-4o*": {"input": 3},
+        "gpt-4o": {"input": 4},
+        "a?[b]": {"input": 5},
+    }
+    card = Rates(own, {})
+    names = ("gpt-4o", "gpt-4o-mini", "gpt-5", "claude", "a?[b]", "axb")
+    assert [nanos(card.price_for(name)) for name in names] == [4, 3, 2, 1, 5, 1]
+
+
+def test_a_model_without_a_price_has_none():
+    card = Rates({"gpt-4o": {"input": 4}, "claude-*": {"input": 1}}, {})
+    assert card.price_for("gpt-5") is None
+    assert card.price_for("x" * 10_000) is None
+
+
+def test_official_names_are_lower_case_and_found_in_any():
+    card = Rates({"Own": {"input": 1}}, {"qwen/qwen3-32b": {"input": 4}})
+    assert nanos(card.price_for("Qwen/Qwen3-32B")) == 4
+    assert card.price_for("own") is None
+
+
 def test_a_price_keeps_its_id_as_long_as_its_content_is_the_same():
     first, second = snapshot(MINIMAL), snapshot(MINIMAL)
     assert first.price_for("gpt-4o-mini").id == second.price_for("gpt-4o-mini").id

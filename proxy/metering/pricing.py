@@ -1,4 +1,4 @@
-"""What usage costs: prices, the rate card, and the one function that multiplies them.
+"""What usage costs: prices, and the one function that multiplies them.
 
 Owns the form of a price and the arithmetic of money.md 1 to 4. Integers only: prices are nano-units
 of the station's currency per million tokens, or per call, second, character, image, tool call or
@@ -31,8 +31,6 @@ import orjson
 from proxy.metering.usage import Usage
 
 PPM = 1_000_000  # a multiplier of one
-NAME_CHARS_MAX = 256  # a longer model name is nobody's
-MEMO_ENTRIES_MAX = 4096  # names come from clients: the memo is emptied when it is full
 SCALE = 1_000_000  # token prices are per million; unit prices are scaled to them
 
 # Bucket -> where its price is, in order: a price that is missing is that of the plain text of its side.
@@ -169,46 +167,9 @@ def _check_figure(name: str, value: object) -> None:
         raise ValueError(f"the price {name!r} must be a whole number of nanos, not {value!r}")
 
 
-class RateCard:
-    """Prices by model name: exact, else the glob with the most literal characters.
-
-    A name without a price is looked up in lower case again: official names are.
-    """
-
-    def __init__(self, prices: Mapping[str, Price]) -> None:
-        self._exact = {name: price for name, price in prices.items() if not is_glob(name)}
-        globs = sorted((name for name in prices if is_glob(name)), key=literal_characters, reverse=True)
-        self._globs = [(glob_pattern(name), prices[name]) for name in globs]
-        self._memo: dict[str, Price | None] = {}
-
-    @classmethod
-    def from_document(cls, document: Mapping[str, Mapping[str, Any]]) -> RateCard:
-        """`{model name or glob: content}`. Raises ValueError as price_from_content does."""
-        return cls({name: price_from_content(content) for name, content in document.items()})
-
-    def price_for(self, model: str) -> Price | None:
-        """None: the model has no price and must be refused."""
-        price = self._exact.get(model)
-        if price is not None or len(model) > NAME_CHARS_MAX:
-            return price
-        if model not in self._memo:
-            if len(self._memo) >= MEMO_ENTRIES_MAX:
-                self._memo.clear()
-            self._memo[model] = self._search(model) or self._search(model.lower())
-        return self._memo[model]
-
-    def _search(self, model: str) -> Price | None:
-        price = self._exact.get(model)
-        return price or next((p for pattern, p in self._globs if pattern.fullmatch(model)), None)
-
-
 def is_glob(name: str) -> bool:
     """`*` is the only wildcard, as everywhere in routes.yaml."""
     return "*" in name
-
-
-def literal_characters(pattern: str) -> int:
-    return len(pattern) - pattern.count("*")
 
 
 @lru_cache(maxsize=4096)

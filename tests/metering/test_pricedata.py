@@ -15,11 +15,12 @@ from genai_prices.data import providers
 from genai_prices.types import ModelInfo, TimeOfDateConstraint
 
 from proxy.metering.pricedata import MAKERS, RESELLERS, names, official_prices
-from proxy.metering.pricing import PPM, RateCard, cost_nanos, price_from_content, unpriced_options
+from proxy.metering.pricing import PPM, cost_nanos, price_from_content, unpriced_options
 from proxy.metering.usage import Usage
+from proxy.snapshot import Rates
 
 DAY = date(2026, 11, 1)
-CARD = RateCard.from_document(official_prices("USD", {}, DAY))
+CARD = Rates({}, official_prices("USD", {}, DAY))
 
 
 def by_the_hour(model: ModelInfo) -> bool:

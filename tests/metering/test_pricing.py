@@ -14,8 +14,6 @@ from proxy.metering.pricing import (
     PPM,
     TOKEN_BUCKETS,
     UNIT_BUCKETS,
-    Price,
-    RateCard,
     cost_nanos,
     price_from_content,
     round_half_even,
@@ -201,39 +199,6 @@ def test_a_price_with_another_content_has_another_id():
 def test_a_price_that_is_not_understood_is_refused(content: dict[str, Any]):
     with pytest.raises(ValueError, match="price"):
         price_from_content(content)
-
-
-# -- the rate card -----------------------------------------------------------------------------------
-
-
-def test_the_exact_name_then_the_most_literal_glob():
-    card = RateCard.from_document(
-        {
-            "*": {"input": 1},
-            "gpt-*": {"input": 2},
-            "gpt-4o*": {"input": 3},
-            "gpt-4o": {"input": 4},
-            "a?[b]": {"input": 5},
-        }
-    )
-    names = ("gpt-4o", "gpt-4o-mini", "gpt-5", "claude", "a?[b]", "axb")
-    assert [figure(card.price_for(name)) for name in names] == [4, 3, 2, 1, 5, 1]
-
-
-def test_a_model_without_a_price_has_none():
-    card = RateCard.from_document({"gpt-4o": {"input": 4}, "claude-*": {"input": 1}})
-    assert card.price_for("gpt-5") is None
-    assert card.price_for("x" * 10_000) is None
-
-
-def test_official_names_are_lower_case_and_found_in_any():
-    card = RateCard.from_document({"qwen/qwen3-32b": {"input": 4}, "Own": {"input": 1}})
-    assert figure(card.price_for("Qwen/Qwen3-32B")) == 4
-    assert card.price_for("own") is None
-
-
-def figure(price: Price | None) -> int | None:
-    return price.content["input"] if price else None
 
 
 # -- options -----------------------------------------------------------------------------------------
