@@ -118,12 +118,6 @@ class MoneyDesk:
         """A worker returned leased money."""
         self._leases.give(worker, lease, amount)
 
-    def credited(self, account: int) -> None:
-        """Somebody topped up: the next call asks again."""
-        standing = self._standing(account)
-        standing.refused_ms = -REFUSAL_MS
-        standing.is_scarce = False
-
     # -- grants ---------------------------------------------------------------------------------
 
     async def take(self, ask: Ask) -> dict[str, Any]:

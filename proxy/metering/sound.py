@@ -12,7 +12,6 @@ from typing import Any
 from proxy.metering.usage import Usage
 
 SPEECH_TOKENS_PER_SECOND = 12  # of recorded speech; 37 of 3.25 s were seen
-HEAD_BYTES = 4096  # of a file: what `Upload.head` should have, where there is so much
 
 # What one second takes where the head does not say: speech as phones, browsers and podcasts record it.
 # Smaller figures would be on the side of the station, larger ones on that of the key holder.

@@ -36,7 +36,7 @@ from proxy.relay.heartbeat import heartbeat_for
 from proxy.relay.identity import client_address
 from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
-from proxy.relay.plan import Plan, Tools
+from proxy.relay.plan import ATTEMPTS_MAX, Plan, Tools
 from proxy.relay.pool import Pool
 from proxy.relay.pump import Pump
 from proxy.relay.realtime import Sessions
@@ -48,7 +48,6 @@ from proxy.routing.selection import Choice, Wish, affinity, order
 if TYPE_CHECKING:
     from proxy.snapshot import Snapshot
 
-ATTEMPTS_MAX = 3
 RESEND_BYTES_MAX = 1 << 20  # a larger request is not kept, so it cannot be sent twice
 
 

@@ -17,6 +17,8 @@ from proxy.relay.sweep import Sweeper
 from proxy.relay.uploads import Sending
 from proxy.routing.selection import Choice
 
+ATTEMPTS_MAX = 3  # of one call, at all upstreams together
+
 
 class Settling(Protocol):
     """How a pump ends its call; see settling.py."""

@@ -34,6 +34,8 @@ from proxy.ledger.entry import Attempt
 from proxy.relay.dialler import Dialler, Refused
 from proxy.relay.exchange import Exchange
 from proxy.relay.handshake import CLOSE_S, accept, check_handshake
+from proxy.relay.ingress import WRITE_STALL_S
+from proxy.relay.plan import ATTEMPTS_MAX
 from proxy.relay.turns import Books, Turns
 from proxy.routing.selection import Choice
 from proxy.telemetry import spawn
@@ -42,11 +44,9 @@ log = getLogger("headrace.sessions")
 
 FIRST_FRAME_S = 30.0  # for sessions whose model is named in it
 FRAMES_IN_A_ROW = 8  # of one session, before everybody else has a turn
-WRITE_STALL_S = 60.0  # for the other side to take a frame: as long as a client of a stream has
-ATTEMPTS_MAX = 3
 
 # RFC 6455 7.4.1, and the registry of close codes.
-NORMAL, GOING_AWAY, ABNORMAL, POLICY, FAULT, RESTART = 1000, 1001, 1006, 1008, 1011, 1012
+NORMAL, GOING_AWAY, POLICY, FAULT, RESTART = 1000, 1001, 1008, 1011, 1012
 _UNSENDABLE = frozenset({1004, 1005, 1006, 1015})
 _REASON_BYTES_MAX = 123
 
@@ -67,9 +67,6 @@ class Sessions:
         self.dialler = dialler
         self._live: set[_Session] = set()
         self._is_draining = False
-
-    def __len__(self) -> int:
-        return len(self._live)
 
     async def serve(self, x: Exchange, choose: Choose) -> None:
         """One session, from its handshake to its last frame. Raises what refuses the handshake."""

@@ -156,9 +156,7 @@ FirstByteTimes = Annotated[Annotated[Duration, Tag(TEXT)] | Annotated[FirstByte,
 
 class Timeouts(Section):
     connect: Duration | None = None
-    first_byte: (
-        Annotated[Annotated[Duration, Tag(TEXT)] | Annotated[FirstByte, Tag(MAPPING)], BY_KIND] | None
-    ) = None
+    first_byte: FirstByteTimes | None = None
     idle: Duration | None = None
     total: Duration | None = None
 
@@ -367,7 +365,7 @@ def json_schema() -> dict[str, Any]:
     """What editors check a routes.yaml with; published as routes.schema.json beside this module."""
     schema = RoutesFile.model_json_schema()
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": SCHEMA_DIALECT,
         **schema,
         "title": "Headrace routes.yaml",
     }

@@ -7,7 +7,7 @@ A key itself is never stored, only its digest. Prices, tiers and routes are rout
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import date, datetime
 from decimal import Decimal
@@ -124,10 +124,6 @@ class Catalog:
         """The tier of this moment and what comes after it; "": the station's default one."""
         return line_in(await self.database.fetchrow(LINE, account))
 
-    async def set_account_status(self, name: str, status: str) -> None:
-        """active, frozen or closed. Raises LookupError."""
-        await self.set_account(name, status=status)
-
     async def set_account(
         self,
         name: str,
@@ -137,7 +133,10 @@ class Catalog:
         note: str | None = None,
         contact: str | None = None,
     ) -> None:
-        """Change what is given; `tier` "": the station's default one. Raises LookupError."""
+        """Change what is given; `status`: active, frozen or closed; `tier` "": the station's default one.
+
+        Raises LookupError.
+        """
         done = await self.database.fetchval(
             "UPDATE account SET status = coalesce($2, status), note = coalesce($4, note),"
             " contact = coalesce($5, contact),"
@@ -324,8 +323,3 @@ class Catalog:
             CHANGED_MAX,
         )
         return Changes(rows[-1]["generation"] if rows else since, [record_of(row) for row in rows])
-
-    async def known_keys(self, digests: Iterable[bytes]) -> list[dict[str, Any]]:
-        """The records of those that exist: control's caches after a restart."""
-        rows = await self.database.fetch(f"{RECORD} WHERE d.digest = ANY($1)", list(digests))
-        return [record_of(row) for row in rows]

@@ -187,7 +187,7 @@ async def test_closing_gives_everything_back(desk: Desk, account: int, database:
 
 async def test_a_frozen_account_gets_nothing_more(desk: Desk, account: int, database: Database) -> None:
     await desk.take(account, YUAN)
-    await Catalog(database).set_account_status("ada", "frozen")
+    await Catalog(database).set_account("ada", status="frozen")
     assert await desk.take(account, 90 * YUAN) == NO_CREDIT
 
 

@@ -88,7 +88,7 @@ async def test_a_frozen_account_changes_all_its_keys_and_a_top_up_none(catalog):
     seen = (await catalog.changed_keys(0)).generation
     await catalog.top_up("acme", YUAN, "R1")
     assert (await catalog.changed_keys(seen)).records == []
-    await catalog.set_account_status("acme", "frozen")
+    await catalog.set_account("acme", status="frozen")
     assert {r["account_status"] for r in (await catalog.changed_keys(seen)).records} == {"frozen"}
 
 

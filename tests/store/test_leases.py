@@ -153,7 +153,7 @@ async def test_a_node_that_lives_is_not_retired_by_mistake(database, accounts, l
 
 
 async def test_a_frozen_account_gets_no_lease(database, accounts, lender):
-    await Catalog(database).set_account_status("ada", "frozen")
+    await Catalog(database).set_account("ada", status="frozen")
     assert await lender.grant(new_id(), accounts[0], 1, YUAN) is None
 
 

@@ -426,7 +426,7 @@ async def test_a_client_that_does_not_read_can_be_cut_off(station: Station, vend
         await stands_still(lambda: played.sent)
         database = await station.open_database()
         try:
-            await Catalog(database).set_account_status("deaf", "frozen")
+            await Catalog(database).set_account("deaf", status="frozen")
         finally:
             await database.close()
         assert await asyncio.to_thread(played.ended.wait, 30)
@@ -462,7 +462,7 @@ async def test_a_revoked_key_ends_its_sessions_in_words(station: Station, vendor
         await play(socket, [CREATED, ASK, words])
         database = await station.open_database()
         try:
-            await Catalog(database).set_account_status("revoked", "frozen")
+            await Catalog(database).set_account("revoked", status="frozen")
         finally:
             await database.close()
         told = await socket.receive(timeout=20)
