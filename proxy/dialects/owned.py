@@ -26,9 +26,12 @@ IDS_MAX = 200  # named by one request; more is no honest request
 ID_CHARS_MAX = 512
 
 # What has become of a task. A word of the vendor's that its table does not know means that it goes on.
+QUEUED = "queued"  # not begun; what goes on all the same
 RUNNING = "running"
 SUCCEEDED = "succeeded"
 FAILED = "failed"
+CANCELLED = "cancelled"  # void, as a failure is
+ENDED = frozenset({SUCCEEDED, FAILED, CANCELLED})
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +78,14 @@ class Many:
     at_once: int = 100
 
 
+@dataclass(frozen=True, slots=True)
+class Callback:
+    """How a customer asks to be told of each change of a task, and what is told."""
+
+    fields: tuple[str, ...]  # top-level members of a submit that hold the customer's URL
+    body: Pointer = ()  # what of a poll's answer is sent there; (): all of it
+
+
 @dataclass(frozen=True, eq=False)
 class Task:
     """What an answer starts and does not finish: its hold stays pending until the vendor tells the end.
@@ -85,7 +96,7 @@ class Task:
     kind: str  # the IdOut's that names it
     poll: str  # the operation that asks about one; its path has {id}
     state: tuple[Pointer, ...]
-    states: Mapping[str, str]  # the vendor's word -> SUCCEEDED | FAILED; any other: RUNNING
+    states: Mapping[str, str]  # the vendor's word -> one of the states above; any other: RUNNING
     asked: str = ""  # the member of the request that must be true for there to be a task; "": always
     usage: UsagePointers | None = None  # in an answer that shows it; None: one call
     model: Pointer = ()  # in such an answer: its price counts, not the submit's
@@ -97,6 +108,9 @@ class Task:
     longest_s: float = 300.0
     deadline_s: float = 48 * 3600.0  # nobody knows what became of it: disputed
     dispute_s: float = 7 * 86400.0  # then the hold is void, as a loss of the station's
+    callback: Callback | None = None  # None: nobody is told of its changes
+    files: tuple[Pointer, ...] = ()  # URLs of its results, in a poll's answer
+    progress: tuple[Pointer, ...] = ()  # what besides its state is a change worth telling
 
 
 @dataclass(frozen=True, eq=False)

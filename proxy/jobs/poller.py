@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from proxy import telemetry
-from proxy.dialects.owned import FAILED, RUNNING, SUCCEEDED, Task, first, found, ids_told, state_told
+from proxy.dialects.owned import ENDED, FAILED, SUCCEEDED, Task, first, found, ids_told, state_told
 from proxy.jobs.asking import Answer, Asker, Place
 from proxy.ledger.bindings import Part
 from proxy.ledger.entry import Bind, Observed
@@ -143,11 +143,11 @@ class Poller:
     async def _learn(self, task: Task, place: Place, due: Due, answer: Answer) -> None:
         self._stats.inc("task_polls_total", due.upstream, answer.outcome)
         state = state_told(task, answer.document) if answer.is_good else None
-        if state in (None, RUNNING):
+        if state not in ENDED:
             self._put_off(due, task, answer)
             return
         assert state is not None
-        shares = await self._shares(task, place, due, answer)
+        shares = await self._shares(task, place, due, answer, state)
         if shares is None:
             self._put_off(due, task, Answer(error="its results could not be read"))
             return
@@ -169,14 +169,16 @@ class Poller:
         self._learned.seen.append(seen)
         self._learned.made += self._made(task, place, due, answer)
 
-    async def _shares(self, task: Task, place: Place, due: Due, answer: Answer) -> dict[str, Usage] | None:
+    async def _shares(
+        self, task: Task, place: Place, due: Due, answer: Answer, state: str
+    ) -> dict[str, Usage] | None:
         """model -> usage; "" is what the submit's price counts for. None: it cannot be learned now."""
         if task.results is not None:
             at = task.results.id_at
             ids = [str(id_) for id_ in found(answer.document, at)] if at else [due.vendor_id]
             return await self._asker.results(place, task, ids)
         if task.usage is None:
-            return {"": Usage(calls=1)}
+            return {"": Usage(calls=1)} if state == SUCCEEDED else {}
         told = first(answer.document, task.usage.places)
         usage = task.usage.read(told) if isinstance(told, dict) else None
         model = first(answer.document, (task.model,)) if task.model else None

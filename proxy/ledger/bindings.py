@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, TypedDict
 
-from proxy.dialects.owned import FAILED, RUNNING, SUCCEEDED
+from proxy.dialects.owned import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from proxy.ledger import entry, holds, settlement
 from proxy.ledger.entry import Bind, End, Observed, Settle
 from proxy.ledger.settlement import Bill, Figures, Terms
@@ -24,23 +24,25 @@ DISPUTED = "disputed"  # nobody learned it in time: an operator decides, or the 
 SETTLED = "settled"
 VOID = "void"
 
-# What an Observed says, besides RUNNING, SUCCEEDED and FAILED.
+# What an Observed says, besides what tables of tasks do.
 DUE = "due"  # it is over, and what it cost must be asked for
 GONE = "gone"  # its owner deleted it at the vendor
 CHARGED = "charged"  # an operator decides that the hold is taken
 RELEASED = "released"  # an operator, or the time, decides that it is not: a loss of the station's
-STATES = frozenset({RUNNING, SUCCEEDED, FAILED, DUE, GONE, CHARGED, RELEASED})
-FINAL = frozenset({SUCCEEDED, FAILED, CHARGED, RELEASED})
+STATES = frozenset({QUEUED, RUNNING, SUCCEEDED, FAILED, CANCELLED, DUE, GONE, CHARGED, RELEASED})
+FINAL = frozenset({SUCCEEDED, FAILED, CANCELLED, CHARGED, RELEASED})
 
 # (what the row says, what was observed) -> what the row says then. A missing pair changes nothing: the
 # first end stands, except that a vendor's late success is believed after a failure.
 NEXT = {
     (PENDING, SUCCEEDED): SETTLED,
     (PENDING, FAILED): VOID,
+    (PENDING, CANCELLED): VOID,
     (PENDING, CHARGED): SETTLED,
     (PENDING, RELEASED): VOID,
     (DISPUTED, SUCCEEDED): SETTLED,
     (DISPUTED, FAILED): VOID,
+    (DISPUTED, CANCELLED): VOID,
     (DISPUTED, CHARGED): SETTLED,
     (DISPUTED, RELEASED): VOID,
     (VOID, SUCCEEDED): SETTLED,
@@ -48,7 +50,7 @@ NEXT = {
 }
 
 WAS_DISPUTED = "disputed"  # a flag of the bill
-_OUTCOMES = {SUCCEEDED: entry.COMPLETE, FAILED: entry.UPSTREAM_ERROR}
+_OUTCOMES = {SUCCEEDED: entry.COMPLETE, FAILED: entry.UPSTREAM_ERROR, CANCELLED: entry.FAILED}
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +187,7 @@ def _end(end: End, seen: Observed, found: Bill) -> End:
         at_ms=max(seen.at_ms, end.began_ms),
         state=entry.VOID if is_void else entry.SETTLED,
         outcome=_OUTCOMES.get(seen.state, end.outcome),
+        cut=CANCELLED if seen.state == CANCELLED else end.cut,
         lease="",
         cost_nanos=found.cost_nanos,
         provenance=found.provenance.value,

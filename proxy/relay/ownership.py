@@ -13,7 +13,7 @@ from urllib.parse import parse_qsl
 
 from proxy.channel import Channel, ChannelError
 from proxy.dialects.owned import (
-    FAILED,
+    ENDED,
     ID_CHARS_MAX,
     IDS_MAX,
     RUNNING,
@@ -195,7 +195,7 @@ class Ownership:
     def _held(x: Exchange, sighting: Sighting) -> str:
         """The id of the task that waits for its end with the hold of this call, or ""."""
         task = sighting.task
-        if task is None or x.begin is None or not x.begin.hold_nanos or sighting.state in (SUCCEEDED, FAILED):
+        if task is None or x.begin is None or not x.begin.hold_nanos or sighting.state in ENDED:
             return ""
         return next((id_ for id_, kind in sighting.ids.items() if kind == task.kind), "")
 
@@ -227,7 +227,7 @@ class Ownership:
             if x.method not in LOOKS and sighting.content.get("id") == bound.vendor_id:
                 self._observe(bound, RUNNING, content=sighting.content)
             return
-        if state != RUNNING and (task.model or task.results is not None):
+        if state in ENDED and (task.model or task.results is not None):
             state = bindings.DUE  # what it costs is more than this answer tells
         if self._told.get(bound.identity) == state:
             return
