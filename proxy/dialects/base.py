@@ -17,7 +17,8 @@ from proxy.metering.scanner import ANY, Pointer
 from proxy.metering.usage import Usage
 
 __all__ = [
-    "ANY", "Dialect", "Meter", "OperationSpec", "Pointer", "Rules", "Session", "Tools", "UsagePointers",
+    "ANY", "Dialect", "Meter", "Once", "OperationSpec", "Pointer", "Rules", "Session", "Tools",
+    "UsagePointers",
 ]  # fmt: skip
 
 
@@ -97,6 +98,17 @@ without the content of the answer; None: nothing."""
 
 
 @dataclass(frozen=True, slots=True)
+class Once:
+    """Submits that are one: who clicks twice wants one job, and pays for one.
+
+    The same account, path and `members` of the request within `within_s` of the first one's answer.
+    """
+
+    members: tuple[Pointer, ...] = ()  # (): the whole request
+    within_s: float = 10.0
+
+
+@dataclass(frozen=True, slots=True)
 class OperationSpec:
     """One kind of call, the same for every upstream that offers it."""
 
@@ -125,6 +137,9 @@ class OperationSpec:
     ids_out: tuple[IdOut, ...] = ()  # what an answer makes the caller's: bound before the answer ends
     task: Task | None = None  # what it submits, or (where it is free) shows
     lists: Listing | None = None  # answered from bindings, never sent to the vendor
+    forms: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Header or query parameter -> what it may say: any other word asks for a capability of the vendor's."""
+    once: Once | None = None  # None: only an Idempotency-Key makes two submits one
     owns: bool = field(init=False)  # any of these four
 
     def __post_init__(self) -> None:
