@@ -532,6 +532,16 @@ CREATE TABLE public.station_state (
     CONSTRAINT station_state_only_row_check CHECK (only_row)
 );
 
+CREATE TABLE public.submission (
+    account bigint NOT NULL,
+    name bytea NOT NULL,
+    request bytea NOT NULL,
+    call uuid NOT NULL,
+    incarnation text NOT NULL,
+    until_ms bigint NOT NULL,
+    answer jsonb
+);
+
 CREATE TABLE public.tier_grant (
     id bigint NOT NULL,
     account bigint NOT NULL,
@@ -705,6 +715,9 @@ ALTER TABLE ONLY public.session
 ALTER TABLE ONLY public.station_state
     ADD CONSTRAINT station_state_pkey PRIMARY KEY (only_row);
 
+ALTER TABLE ONLY public.submission
+    ADD CONSTRAINT submission_pkey PRIMARY KEY (account, name);
+
 ALTER TABLE ONLY public.tier_grant
     ADD CONSTRAINT tier_grant_pkey PRIMARY KEY (id);
 
@@ -726,7 +739,7 @@ CREATE INDEX binding_account ON public.binding USING btree (account, kind, id);
 
 CREATE INDEX binding_disputed ON public.binding USING btree (deadline_ms) WHERE (state = 'disputed'::text);
 
-CREATE INDEX binding_due ON public.binding USING btree (upstream, kind, next_poll_ms) WHERE (state = 'pending'::text);
+CREATE INDEX binding_due ON public.binding USING btree (upstream, kind, next_poll_ms) WHERE (next_poll_ms IS NOT NULL);
 
 CREATE INDEX binding_held ON public.binding USING btree (account) WHERE (hold_nanos <> 0);
 
@@ -769,6 +782,10 @@ CREATE UNIQUE INDEX quarantine_once ON public.quarantine USING btree (incarnatio
 CREATE INDEX recall_at ON public.recall USING btree (at);
 
 CREATE INDEX session_account ON public.session USING btree (account);
+
+CREATE INDEX submission_call ON public.submission USING btree (call);
+
+CREATE INDEX submission_until ON public.submission USING btree (until_ms);
 
 CREATE INDEX tier_grant_account ON public.tier_grant USING btree (account);
 
@@ -864,6 +881,9 @@ ALTER TABLE ONLY public.segment_cursor
 
 ALTER TABLE ONLY public.session
     ADD CONSTRAINT session_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.submission
+    ADD CONSTRAINT submission_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
 ALTER TABLE ONLY public.tier_grant
     ADD CONSTRAINT tier_grant_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);

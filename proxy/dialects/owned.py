@@ -106,6 +106,7 @@ class Task:
     headers: tuple[tuple[bytes, bytes], ...] = ()  # that a poll needs besides our credential
     shortest_s: float = 2.0  # between two polls; it grows with the age of the task
     longest_s: float = 300.0
+    requests: int = 8  # at once, of one node to one upstream
     deadline_s: float = 48 * 3600.0  # nobody knows what became of it: disputed
     dispute_s: float = 7 * 86400.0  # then the hold is void, as a loss of the station's
     callback: Callback | None = None  # None: nobody is told of its changes

@@ -3,14 +3,19 @@
 Owns when a task is asked about and what an answer means for it; the due-time table (store.due) decides who
 may ask, and that an end counts once. Runs in control. What the polls of a round learned is written together,
 by the next one. A control that dies in between loses nothing: its claims run out, and the vendor still knows.
+
+A round claims what can be asked about until the next one: a few tasks at first, then twice as many as were
+asked about in the round before, so that a vendor that answers quickly is kept busy and one that hangs holds
+few claims.
 """
 
 from __future__ import annotations
 
 import logging
 import random
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import telemetry
@@ -20,18 +25,20 @@ from proxy.ledger.bindings import Part
 from proxy.ledger.entry import Bind, Observed
 from proxy.metering.usage import Usage
 from proxy.snapshot import Snapshot
-from proxy.store.due import FORGET_ROWS, Due, DueTasks, Later, Learned, Sort, decided
+from proxy.store.due import FORGET_ROWS, Deadline, Due, DueTasks, Later, Learned, Sort, decided
 from proxy.store.posting import DayOf
 from proxy.telemetry import Stats
 
 log = logging.getLogger("headrace.tasks")
 
-AT_ONCE = 8  # requests to one upstream about one kind of task
 CLAIM_MS = 120_000  # longer than a poll may take, with its results
+ASK_MS = 20_000  # a claim that has waited longer is left to run out: another node may take it meanwhile
 UNKNOWN_POLLS = 3  # in a row that the vendor does not know it
 AGE_PER_PAUSE = 10  # a task is asked about again after a tenth of its age
 CONTENT_BYTES_MAX = 8 << 10  # of an object that lists show
 FORGET_MS = 3_600_000
+SWEEP_MS = 60_000
+LAST_ASK_MS = 120_000  # behind its deadline: the poll that is due there had its time
 OVERDUE_MS = 48 * 3_600_000  # without a poll: the file has its upstream no more
 ONE_CALL = Usage(calls=1).as_dict()
 DISPUTE_MS = 7 * 86_400_000  # of a task whose kind the file has no more
@@ -46,6 +53,21 @@ class Clock:
     day_of: Callable[[], DayOf]
 
 
+@dataclass(slots=True)
+class _Line:
+    """Requests about tasks of one sort."""
+
+    waiting: deque[tuple[int, list[Due]]] = field(default_factory=deque)  # (when they were claimed, tasks)
+    under_way: int = 0
+    asked: int = 0  # since the last claim
+
+    def room(self, task: Task) -> int:
+        """How many more requests are worth a claim now."""
+        most = max(task.requests, 2 * self.asked) - self.under_way - len(self.waiting)
+        self.asked = 0
+        return most
+
+
 class Poller:
     """One node's. `snapshot()` is the table in force, or None before there is one."""
 
@@ -57,14 +79,17 @@ class Poller:
         self._snapshot = snapshot
         self._clock = clock
         self._stats = stats
-        self._busy: dict[Sort, int] = {}  # requests under way
+        self._lines: dict[Sort, _Line] = {}
         self._learned = Learned()
         self._forget_ms = 0  # when to look next
+        self._sweep_ms = clock.now_ms() + SWEEP_MS  # what is due since a stop is asked about first
 
     @property
     def is_idle(self) -> bool:
         """No poll is under way, and nothing waits to be written."""
-        return not any(self._busy.values()) and self._learned.is_empty
+        return self._learned.is_empty and not any(
+            line.under_way or line.waiting for line in self._lines.values()
+        )
 
     async def run_once(self) -> int:
         """Write what was learned, begin to ask about what is due; how many tasks that are.
@@ -77,20 +102,36 @@ class Poller:
         if snapshot is None:
             return 0
         now, slots = self._clock.now_ms(), dict(self._slots(snapshot))
+        await self._sweep(snapshot, now)
         await self._forget(snapshot, now)
         claimed = await self._due.claim(slots, now, now + CLAIM_MS)
         for group in _groups(snapshot, claimed):
-            self._busy[group[0].sort] = self._busy.get(group[0].sort, 0) + 1
-            telemetry.spawn("poll", self._poll(snapshot, group))
+            self._line(group[0].sort).waiting.append((now, group))
+        for sort in {due.sort for due in claimed}:
+            self._advance(snapshot, sort)
         return len(claimed)
 
+    def _line(self, sort: Sort) -> _Line:
+        return self._lines.setdefault(sort, _Line())
+
     def _slots(self, snapshot: Snapshot) -> Iterator[tuple[Sort, int]]:
-        """How many tasks of each sort may be asked about now."""
+        """How many tasks of each sort may be claimed now."""
         for upstream in snapshot.table.upstreams:
             for kind, task in snapshot.tasks(upstream).items():
-                requests = AT_ONCE - self._busy.get((upstream, kind), 0)
+                requests = self._line((upstream, kind)).room(task)
                 if requests > 0:
                     yield (upstream, kind), requests * (task.many.at_once if task.many else 1)
+
+    def _advance(self, snapshot: Snapshot, sort: Sort) -> None:
+        """Begin what may be under way."""
+        upstream, kind = sort
+        task, line = snapshot.tasks(upstream).get(kind), self._line(sort)
+        most = task.requests if task is not None else 1
+        while line.waiting and line.under_way < most:
+            claimed_ms, group = line.waiting.popleft()
+            if self._clock.now_ms() - claimed_ms < ASK_MS:
+                line.under_way += 1
+                telemetry.spawn("poll", self._poll(snapshot, group))
 
     async def _write(self) -> None:
         if self._learned.is_empty:
@@ -113,14 +154,30 @@ class Poller:
     async def _end_disputes(self) -> None:
         """Time decides what no operator has decided: the station's loss."""
         now = self._clock.now_ms()
-        await self._due.sweep(now - OVERDUE_MS, now + DISPUTE_MS)
         for dispute in await self._due.disputes(now):
             self._learned.seen.append(decided(dispute, self._clock.new_id(), False, now))
+
+    async def _sweep(self, snapshot: Snapshot, now_ms: int) -> None:
+        """Deadlines hold also where polls come late: a vendor that hangs holds up thousands of tasks."""
+        if now_ms < self._sweep_ms:
+            return
+        self._sweep_ms = now_ms + SWEEP_MS
+        deadlines = [
+            Deadline(
+                (upstream, kind),
+                now_ms - int(task.deadline_s * 1000) - LAST_ASK_MS,
+                now_ms + int(task.dispute_s * 1000),
+            )
+            for upstream in snapshot.table.upstreams
+            for kind, task in snapshot.tasks(upstream).items()
+        ]
+        disputed = await self._due.sweep(deadlines, now_ms - OVERDUE_MS, now_ms + DISPUTE_MS)
+        self._stats.inc("tasks_disputed_total", by=disputed)
 
     # -- a poll --
 
     async def _poll(self, snapshot: Snapshot, group: list[Due]) -> None:
-        upstream, kind = group[0].sort
+        upstream, kind = sort = group[0].sort
         try:
             task = snapshot.tasks(upstream).get(kind)
             place = self._asker.place(snapshot, upstream, group[0].mirror, group[0].credential)
@@ -138,7 +195,10 @@ class Poller:
         except Exception:
             log.exception("a poll failed")  # its claim runs out
         finally:
-            self._busy[group[0].sort] -= 1
+            line = self._line(sort)
+            line.under_way -= 1
+            line.asked += 1
+            self._advance(snapshot, sort)
 
     async def _learn(self, task: Task, place: Place, due: Due, answer: Answer) -> None:
         self._stats.inc("task_polls_total", due.upstream, answer.outcome)
@@ -213,16 +273,16 @@ class Poller:
 
     def _put_off(self, due: Due, task: Task, answer: Answer) -> None:
         """It goes on, or nobody could tell: ask again later, until its deadline."""
-        now = self._clock.now_ms()
+        now, deadline_ms = self._clock.now_ms(), due.at_ms + int(task.deadline_s * 1000)
         failures = 0 if answer.is_good else due.failures + 1
-        if now - due.at_ms > task.deadline_s * 1000:
+        if now >= deadline_ms:
             self._dispute(due, task, f"its end was not told in time; last: {answer.outcome}")
         elif answer.status in (404, 410) and failures >= UNKNOWN_POLLS:
             self._dispute(due, task, "the vendor does not know it")
         else:
             pause_s = pause(task, (now - due.at_ms) / 1000, failures, answer.retry_after_s)
             at_ms = now + int(pause_s * 1000 * random.uniform(0.9, 1.1))  # noqa: S311 - spreads polls
-            self._learned.later.append(Later(due, at_ms, failures, _small(answer)))
+            self._learned.later.append(Later(due, min(at_ms, deadline_ms), failures, _small(answer)))
 
     def _dispute(self, due: Due, task: Task, note: str) -> None:
         log.warning("task disputed", extra={"task": due.id, "kind": due.kind, "why": note})

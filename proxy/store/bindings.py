@@ -53,7 +53,8 @@ async def bind(connection: Connection, made: Bind, incarnation: str) -> str:
 async def defer(connection: Connection, end: End) -> bool:
     """Keep a call's terms with its task. False: the task is another call's, there is nothing to wait for."""
     row = await connection.fetchrow(
-        "UPDATE binding SET entry = coalesce(entry, $2), next_poll_ms = coalesce(next_poll_ms, $3)"
+        "UPDATE binding SET entry = coalesce(entry, $2),"
+        " next_poll_ms = CASE state WHEN 'pending' THEN coalesce(next_poll_ms, $3) END"
         " WHERE id = $1 AND state IN ('pending', 'disputed') RETURNING id", end.id, end, end.at_ms,
     )  # fmt: skip
     if row is not None:
@@ -119,12 +120,14 @@ async def _close(connection: Connection, row: Any, seen: Observed) -> Closing | 
 
 async def _note(connection: Connection, row: Any, seen: Observed, state: str) -> None:
     is_closed = state in (bindings.SETTLED, bindings.VOID) and state != row["state"]
-    note = "its owner deleted it before its end was known" if state == bindings.DISPUTED else None
+    is_deleted = state == bindings.DISPUTED and state != row["state"]
+    note = "its owner deleted it before its end was known" if is_deleted else None
     await connection.execute(
         "UPDATE binding SET state = $2, hold_nanos = CASE WHEN $3 THEN 0 ELSE hold_nanos END,"
         " closed_ms = CASE WHEN $3 THEN $4 ELSE closed_ms END, content = coalesce($5, content),"
         " gone_ms = CASE WHEN $6 THEN $4 ELSE gone_ms END, note = coalesce($7, note),"
-        " next_poll_ms = CASE WHEN $3 THEN NULL WHEN $8 THEN least(next_poll_ms, $4) ELSE next_poll_ms END"
+        " next_poll_ms = CASE WHEN $2 NOT IN ('pending', 'disputed') THEN NULL"
+        " WHEN $8 THEN least(next_poll_ms, $4) ELSE next_poll_ms END"
         " WHERE id = $1",
         row["id"], state, is_closed, seen.at_ms, seen.content or None, seen.state == bindings.GONE, note,
         seen.state in bindings.FINAL or seen.state == bindings.DUE,

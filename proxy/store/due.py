@@ -3,16 +3,21 @@
 Owns who may poll what and when, what a poll's word does to the books, and disputes. Several nodes are
 safe: a claim skips what others have locked, and counts up `polls`, which fences what comes too late. The
 end of a task needs no fence: it is the vendor's truth, whoever brings it, and the first one counts.
+What a round costs grows with what is due, never with what is finished.
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import date, timedelta
 from typing import Any
 
+import asyncpg
+
 from proxy.access.overrides import Override
+from proxy.errors import StateError
 from proxy.ledger import bindings
 from proxy.ledger.bindings import Closing
 from proxy.ledger.entry import Bind, Observed
@@ -24,12 +29,21 @@ from proxy.store.database import Connection, Database
 from proxy.store.posting import NOTHING_DECLARED
 from proxy.store.upstream_costs import UpstreamCosts
 
+log = logging.getLogger("headrace.tasks")
+
 EPOCH = date(1970, 1, 1)
 DAY_MS = 86_400_000
 RETRY_S = 5.0
 NOTE_CHARS_MAX = 500
 FORGET_ROWS = 20_000  # per statement, so that it is short
 SEEN_DAYS = 90
+APART_MS = 7 * DAY_MS  # what cannot be posted waits so long for an operator before it is tried again
+
+# What is wrong with an observation, not with the database.
+UNFIT = (
+    asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ArithmeticError, LookupError, StateError,
+    TypeError, ValueError,
+)  # fmt: skip
 
 Sort = tuple[str, str]  # upstream and kind: tasks that are asked about in the same way
 
@@ -74,6 +88,15 @@ class Dispute:
 
 
 @dataclass(frozen=True, slots=True)
+class Deadline:
+    """Tasks of a sort from before `before_ms` are too old; disputes about them last until `until_ms`."""
+
+    sort: Sort
+    before_ms: int
+    until_ms: int
+
+
+@dataclass(frozen=True, slots=True)
 class Later:
     """A task that goes on."""
 
@@ -106,6 +129,12 @@ class Learned:
             self.disputes + other.disputes,
         )
 
+    def halves(self) -> tuple[Learned, Learned]:
+        """What was seen, in two; the rest is left to who has it whole."""
+        middle = len(self.seen) // 2
+        first = Learned(self.seen[:middle], self.made, self.prices)
+        return first, replace(first, seen=self.seen[middle:])
+
 
 class DueTasks:
     """Every method raises DatabaseUnavailable; asking again is harmless."""
@@ -128,11 +157,21 @@ class DueTasks:
         ]
 
     async def write(self, learned: Learned, day_of: DayOf) -> tuple[int, int]:
-        """How many tasks ended by it, and how many are disputed now."""
-        ended = await self.settle(learned.seen, day_of, prices=learned.prices.values(), made=learned.made)
+        """How many tasks ended by it, and how many are disputed now.
+
+        An end that cannot be posted is disputed: it keeps no other from being posted.
+        """
+        try:
+            ended = await self.settle(learned.seen, day_of, prices=learned.prices.values(), made=learned.made)
+        except UNFIT as e:
+            if len(learned.seen) == 1:
+                await self._set_apart(learned.seen[0], e)
+                ended = 0
+            else:
+                halves = [await self.write(half, day_of) for half in learned.halves()]
+                ended = sum(ended for ended, _ in halves)
         await self.put_off(learned.later)
-        disputed = [await self.dispute(*dispute) for dispute in learned.disputes]
-        return ended, sum(disputed)
+        return ended, await self.dispute(learned.disputes)
 
     async def put_off(self, later: Sequence[Later]) -> None:
         """They go on. Nothing happens to those that somebody else has claimed since."""
@@ -146,26 +185,51 @@ class DueTasks:
                 [it.content or None for it in later],
             )
 
-    async def dispute(self, due: Due, note: str, until_ms: int) -> bool:
-        """Nobody knows what became of it: its hold is kept until an operator decides, or the time."""
-        changed = await self._database.fetchval(
-            "UPDATE binding SET state = 'disputed', note = $3, deadline_ms = $4, next_poll_ms = NULL"
-            " WHERE id = $1 AND polls = $2 AND state = 'pending' RETURNING true",
-            due.id, due.polls, note[:NOTE_CHARS_MAX], until_ms,
-        )  # fmt: skip
-        return bool(changed)
+    async def dispute(self, disputes: Sequence[tuple[Due, str, int]]) -> int:
+        """Nobody knows what became of them: their holds are kept until an operator decides, or the time.
+        How many are disputed by it."""
+        if not disputes:
+            return 0
+        begun = await self._database.fetch(
+            _DISPUTE,
+            [due.id for due, _, _ in disputes],
+            [due.polls for due, _, _ in disputes],
+            [note[:NOTE_CHARS_MAX] for _, note, _ in disputes],
+            [until_ms for _, _, until_ms in disputes],
+        )
+        return sum(row["begins"] for row in begun)
 
-    async def sweep(self, overdue_ms: int, until_ms: int) -> None:
-        """What nobody has been asking about since a moment is disputed; disputes that a client began by
-        deleting what it awaited get their time."""
-        await self._database.execute(_SWEEP, overdue_ms, until_ms)
+    async def hurry(self, upstream: str, credential: str, vendor_ids: Sequence[str], now_ms: int) -> int:
+        """Somebody hints at a change: ask about them now, also about those that are disputed. How many."""
+        rows = await self._database.fetch(_HURRY, upstream, credential, vendor_ids, now_ms)
+        return len(rows)
+
+    async def sweep(self, deadlines: Sequence[Deadline], overdue_ms: int, until_ms: int) -> int:
+        """What is too old is disputed, whether or not somebody could ask about it; so is what nobody has
+        been asking about since `overdue_ms`, as the file has it no more. Disputes that a client began, by
+        deleting what it awaited, get their time. How many are disputed by it."""
+        rows = await self._database.fetch(
+            _SWEEP,
+            [it.sort[0] for it in deadlines],
+            [it.sort[1] for it in deadlines],
+            [it.before_ms for it in deadlines],
+            [it.until_ms for it in deadlines],
+        )
+        await self._database.execute(_DATE, until_ms)
+        left = await self._database.fetch(_LEFT, overdue_ms, until_ms)
+        return len(rows) + len(left)
 
     async def forget(self, days: Mapping[str, int], now_ms: int) -> int:
         """Drop what vendors have forgotten, by kind, and what was seen long ago; how many bindings."""
         dropped = await self._database.fetch(
-            _FORGET, list(days), [now_ms - (count + 1) * DAY_MS for count in days.values()], FORGET_ROWS
+            _FORGET,
+            list(days),
+            [_first_id(now_ms - (count + 1) * DAY_MS) for count in days.values()],
+            FORGET_ROWS,
         )
-        await self._database.execute("DELETE FROM observation WHERE at_ms < $1", now_ms - SEEN_DAYS * DAY_MS)
+        await self._database.execute(
+            "DELETE FROM observation WHERE id < $1", _first_id(now_ms - SEEN_DAYS * DAY_MS)
+        )
         return len(dropped)
 
     async def disputes(self, over_by_ms: int | None = None) -> list[Dispute]:
@@ -199,6 +263,14 @@ class DueTasks:
             return await self._settle(connection, seen, day_of)
 
         return await self._database.retry(settle, deadline_s=RETRY_S)
+
+    async def _set_apart(self, seen: Observed, why: Exception) -> None:
+        note = f"its end ({seen.state}) cannot be posted: {type(why).__name__}: {why}"
+        log.error("a task's end cannot be posted", extra={"task": seen.vendor_id}, exc_info=why)
+        await self._database.execute(
+            _SET_APART, seen.upstream, seen.credential, seen.vendor_id, note[:NOTE_CHARS_MAX],
+            seen.at_ms + APART_MS,
+        )  # fmt: skip
 
     async def _make_partitions(self, seen: Sequence[Observed]) -> None:
         """Of the rows that are new calls' (a part's own): the others have theirs."""
@@ -237,12 +309,17 @@ def decided(dispute: Dispute, id_: str, is_charged: bool, at_ms: int) -> Observe
     return Observed(id_, at_ms, dispute.vendor_id, dispute.upstream, state, credential=dispute.credential)
 
 
+def _first_id(at_ms: int) -> str:
+    """No UUIDv7 of a moment or of a later one is less."""
+    return f"{max(at_ms, 0):012x}".ljust(32, "0")
+
+
 _CLAIM = """
 WITH due AS (
     SELECT b.id FROM unnest($1::text[], $2::text[], $3::int[]) AS s (upstream, kind, slots)
     CROSS JOIN LATERAL (
         SELECT id FROM binding
-        WHERE state = 'pending' AND upstream = s.upstream AND kind = s.kind AND next_poll_ms <= $4
+        WHERE upstream = s.upstream AND kind = s.kind AND next_poll_ms <= $4
         ORDER BY next_poll_ms LIMIT s.slots FOR UPDATE SKIP LOCKED
     ) b
 )
@@ -255,26 +332,61 @@ RETURNING b.id, b.account, b.kind, b.vendor_id, b.upstream, b.mirror, b.credenti
              AND (ended_at IS NULL OR ended_at > to_timestamp(b.at_ms / 1000.0))) AS overrides
 """
 
+# A disputed task that was asked about once more is not asked about again.
 _PUT_OFF = """
-UPDATE binding b SET next_poll_ms = t.next_poll_ms, failures = t.failures,
-       content = coalesce(t.content, b.content)
+UPDATE binding b SET next_poll_ms = CASE b.state WHEN 'pending' THEN t.next_poll_ms END,
+       failures = t.failures, content = coalesce(t.content, b.content)
 FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::int[], $5::jsonb[])
      AS t (id, polls, next_poll_ms, failures, content)
-WHERE b.id = t.id AND b.polls = t.polls AND b.state = 'pending'
+WHERE b.id = t.id AND b.polls = t.polls AND b.state IN ('pending', 'disputed')
+"""
+
+_DISPUTE = """
+WITH lost AS (
+    SELECT b.id, b.state = 'pending' AS begins, t.note, t.until_ms
+    FROM unnest($1::uuid[], $2::int[], $3::text[], $4::bigint[]) AS t (id, polls, note, until_ms)
+    JOIN binding b ON b.id = t.id AND b.polls = t.polls
+    WHERE b.state IN ('pending', 'disputed') FOR UPDATE OF b
+)
+UPDATE binding b SET state = 'disputed', next_poll_ms = NULL,
+       note = CASE WHEN begins THEN lost.note ELSE b.note END,
+       deadline_ms = CASE WHEN begins THEN lost.until_ms ELSE b.deadline_ms END
+FROM lost WHERE b.id = lost.id RETURNING begins
+"""
+
+_HURRY = """
+UPDATE binding SET next_poll_ms = least(next_poll_ms, $4)
+WHERE upstream = $1 AND credential = $2 AND vendor_id = ANY($3::text[]) AND state IN ('pending', 'disputed')
+RETURNING true
 """
 
 _SWEEP = """
-WITH undated AS (
-    UPDATE binding SET deadline_ms = $2 WHERE state = 'disputed' AND deadline_ms IS NULL
-)
+UPDATE binding b SET state = 'disputed', deadline_ms = s.until_ms, next_poll_ms = NULL,
+       note = 'nobody could tell its end in time'
+FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS s (upstream, kind, before_ms, until_ms)
+WHERE b.upstream = s.upstream AND b.kind = s.kind AND b.next_poll_ms IS NOT NULL
+  AND b.state = 'pending' AND b.at_ms < s.before_ms
+RETURNING true
+"""
+
+_DATE = "UPDATE binding SET deadline_ms = $1 WHERE state = 'disputed' AND deadline_ms IS NULL"
+
+_LEFT = """
 UPDATE binding SET state = 'disputed', deadline_ms = $2, next_poll_ms = NULL,
        note = 'nobody could be asked about it: is its upstream still in the file?'
-WHERE state = 'pending' AND next_poll_ms < $1
+WHERE next_poll_ms < $1 AND state = 'pending'
+RETURNING true
+"""
+
+_SET_APART = """
+UPDATE binding SET state = 'disputed', next_poll_ms = NULL, note = $4, deadline_ms = $5
+WHERE (upstream, credential, vendor_id) = ($1, $2, $3) AND state IN ('pending', 'disputed')
 """
 
 _FORGET = """
 DELETE FROM binding WHERE id IN (
-    SELECT id FROM binding JOIN unnest($1::text[], $2::bigint[]) AS k (kind, before_ms) USING (kind)
-    WHERE at_ms < before_ms AND state IN ('bound', 'settled', 'void') LIMIT $3
+    SELECT b.id FROM unnest($1::text[], $2::uuid[]) AS k (kind, first)
+    JOIN binding b ON b.kind = k.kind AND b.id < k.first
+    WHERE b.state IN ('bound', 'settled', 'void') LIMIT $3
 ) RETURNING true
 """

@@ -49,7 +49,7 @@ def disputed(database_dsn, tmp_path: Path) -> None:
         await Drainer(database, tmp_path / "journal", NODE, Station(), now_ms=lambda: NOW_MS).run_once()
         tasks = DueTasks(database, "c-1")
         for due in await tasks.claim({SORT: 5}, NOW_MS + 5000, NOW_MS + 6000):
-            await tasks.dispute(due, "no answer", NOW_MS + 86_400_000)
+            await tasks.dispute([(due, "no answer", NOW_MS + 86_400_000)])
         await life.die()
         await database.close()
 

@@ -140,7 +140,7 @@ class Rig:
     async def settle(self, *pollers: Poller) -> None:
         async with asyncio.timeout(30):
             for poller in pollers or (self.poller,):
-                while any(poller._busy.values()):
+                while any(line.under_way for line in poller._lines.values()):
                     await asyncio.sleep(0.002)
                 await poller._write()
 

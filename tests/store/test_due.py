@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 
 import pytest
 
@@ -11,9 +12,10 @@ from proxy.ledger import bindings, entry
 from proxy.ledger.entry import Bind, PriceEntry
 from proxy.metering.pricing import cost_nanos, price_from_content
 from proxy.metering.usage import Usage
+from proxy.store import due as due_sql
 from proxy.store.audit import audit
 from proxy.store.drainer import Drainer
-from proxy.store.due import DueTasks, Later, decided
+from proxy.store.due import Deadline, DueTasks, Later, Learned, decided
 from proxy.store.leases import Leases
 from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, YUAN, Life, Station, new_id
 from tests.store.tasks import COST, DAYS, HOLD, USAGE, seen, submitted
@@ -261,7 +263,7 @@ async def test_who_comes_too_late_does_not_move_a_task_that_another_claimed(
     [slow] = await tasks.claim({ONE: 1}, NOW_MS + 5000, NOW_MS + 6000)
     [fast] = await tasks.claim({ONE: 1}, NOW_MS + 6000, NOW_MS + 90_000)
     await tasks.put_off([Later(slow, 1)])
-    assert not await tasks.dispute(slow, "late", 1)
+    assert not await tasks.dispute([(slow, "late", 1)])
     assert await database.fetchval("SELECT next_poll_ms FROM binding") == NOW_MS + 90_000
     await tasks.put_off([Later(fast, 7, content={"status": "queued"})])
     assert await rows(database, "SELECT next_poll_ms, content->>'status' FROM binding") == [(7, "queued")]
@@ -274,7 +276,7 @@ async def test_a_dispute_keeps_the_hold_until_it_is_decided(
     await life.write([PRICE_ENTRY, *submitted(accounts[0], "resp_1")])
     await drainer.run_once()
     [due] = await tasks.claim({ONE: 1}, NOW_MS + 5000, NOW_MS + 6000)
-    assert await tasks.dispute(due, "no answer", NOW_MS + 9000)
+    assert await tasks.dispute([(due, "no answer", NOW_MS + 9000)]) == 1
     assert await tasks.claim({ONE: 1}, NOW_MS + 10**9, 0) == []
     assert await money(database, accounts[0]) == (100 * YUAN, 100 * YUAN - HOLD)
     assert await tasks.disputes(NOW_MS) == []
@@ -295,10 +297,75 @@ async def test_what_its_owner_deletes_before_its_end_is_disputed_and_no_list_sho
     await drainer.run_once()
     await life.write([seen("resp_1", bindings.GONE)])
     await drainer.run_once()
-    await tasks.sweep(0, NOW_MS + 7)
+    await tasks.sweep([], 0, NOW_MS + 7)
     [dispute] = await tasks.disputes()
     assert "deleted" in dispute.note and dispute.deadline_ms == NOW_MS + 7
     assert await database.fetchval("SELECT gone_ms FROM binding") == NOW_MS + 5000
+
+
+async def test_a_hint_makes_a_task_due_once_also_a_disputed_one_and_never_a_finished_one(
+    database, accounts, drainer, life, tasks
+):
+    names = ["goes on", "disputed", "finished"]
+    await life.write([PRICE_ENTRY, *(e for name in names for e in submitted(accounts[0], name))])
+    await drainer.run_once()
+    await tasks.settle([seen("finished"), seen("finished", FAILED)], DAYS)
+    first = await tasks.claim({ONE: 9}, NOW_MS + 5000, NOW_MS + 90_000)
+    await tasks.put_off([Later(due, NOW_MS + 300_000) for due in first])
+    await tasks.dispute([(due, "silent", NOW_MS + 900_000) for due in first if due.vendor_id == "disputed"])
+    assert await tasks.claim({ONE: 9}, NOW_MS + 6000, NOW_MS + 90_000) == []
+    assert await tasks.hurry("openai", "main", [*names, "unknown"], NOW_MS + 6000) == 2
+    assert await tasks.hurry("openai", "other", names, NOW_MS + 6000) == 0
+    again = await tasks.claim({ONE: 9}, NOW_MS + 6000, NOW_MS + 90_000)
+    assert {due.vendor_id for due in again} == {"goes on", "disputed"}
+    await tasks.put_off([Later(due, NOW_MS + 300_000) for due in again])
+    assert await rows(database, "SELECT vendor_id, state, next_poll_ms, note FROM binding ORDER BY 1") == [
+        ("disputed", "disputed", None, "silent"),
+        ("finished", "settled", None, ""),
+        ("goes on", "pending", NOW_MS + 300_000, ""),
+    ]
+
+
+async def test_a_disputed_task_that_is_asked_about_once_more_keeps_its_date(
+    database, accounts, drainer, life, tasks
+):
+    await life.write([PRICE_ENTRY, *submitted(accounts[0], "resp_1")])
+    await drainer.run_once()
+    for note, begun in (("first", 1), ("again", 0)):
+        await tasks.hurry("openai", "main", ["resp_1"], NOW_MS)
+        [due] = await tasks.claim({ONE: 1}, NOW_MS, NOW_MS + 9)
+        assert await tasks.dispute([(due, note, NOW_MS + len(note))]) == begun
+    sql = "SELECT state, note, deadline_ms, next_poll_ms FROM binding"
+    assert await rows(database, sql) == [("disputed", "first", NOW_MS + 5, None)]
+
+
+async def test_deadlines_hold_where_nobody_asks(database, accounts, drainer, life, tasks):
+    await life.write([PRICE_ENTRY, *submitted(accounts[0], "resp_1")])
+    await drainer.run_once()
+    await tasks.claim({ONE: 1}, NOW_MS + 5000, NOW_MS + 90_000)  # by a poller that hangs
+    assert await tasks.sweep([Deadline(OTHER, NOW_MS + 1, 7), Deadline(ONE, NOW_MS, 7)], 0, 0) == 0
+    assert await tasks.sweep([Deadline(ONE, NOW_MS + 1, NOW_MS + 7)], 0, 0) == 1
+    assert await rows(database, "SELECT state, deadline_ms, next_poll_ms FROM binding") == [
+        ("disputed", NOW_MS + 7, None)
+    ]
+
+
+async def test_an_end_that_cannot_be_posted_is_disputed_and_keeps_no_other_from_it(
+    database, accounts, drainer, life, tasks
+):
+    names = [f"resp_{n}" for n in range(5)]
+    await life.write([PRICE_ENTRY, *(e for name in names for e in submitted(accounts[0], name))])
+    await drainer.run_once()
+    ends = [seen(name) for name in names]
+    ends[2] = seen("resp_2", parts=[{
+        "id": new_id(), "model": "m", "price": "nobody's", "model_ppm": 1, "tier_ppm": 1, "override": "",
+        "usage": {},
+    }])  # fmt: skip
+    assert await tasks.write(Learned(seen=ends), DAYS) == (4, 0)
+    assert await rows(database, "SELECT vendor_id, note FROM binding WHERE state = 'disputed'") == [
+        ("resp_2", 'its end (succeeded) cannot be posted: KeyError: "nobody\'s"')
+    ]
+    assert await audit(database) == []
 
 
 async def test_what_goes_on_is_noted_and_what_is_due_is_polled_at_once(
@@ -330,3 +397,70 @@ async def test_a_success_without_figures_is_billed_by_what_the_submit_knew(
     assert await rows(database, "SELECT cost_nanos, provenance FROM usage") == [(1_500_000, "estimated")]
     assert deferred.state == entry.DEFERRED
     assert await audit(database) == []
+
+
+# -- plans -------------------------------------------------------------------------------------------
+
+OPEN, FINISHED = 40, 4000
+
+
+@pytest.fixture
+async def crowd(database, accounts):
+    """A few open tasks among many that are finished, as Postgres' statistics see them."""
+    await database.execute(
+        "INSERT INTO binding (id, account, key, kind, vendor_id, upstream, mirror, credential, at_ms,"
+        " hold_nanos, state, next_poll_ms, incarnation)"
+        " SELECT (lpad(to_hex($2::bigint + n), 12, '0') || '7' || lpad(to_hex(n), 19, '0'))::uuid, $1, 1,"
+        " CASE WHEN n <= $3 OR n % 2 = 0 THEN 'response' ELSE 'file' END, 't' || n, 'openai', 'direct',"
+        " 'main', $2::bigint + n, 0,"
+        " CASE WHEN n <= $3 THEN 'pending' WHEN n % 2 = 0 THEN 'settled' ELSE 'bound' END,"
+        " CASE WHEN n <= $3 THEN $2::bigint + n END, 'w0' FROM generate_series(1, $3::int + $4::int) n",
+        accounts[0], NOW_MS - 10_000, OPEN, FINISHED,
+    )  # fmt: skip
+    await database.execute("ANALYZE binding")
+    return database
+
+
+async def touched(database, sql: str, *args) -> tuple[int, set[str]]:
+    """How many rows of `binding` a statement looks at, and by which ways."""
+    async with database.connection() as connection:
+        transaction = connection.transaction()
+        await transaction.start()
+        plan = await connection.fetchval("EXPLAIN (ANALYZE, FORMAT JSON) " + sql, *args)
+        await transaction.rollback()
+    rows, ways = 0, set()
+    nodes = [json.loads(plan)[0]["Plan"]]
+    while nodes:
+        node = nodes.pop()
+        nodes += node.get("Plans", ())
+        if node["Node Type"] == "Bitmap Index Scan" or node.get("Relation Name") == "binding":
+            looked = node["Actual Rows"] + node.get("Rows Removed by Filter", 0)
+            rows += int(looked * node["Actual Loops"])
+            ways.add(node.get("Index Name") or node["Node Type"])
+    return rows, ways
+
+
+SORTS = (["openai"], ["response"])
+ROUND = {
+    "claim": (due_sql._CLAIM, *SORTS, [8], NOW_MS, NOW_MS + 9),
+    "deadlines": (due_sql._SWEEP, *SORTS, [NOW_MS - 9_990], [NOW_MS]),
+    "what is left": (due_sql._LEFT, NOW_MS - 9_990, NOW_MS),
+    "dates of disputes": (due_sql._DATE, NOW_MS),
+    "hint": (due_sql._HURRY, "openai", "main", ["t1", "t2", "t4000"], NOW_MS),
+}
+
+
+@pytest.mark.parametrize("name", ROUND)
+async def test_a_round_looks_at_what_is_open_however_much_is_finished(crowd, name):
+    rows, ways = await touched(crowd, *ROUND[name])
+    assert rows <= 4 * OPEN, ways
+    assert "Seq Scan" not in ways
+    # As much more is finished, it looks at no more.
+    await crowd.execute(
+        "INSERT INTO binding (id, account, key, kind, vendor_id, upstream, mirror, credential, at_ms, state,"
+        " incarnation) SELECT gen_random_uuid(), account, key, kind, vendor_id || '-' || n, upstream,"
+        " mirror, credential, at_ms, state, 'w0' FROM binding CROSS JOIN generate_series(1, 3) n"
+        " WHERE state <> 'pending'"
+    )
+    await crowd.execute("ANALYZE binding")
+    assert (await touched(crowd, *ROUND[name]))[0] == rows
