@@ -11,8 +11,7 @@ import signal
 import socket
 import subprocess
 import sys
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ import orjson
 from proxy.store.audit import audit
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.database import Database
+from tests.waiting import until, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
 START_S = 60.0
@@ -60,17 +60,6 @@ def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
-
-
-def wait_for(condition: Callable[[], Any], what: str, within_s: float = 20.0) -> Any:
-    """The first true answer of `condition`."""
-    deadline = time.monotonic() + within_s
-    while True:
-        if answer := condition():
-            return answer
-        if time.monotonic() > deadline:
-            raise AssertionError(f"not within {within_s} s: {what}")
-        time.sleep(0.02)
 
 
 @dataclass
@@ -200,15 +189,16 @@ class Station:
         finally:
             await database.close()
 
-    async def settled_rows(self, count: int, within_s: float = 20.0) -> list[dict[str, Any]]:
+    async def settled_rows(self, count: int) -> list[dict[str, Any]]:
         """The usage rows once there are `count`; fails when there are more."""
-        deadline = time.monotonic() + within_s
-        while True:
+
+        async def enough() -> list[dict[str, Any]] | None:
             rows = await self.rows()
-            if len(rows) >= count or time.monotonic() > deadline:
-                assert len(rows) == count, f"{len(rows)} rows, not {count}"
-                return rows
-            time.sleep(0.1)
+            return rows if len(rows) >= count else None
+
+        rows = await until(enough, f"{count} rows")
+        assert len(rows) == count, f"{len(rows)} rows, not {count}"
+        return rows
 
     async def violations(self) -> list[Any]:
         """What `headrace ledger audit` would complain of."""

@@ -20,6 +20,7 @@ from proxy.channel import (
     ChannelTimeout,
     Peer,
 )
+from tests.waiting import until
 
 
 class Control:
@@ -88,12 +89,6 @@ def worker_end(
         handlers or {},
         (welcomes if welcomes is not None else []).append,
     )
-
-
-async def until(condition, timeout_s: float = 5.0) -> None:
-    async with asyncio.timeout(timeout_s):
-        while not condition():
-            await asyncio.sleep(0.002)
 
 
 async def test_a_call_is_answered_by_plain_and_by_async_handlers(control: Control, worker: Channel) -> None:

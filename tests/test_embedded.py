@@ -21,9 +21,9 @@ import pytest
 
 from proxy import embedded
 from proxy.embedded import SOCKET_NAME, EmbeddedError, EmbeddedPostgres, dsn_for
+from tests.waiting import DEADLINE_S, promised, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
-DEADLINE_S = 20.0
 
 
 @pytest.fixture
@@ -52,17 +52,10 @@ def is_gone(pid: int) -> bool:
         return True
 
 
-def wait_for(condition) -> None:
-    deadline = time.monotonic() + DEADLINE_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
 def test_a_server_starts_on_a_private_socket_and_stops(server):
     started = time.monotonic()
     dsn = server.start()
-    assert time.monotonic() - started < 2.0 * slowness()
+    assert time.monotonic() - started < promised(2.0)
     assert ask(dsn, "SELECT 1") == 1
     assert dsn_for(server.data_dir) == dsn
     assert ask(dsn, "SELECT current_setting('listen_addresses')") == ""
@@ -75,11 +68,6 @@ def test_a_server_starts_on_a_private_socket_and_stops(server):
     assert is_gone(pid) and server.process is None
     with pytest.raises(EmbeddedError):
         dsn_for(server.data_dir)
-
-
-def slowness() -> float:
-    """The limit of a cold start is for an idle machine; a run of all tests is none."""
-    return 1.0 + os.getloadavg()[0] / (os.cpu_count() or 1)
 
 
 def test_what_was_written_is_there_after_a_restart(server):

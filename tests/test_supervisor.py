@@ -11,24 +11,16 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from proxy.listeners import AddressInUse, public, single
 from proxy.settings import Address
 from proxy.supervisor import BACKOFF_FIRST_S, BACKOFF_LAST_S, FREE_RESTARTS, LIVED_S, Child
+from tests.waiting import DEADLINE_S, promised, wait_for
 
 NODE = Path(__file__).parent / "fakes" / "node.py"
 WORKERS = 2
-
-
-def until(condition: Callable[[], Any], within_s: float = 10.0) -> Any:
-    deadline_s = time.monotonic() + within_s
-    while not (result := condition()):
-        assert time.monotonic() < deadline_s, "not in time"
-        time.sleep(0.005)
-    return result
 
 
 class Node:
@@ -53,7 +45,7 @@ class Node:
     def ready(self) -> dict:
         assert self.process.stdout is not None
         said = json.loads(self.process.stdout.readline())
-        until(lambda: all(self.lives(f"w{slot}") for slot in range(WORKERS)))
+        wait_for(lambda: all(self.lives(f"w{slot}") for slot in range(WORKERS)))
         self.address = tuple(said["listen"])
         return said
 
@@ -67,13 +59,13 @@ class Node:
 
     def ask(self) -> int:
         """A connection to the public port; the pid of the worker that answered."""
-        with socket.create_connection(self.address, timeout=10) as sock:
+        with socket.create_connection(self.address, timeout=DEADLINE_S) as sock:
             return int(sock.recv(64))
 
     def stop(self) -> tuple[int, str]:
         if self.process.poll() is None:
             self.process.terminate()
-        _, errors = self.process.communicate(timeout=20)
+        _, errors = self.process.communicate(timeout=DEADLINE_S)
         return self.process.returncode, errors.decode()
 
 
@@ -120,8 +112,8 @@ def test_a_killed_child_is_replaced_within_a_second_and_no_connection_is_refused
             os.kill(pid, signal.SIGKILL)
             # The queue of the dead worker's socket is the successor's.
             assert node.ask() != pid
-            until(lambda name=name, before=before: node.pids(name) - before)
-            assert time.monotonic() - began_s < 1.0
+            wait_for(lambda name=name, before=before: node.pids(name) - before)
+            assert time.monotonic() - began_s < promised(1.0)
 
 
 def test_sigterm_stops_workers_before_control_and_exits_clean(start: Callable[..., Node]) -> None:
@@ -141,7 +133,7 @@ def test_sighup_is_for_control(start: Callable[..., Node]) -> None:
     node = start()
     node.ready()
     node.process.send_signal(signal.SIGHUP)
-    until(lambda: node.lives("control", "hup"))
+    wait_for(lambda: node.lives("control", "hup"))
     assert not node.lives("w*", "hup")
 
 
@@ -151,7 +143,7 @@ def test_no_child_outlives_a_killed_supervisor_and_the_port_is_free_again(start:
     first.process.kill()
     second = start(HEADRACE_LISTEN=f"127.0.0.1:{first.address[1]}")
     second.ready()
-    until(lambda: len(first.lives("*", "orphan")) == WORKERS + 1)
+    wait_for(lambda: len(first.lives("*", "orphan")) == WORKERS + 1)
     assert first.address == second.address
     second.ask()
 
@@ -200,7 +192,7 @@ def test_a_data_folder_with_a_long_path_still_works(start: Callable[..., Node], 
 
 
 def wait(node: Node) -> tuple[int, str]:
-    _, errors = node.process.communicate(timeout=20)
+    _, errors = node.process.communicate(timeout=DEADLINE_S)
     return node.process.returncode, errors.decode()
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import time
 from pathlib import Path
 
 import pytest
@@ -14,15 +13,11 @@ from proxy.bench.figures import STREAM
 from proxy.bench.load import Load, Mark
 from proxy.bench.machine import BenchError
 from proxy.bench.rig import Rig
+from tests.waiting import wait_for
 
 
-def mark_when(load: Load, condition, timeout_s: float = 10.0) -> Mark:
-    deadline = time.monotonic() + timeout_s
-    while time.monotonic() < deadline:
-        if condition(mark := load.mark()):
-            return mark
-        time.sleep(0.02)
-    raise AssertionError(f"not within {timeout_s} s: {mark}")
+def mark_when(load: Load, condition) -> Mark:
+    return wait_for(lambda: mark if condition(mark := load.mark()) else None)
 
 
 def test_it_asks_again_and_again_on_kept_connections(rig: Rig) -> None:

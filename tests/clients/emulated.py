@@ -8,7 +8,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -21,10 +20,10 @@ import yaml
 
 from tests.fakes.upstream_server import Action, Request, UpstreamServer
 from tests.station import ROOT, Station
+from tests.waiting import wait_for
 
 STATIONS = ROOT / "deploy" / "stations"
 NAMES = sorted(file.stem for file in STATIONS.glob("*.yaml"))
-SETTLED_S = 30.0
 
 
 def environ_of(text: str, url: str) -> dict[str, str]:
@@ -88,12 +87,12 @@ class Emulated:
 
     def bills(self, count: int) -> list[dict[str, Any]]:
         """The usage rows of the calls since the last bill, in their order: so many and no more."""
-        deadline = time.monotonic() + SETTLED_S
-        while True:
+
+        def new() -> list[dict[str, Any]] | None:
             rows = [row for row in asyncio.run(self.station.rows()) if str(row["id"]) not in self.billed]
-            if len(rows) >= count or time.monotonic() > deadline:
-                break
-            time.sleep(0.05)
+            return rows if len(rows) >= count else None
+
+        rows = wait_for(new, f"{count} bills")
         assert len(rows) == count, f"{len(rows)} calls were billed"
         self.billed.update(str(row["id"]) for row in rows)
         return [row | {"usage": _document(row["usage"])} for row in rows]

@@ -13,7 +13,8 @@ import pytest
 
 from proxy import resources
 from tests.clients.access import demo
-from tests.station import Station, wait_for
+from tests.station import Station
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")

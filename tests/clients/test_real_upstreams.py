@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -22,10 +21,9 @@ import requests
 from tests.clients.access import Access
 from tests.clients.venvs import node_program, python_with
 from tests.station import Station, free_port
+from tests.waiting import DEADLINE_S, wait_for
 
 UPSTREAMS = Path(__file__).parent / "upstreams"
-START_S = 30.0
-SETTLED_S = 10.0
 SAY = "Say this is a test!"
 
 # What differs between two answers to one question, because the server makes it anew each time.
@@ -60,7 +58,7 @@ def llama(folder: Path) -> Iterator[str]:
         assert process.stdout is not None
         url = process.stdout.readline().strip()
         assert url, "llama.cpp did not start"
-        wait_for(url + "/health")
+        wait_until_it_answers(url + "/health")
         yield url
 
 
@@ -71,19 +69,19 @@ def aimock(*flags: str) -> Iterator[str]:
     program = node_program("@copilotkit/aimock", "llmock")
     with running([program, "--port", str(port), "--fixtures", fixtures, "--log-level", "silent", *flags]):
         url = f"http://127.0.0.1:{port}"
-        wait_for(url + "/v1/models")
+        wait_until_it_answers(url + "/v1/models")
         yield url
 
 
-def wait_for(url: str) -> None:
-    deadline = time.monotonic() + START_S
-    while True:
+def wait_until_it_answers(url: str) -> None:
+    def answers() -> bool:
         try:
-            requests.get(url, timeout=5)
-            return
+            requests.get(url, timeout=DEADLINE_S)
         except requests.ConnectionError:
-            assert time.monotonic() < deadline, f"{url} does not answer"
-            time.sleep(0.05)
+            return False
+        return True
+
+    wait_for(answers, f"{url} answers")
 
 
 @pytest.fixture(scope="module")
@@ -114,13 +112,13 @@ def chat(model: str, **more: Any) -> dict[str, Any]:
 def receipt(access: Access, answer: requests.Response) -> dict[str, Any]:
     """The receipt of a call, once it is settled."""
     url = f"{access.base_url}/v1/receipts/{answer.headers['x-request-id']}"
-    deadline = time.monotonic() + SETTLED_S
-    while True:
-        found = requests.get(url, headers={"Authorization": f"Bearer {access.key}"}, timeout=10)
-        if found.status_code == 200:
-            return dict(found.json())
-        assert time.monotonic() < deadline, found.text
-        time.sleep(0.05)
+    headers = {"Authorization": f"Bearer {access.key}"}
+
+    def found() -> dict[str, Any] | None:
+        there = requests.get(url, headers=headers, timeout=DEADLINE_S)
+        return dict(there.json()) if there.status_code == 200 else None
+
+    return wait_for(found, "the receipt")
 
 
 def tokens_in(usage: dict[str, int]) -> int:

@@ -7,11 +7,12 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 
 import aiohttp
 import pytest
+
+from tests.waiting import DEADLINE_S, wait_for
 
 from .conftest import KEY
 
@@ -27,11 +28,12 @@ def process() -> Iterator[tuple[str, subprocess.Popen[bytes]]]:
     port = free_port()
     command = [sys.executable, "-m", "proxy.demo", "--listen", f"127.0.0.1:{port}", "--pace", "0"]
     running = subprocess.Popen(command, env=os.environ | {"HEADRACE_DEMO_KEY": KEY})
-    deadline = time.monotonic() + 10
-    while time.monotonic() < deadline:
+
+    def listens() -> bool:
         with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", port)) == 0:
-                break
+            return probe.connect_ex(("127.0.0.1", port)) == 0
+
+    wait_for(listens)
     yield f"http://127.0.0.1:{port}", running
     if running.poll() is None:
         running.kill()
@@ -46,12 +48,12 @@ async def test_it_serves_with_its_key_and_stops_when_told(process) -> None:
         async with session.get(url + "/v1/models", headers={"api-key": KEY}) as listed:
             assert listed.status == 200
     running.send_signal(signal.SIGTERM)
-    assert running.wait(timeout=10) == 0
+    assert running.wait(timeout=DEADLINE_S) == 0
 
 
 def test_it_listens_on_the_loopback_address_only() -> None:
     command = [sys.executable, "-m", "proxy.demo", "--listen", "0.0.0.0:0"]
-    assert subprocess.run(command, capture_output=True, timeout=20).returncode == 2
+    assert subprocess.run(command, capture_output=True, timeout=DEADLINE_S).returncode == 2
 
 
 async def test_events_end_with_line_feeds_and_the_stream_with_done(demo: str) -> None:

@@ -12,7 +12,7 @@ from proxy.relay.exchange import Exchange
 from proxy.relay.ingress import Connection, Ingress
 from proxy.relay.sweep import Sweeper
 from proxy.telemetry import Stats
-from tests.fakes.recorder import until
+from tests.waiting import DEADLINE_S, until
 
 Handle = Callable[[Exchange], Awaitable[None]]
 Open = Callable[..., Awaitable["Front"]]
@@ -86,7 +86,7 @@ async def read_body(x: Exchange) -> None:
 
 async def ended(reader: asyncio.StreamReader) -> bytes:
     """What was still read before the connection ended."""
-    return await asyncio.wait_for(reader.read(), 5.0)
+    return await asyncio.wait_for(reader.read(), DEADLINE_S)
 
 
 async def refuse(x: Exchange) -> None:

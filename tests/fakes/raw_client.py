@@ -16,7 +16,8 @@ from typing import Any
 
 import orjson
 
-DEADLINE_S = 10.0  # nothing that a test waits for takes as long
+from tests.waiting import DEADLINE_S
+
 COMPLETE, CUT, RESET = "complete", "cut", "reset"
 
 

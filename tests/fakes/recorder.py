@@ -10,8 +10,7 @@ from proxy.http1.head import Head
 from proxy.relay.pool import Pool
 from proxy.relay.upstream import UpstreamConnection
 from proxy.routing.table import Mirror
-
-DEADLINE_S = 5.0
+from tests.waiting import DEADLINE_S
 
 
 class Recorder:
@@ -80,10 +79,3 @@ async def ask(pool: Pool, mirror: Mirror, path: str = "/", method: str = "POST")
     await asyncio.wait([sink.ended], timeout=DEADLINE_S)
     connection.release()
     return sink
-
-
-async def until(condition: Callable[[], object], within_s: float = DEADLINE_S) -> None:
-    """Wait for a condition that other threads or the network bring about."""
-    async with asyncio.timeout(within_s):
-        while not condition():
-            await asyncio.sleep(0.001)

@@ -12,8 +12,9 @@ from proxy.relay.pool import Pool, tls_context
 from proxy.routing.table import Egress, Mirror
 from tests.fakes.certificate import make_certificate
 from tests.fakes.egress_proxy import EgressProxy
-from tests.fakes.recorder import DEADLINE_S, ask, until
+from tests.fakes.recorder import ask
 from tests.fakes.upstream_server import UpstreamServer, whole
+from tests.waiting import DEADLINE_S, until
 
 HELLO = whole(b"hello")
 SCHEMES = pytest.mark.parametrize("scheme", ["http", "socks5"])

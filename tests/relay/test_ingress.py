@@ -16,7 +16,7 @@ import pytest
 from proxy.relay import ingress
 from proxy.relay.exchange import Exchange
 from tests.fakes.front import GET, OK, Open, ended, never, read_body, refuse, say_ok
-from tests.fakes.recorder import until
+from tests.waiting import DEADLINE_S, until
 
 # -- limits in time --------------------------------------------------------------------------------
 
@@ -75,7 +75,7 @@ async def test_a_body_that_stands_still_is_told_so_after_30_seconds(open_front: 
     await until(lambda: front.connection.phase == ingress.BODY)
     front.later(29.0)
     front.later(30.5)
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5.0)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
     assert head.startswith(b"HTTP/1.1 408 ")
     assert b"connection: close" in head
     writer.write_eof()
@@ -91,7 +91,7 @@ async def test_a_body_that_moves_has_time(open_front: Open) -> None:
     await until(lambda: front.connection.since > monotonic() - 5)
     front.later(20.0)
     writer.write(b"alf.")
-    assert await asyncio.wait_for(reader.readexactly(len(OK)), 5.0) == OK
+    assert await asyncio.wait_for(reader.readexactly(len(OK)), DEADLINE_S) == OK
 
 
 async def test_an_answer_may_take_as_long_as_it_takes(open_front: Open) -> None:
@@ -124,7 +124,7 @@ async def test_a_client_that_does_not_read_is_cut_after_60_seconds(
     assert front.ingress.connections
     front.later(60.5)
     await until(lambda: not front.ingress.connections)
-    await asyncio.wait_for(left.wait(), 5.0)
+    await asyncio.wait_for(left.wait(), DEADLINE_S)
 
 
 async def test_the_sweep_looks_at_every_connection_within_a_second(open_front: Open) -> None:
@@ -173,7 +173,7 @@ async def test_a_call_is_cancelled_when_its_client_leaves(open_front: Open, how:
         writer.transport.abort()
     else:
         writer.close()
-    await asyncio.wait_for(cancelled.wait(), 1.0)
+    await asyncio.wait_for(cancelled.wait(), DEADLINE_S)
     await until(lambda: not front.ingress.connections)
 
 
@@ -205,7 +205,7 @@ async def test_pipelined_requests_are_served_one_at_a_time_and_in_order(open_fro
     requests = b"".join(b"GET /%02d HTTP/1.1\r\nhost: a\r\n\r\n" % n for n in range(50))
     reader, _ = await front.connect(requests)
     for n in range(50):
-        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5.0)
+        await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
         assert await reader.readexactly(2) == b"%02d" % n
 
 
@@ -245,9 +245,9 @@ CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 async def test_a_client_is_told_to_continue_when_its_body_is_wanted(open_front: Open) -> None:
     front = await open_front(read_body)
     reader, writer = await front.connect(EXPECT)
-    assert await asyncio.wait_for(reader.readexactly(len(CONTINUE)), 5.0) == CONTINUE
+    assert await asyncio.wait_for(reader.readexactly(len(CONTINUE)), DEADLINE_S) == CONTINUE
     writer.write(b"body")
-    assert await asyncio.wait_for(reader.readexactly(len(OK)), 5.0) == OK
+    assert await asyncio.wait_for(reader.readexactly(len(OK)), DEADLINE_S) == OK
 
 
 async def test_a_refused_upload_is_not_asked_for(open_front: Open) -> None:
@@ -263,7 +263,7 @@ async def test_a_body_that_came_along_needs_no_continue(open_front: Open) -> Non
 
     front = await open_front(take)
     reader, _ = await front.connect(EXPECT + b"body")
-    assert await asyncio.wait_for(reader.readexactly(len(OK)), 5.0) == OK
+    assert await asyncio.wait_for(reader.readexactly(len(OK)), DEADLINE_S) == OK
 
 
 async def test_a_client_of_http_1_0_is_never_told_to_continue(open_front: Open) -> None:

@@ -11,7 +11,7 @@ from proxy.errors import InvalidKey, MalformedRequest, UpstreamFault
 from proxy.relay import ingress
 from proxy.relay.exchange import Exchange
 from tests.fakes.front import GET, Handle, Open, ended, refuse, say_ok
-from tests.fakes.recorder import until
+from tests.waiting import DEADLINE_S, until
 
 
 def cutting(head: bytes) -> Handle:
@@ -46,7 +46,7 @@ async def test_a_bug_is_a_500_that_says_nothing(open_front: Open, caplog: pytest
     front = await open_front(fail)
     reader, writer = await front.connect(GET)
     with caplog.at_level(logging.ERROR):
-        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5.0)
+        head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
     assert head.startswith(b"HTTP/1.1 500 ")
     writer.write_eof()
     body = await ended(reader)
@@ -78,12 +78,12 @@ async def test_a_sound_request_that_is_refused_leaves_the_connection_open(
 
     front = await open_front(refuse)
     reader, writer = await front.connect(GET)
-    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5.0)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
     assert (b"connection: close" in head) is not stays
     assert reader.at_eof() is False
     if stays:
         writer.write(GET)
-        assert b"HTTP/1.1 401 " in await asyncio.wait_for(reader.readuntil(b"HTTP/1.1 401 "), 5.0)
+        assert b"HTTP/1.1 401 " in await asyncio.wait_for(reader.readuntil(b"HTTP/1.1 401 "), DEADLINE_S)
 
 
 UPLOAD = b"POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 100000000\r\n\r\n"

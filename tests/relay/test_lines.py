@@ -27,7 +27,7 @@ from proxy.relay.returns import Returns
 from proxy.routing.table import OnOutage
 from proxy.telemetry import Stats
 from tests.fakes.calls import call
-from tests.fakes.recorder import until
+from tests.waiting import until
 
 NOW = 1_800_000_000_000
 ONE = Limit("k7:concurrency", "concurrency", 1)

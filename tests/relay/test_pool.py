@@ -16,8 +16,9 @@ from proxy.relay.resolver import FAILED_S, FRESH_S, NAMES_MAX, Resolver
 from proxy.relay.upstream import READ_BYTES_MAX, State
 from proxy.routing.table import Mirror
 from tests.fakes.certificate import make_certificate
-from tests.fakes.recorder import DEADLINE_S, Recorder, ask, send, until
+from tests.fakes.recorder import Recorder, ask, send
 from tests.fakes.upstream_server import Close, Cut, Pause, UpstreamServer, chunked, head, stream, whole
+from tests.waiting import DEADLINE_S, until
 
 HELLO = whole(b"hello")
 EVIL = whole(b"EVIL")

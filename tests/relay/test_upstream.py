@@ -14,7 +14,7 @@ from proxy.http1.body import ChunkedWalker
 from proxy.relay.pool import Pool
 from proxy.relay.upstream import INTERIM_ANSWERS_MAX, State, UpstreamConnection
 from proxy.routing.table import Mirror
-from tests.fakes.recorder import DEADLINE_S, Recorder, ask, send, until
+from tests.fakes.recorder import Recorder, ask, send
 from tests.fakes.upstream_server import (
     EXCESS,
     GARBAGE,
@@ -33,6 +33,7 @@ from tests.fakes.upstream_server import (
     stream,
     whole,
 )
+from tests.waiting import DEADLINE_S, until
 
 HELLO = whole(b"hello")
 

@@ -12,8 +12,7 @@ import json
 import os
 import subprocess
 import sys
-import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ import orjson
 
 from tests.fakes.upstream_server import Action, Pause, Request, UpstreamServer, chunk, chunked_head, whole
 from tests.station import ROOT, Station, free_port
+from tests.waiting import until
 
 WORKERS = 2
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -235,33 +235,19 @@ class Operated:
         async with aiohttp.ClientSession(f"http://127.0.0.1:{self.station.admin_port}") as session:
             return await self.ask(session, path, how.pop("body", None), method=method, **how)
 
-    async def row(self, call: str, within_s: float = 10.0) -> dict[str, Any]:
+    async def row(self, call: str) -> dict[str, Any]:
         """The usage row of a call, once it is there."""
 
         async def find() -> Any:
             return await self.station.rows(f"SELECT * FROM usage WHERE id = '{call}'")
 
-        [row] = await until(find, "a usage row", within_s)
+        [row] = await until(find, "a usage row")
         return dict(row)
 
 
 def chat(model: str, **members: Any) -> dict[str, Any]:
     named = {"model": model} if model else {}
     return {**named, "messages": [{"role": "user", "content": "Hi"}], **members}
-
-
-def patience(seconds: float) -> float:
-    """What a bound of design.md becomes where more runs than there are cores for."""
-    return seconds * max(1.0, os.getloadavg()[0] / len(os.sched_getaffinity(0)))
-
-
-async def until(ask: Callable[[], Any], what: str, within_s: float = 10.0) -> Any:
-    """The first true answer; `ask` waits for something outside of this process."""
-    deadline = time.monotonic() + within_s
-    while not (answer := await ask()):
-        assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-        await asyncio.sleep(0.01)
-    return answer
 
 
 def headrace(*command: object, dsn: str = "", status: int = 0, environ: dict[str, str] | None = None) -> str:

@@ -21,6 +21,7 @@ from tests.fakes.upstream_server import (
     whole,
 )
 from tests.system.troubled import CHAT, HELLO, SETTLED, VOID, Troubled, completion, cost
+from tests.waiting import wait_for
 
 EVENT = b'data: {"id":"c1","model":"m","choices":[{"index":0,"delta":{"content":"one two three"}}]}\n\n'
 TOLD = (
@@ -136,7 +137,7 @@ def test_bytes_behind_an_answer_reach_nobody(troubled: Troubled, case: str) -> N
     for _ in range(3):
         answer = troubled.call(lane)
         assert (answer.status, answer.body) == (200, b"hello")
-        troubled.wait(lambda: not troubled.server.open_connections, "the connection is not kept")
+        wait_for(lambda: not troubled.server.open_connections, "the connection is not kept")
 
 
 def test_an_answer_on_an_idle_connection_reaches_nobody(troubled: Troubled) -> None:

@@ -9,6 +9,7 @@ import pytest
 from tests.fakes.raw_client import COMPLETE, CUT, request
 from tests.fakes.upstream_server import Pause, Request, chunk, chunked, chunked_head, head, whole
 from tests.system.troubled import CHAT, HELLO, Lane, Troubled, completion, cost
+from tests.waiting import wait_for
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +198,7 @@ def test_a_half_close_counts_as_leaving(troubled: Troubled, auth: str) -> None:
     lane.script([pause, *HELLO])
     with troubled.connect() as client:
         client.send(request("POST", CHAT, f"authorization: Bearer {key}", body=lane.body()))
-        troubled.wait(pause.reached.is_set, "asked")
+        wait_for(pause.reached.is_set, "asked")
         client.half_close()
         assert client.end() == CUT
     assert troubled.row_of(key)["outcome"] == "interrupted_client"

@@ -18,8 +18,9 @@ import pytest
 
 from tests.fakes.certificate import Certificate, make_certificate
 from tests.fakes.upstream_server import Pause, UpstreamServer
-from tests.station import ROOT, Station, free_port, wait_for
-from tests.system.operated import CALL_NANOS, DONE, OK, SECRETS, Operated, headrace, patience, until, words
+from tests.station import ROOT, Station, free_port
+from tests.system.operated import CALL_NANOS, DONE, OK, SECRETS, Operated, headrace, words
+from tests.waiting import promised, until, wait_for
 
 ROUTES = ROOT / "routes.yaml"
 
@@ -301,7 +302,7 @@ async def test_with_a_token_only_its_bearer_is_an_operator(guarded: Operated) ->
     async def is_refused() -> bool:
         return (await guarded.call(key["key"])).status == 401
 
-    await until(is_refused, "the revoked key is refused", patience(2.0))
+    await until(is_refused, "the revoked key is refused", promised(2.0))
     assert TOKEN not in guarded.station.log()
 
 

@@ -19,8 +19,9 @@ import pytest
 from proxy.journal.crashpoint import EXIT_STATUS, POINTS
 from tests.conftest import Databases
 from tests.fakes.upstream_server import Pause, UpstreamServer
-from tests.station import ROOT, Station, routes, wait_for
+from tests.station import ROOT, Station, routes
 from tests.system.load import PATH, SLOW, Call, Load, books, held, marker_of, stream
+from tests.waiting import wait_for
 
 PATIENCE_S = 60.0
 
@@ -95,7 +96,7 @@ def restart(station: Station, child: str) -> None:
     """The next life reads the script anew."""
     pid = station.children()[child]
     os.kill(pid, signal.SIGKILL)
-    wait_for(lambda: station.children().get(child, pid) != pid, f"a new {child}", PATIENCE_S)
+    wait_for(lambda: station.children().get(child, pid) != pid, f"a new {child}")
 
 
 def one_call(station: Station, key: str) -> Call:
@@ -115,10 +116,10 @@ async def test_a_worker_may_die_at_any_step_of_a_call(
     calls: list[Call] = []
     seen: set[str] = set()
     for number, (point, outcomes) in enumerate(WORKER.items(), start=1):
-        wait_for(lambda n=number: adoptions(station) == before + n, "adoption", PATIENCE_S)
+        wait_for(lambda n=number: adoptions(station) == before + n, "adoption")
         calls.append(one_call(station, key))
-        wait_for(lambda n=number: deaths(station) == n, f"a death at {point}", PATIENCE_S)
-        wait_for(lambda n=number: adoptions(station) == before + n + 1, "adoption", PATIENCE_S)
+        wait_for(lambda n=number: deaths(station) == n, f"a death at {point}")
+        wait_for(lambda n=number: adoptions(station) == before + n + 1, "adoption")
         found = await books(station, "workers", calls, upstream)
         new = found.rows.keys() - seen
         seen |= new
@@ -152,7 +153,7 @@ async def test_control_may_die_at_any_step_of_an_adoption(
     upstream.script(PATH, held(until))
     key = await station.customer("adopted")
     with Load(station, key, 5, once=True) as load:
-        wait_for(lambda: len(load.open) == 5, "5 streams", PATIENCE_S)
+        wait_for(lambda: len(load.open) == 5, "5 streams")
         await die(station, script, ADOPT, lambda: restart(station, "w0"))
     found = await books(station, "adopted", load.calls, upstream)
     assert found.outcomes == {CUT: 5}
@@ -166,7 +167,7 @@ async def test_control_may_die_at_any_step_of_a_lease(
     key = await station.customer("leased")
     with Load(station, key, 1) as load:
         await die(station, script, LEASE, lambda: None)
-        wait_for(lambda: any(call.is_whole for call in load.ended), "a call", PATIENCE_S)
+        wait_for(lambda: any(call.is_whole for call in load.ended), "a call")
     found = await books(station, "leased", load.calls, upstream)
     assert set(found.outcomes) == {"complete"}
     assert {call.status for call in load.calls if not call.is_whole} <= {503}
@@ -181,14 +182,14 @@ async def test_control_may_die_while_it_deletes_old_segments(
     await books(station, "deleted", calls, upstream)
     old = make_old(station)
     await die(station, script, DELETE, lambda: None)
-    wait_for(lambda: not any(path.exists() for path in old), "old segments are deleted", PATIENCE_S)
+    wait_for(lambda: not any(path.exists() for path in old), "old segments are deleted")
     await books(station, "deleted", calls, upstream)
 
 
 def make_old(station: Station) -> list[Path]:
     """All segments of the living worker but the newest are two days old now."""
     living = max(station.data.glob("journal/w0-*"))
-    old = wait_for(lambda: sorted(living.glob("*.seg"))[:-1], "older segments", PATIENCE_S)
+    old = wait_for(lambda: sorted(living.glob("*.seg"))[:-1], "older segments")
     for path in old:
         os.utime(path, (time.time() - 2 * 86_400,) * 2)
     return old
@@ -200,7 +201,7 @@ async def die(station: Station, script: Path, points: list[str], provoke: Callab
     script.write_text("\n".join(points))
     restart(station, "control")
     provoke()
-    wait_for(lambda: deaths(station) == before + len(points), f"{len(points)} deaths", PATIENCE_S)
+    wait_for(lambda: deaths(station) == before + len(points), f"{len(points)} deaths")
     assert script.read_text() == ""
 
 
@@ -214,14 +215,14 @@ async def test_a_node_may_die_at_any_step(
         key = await station.customer("node")
         upstream.script(PATH, held(Pause(600)) if point in ADOPT else stream(2, 0.05))
         with Load(station, key, 4, once=True) as load:
-            wait_for(lambda: len(load.ended) + len(load.open) == 4, "calls", PATIENCE_S)
+            wait_for(lambda: len(load.ended) + len(load.open) == 4, "calls")
             if point in ADOPT:
                 restart(station, "w0")
             elif point in DELETE:
                 await books(station, "node", load.calls, upstream)
                 make_old(station)
                 restart(station, "control")
-            wait_for(lambda: deaths(station) > 0, f"a death at {point}", PATIENCE_S)
+            wait_for(lambda: deaths(station) > 0, f"a death at {point}")
         station.kill()
         station.environ = {}
         station.start()

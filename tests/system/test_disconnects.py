@@ -15,6 +15,7 @@ import pytest
 from tests.fakes.raw_client import CUT, RawClient, request
 from tests.fakes.upstream_server import Action, Pause, chunk, chunked_head, head
 from tests.system.troubled import CHAT, HELLO, SETTLED, VOID, Lane, Troubled, cost
+from tests.waiting import wait_for
 
 SAID = b'data: {"id":"c1","model":"m","choices":[{"index":0,"delta":{"content":"one two three"}}]}\n\n'
 STOPPED = b'data: {"id":"c1","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
@@ -46,7 +47,7 @@ def begin(troubled: Troubled, lane: Lane, key: str) -> RawClient:
 def wait_until_upstream_is_left(troubled: Troubled) -> float:
     """Seconds."""
     start = time.monotonic()
-    troubled.wait(lambda: not troubled.server.open_connections, "the upstream's connection is closed")
+    wait_for(lambda: not troubled.server.open_connections, "the upstream's connection is closed")
     return time.monotonic() - start
 
 
@@ -79,7 +80,7 @@ def test_leaving_before_the_first_byte_stops_the_vendor_and_costs_the_input(
     lane.script([pause])
     with troubled.connect() as client:
         client.send(request("POST", CHAT, f"authorization: Bearer {key}", body=lane.body()))
-        troubled.wait(pause.reached.is_set, "asked")
+        wait_for(pause.reached.is_set, "asked")
         LEAVING[how](client)
         assert wait_until_upstream_is_left(troubled) < 0.5
     row = troubled.row_of(key)
@@ -135,7 +136,7 @@ def test_an_answer_that_is_drained_need_not_have_begun(troubled: Troubled, key: 
     lane.script([pause, *HELLO])
     with troubled.connect() as client:
         client.send(request("POST", CHAT, f"authorization: Bearer {key}", body=lane.body()))
-        troubled.wait(pause.reached.is_set, "asked")
+        wait_for(pause.reached.is_set, "asked")
     pause.end()
     row = troubled.row_of(key)
     assert (row["outcome"], row["provenance"], row["cost_nanos"]) == ("complete", "final", cost(9, 12))
@@ -180,7 +181,7 @@ def test_leaving_an_upstream_that_refuses_costs_nothing(troubled: Troubled, key:
     lane.script([head(500, "content-length: 99") + b"{", Pause(0.05), pause])  # the relay reads the head
     with troubled.connect() as client:
         client.send(request("POST", CHAT, f"authorization: Bearer {key}", body=lane.body()))
-        troubled.wait(pause.reached.is_set, "refused")
+        wait_for(pause.reached.is_set, "refused")
         client.leave()
         wait_until_upstream_is_left(troubled)
     row = troubled.row_of(key)
@@ -194,7 +195,7 @@ def test_leaving_while_the_next_one_is_tried_is_one_call(troubled: Troubled, key
     lane.script([pause], place=1)
     with troubled.connect() as client:
         client.send(request("POST", CHAT, f"authorization: Bearer {key}", body=lane.body()))
-        troubled.wait(pause.reached.is_set, "asked")
+        wait_for(pause.reached.is_set, "asked")
     row = troubled.row_of(key)
     assert (row["outcome"], len(row["attempts"])) == ("interrupted_client", 2)
 
@@ -223,7 +224,7 @@ def test_leaving_while_control_is_asked_takes_nothing(troubled: Troubled, key: s
             assert client.end() == CUT
     finally:
         os.kill(control, signal.SIGCONT)
-    troubled.wait(lambda: troubled.call(lane, key=key).status == 200, "its place is free again")
+    wait_for(lambda: troubled.call(lane, key=key).status == 200, "its place is free again")
     troubled.drop_upstream_connections()
     assert len(lane.asked()) == 2
 
@@ -291,7 +292,7 @@ def nothing_is_left_behind(troubled: Troubled, keys: list[str]) -> Iterator[None
     yield
     troubled.drop_upstream_connections()
     for name in ("calls_open", 'upstream_connections{process="w0",state="busy"}'):
-        troubled.wait(lambda name=name: troubled.metric(name) == 0, f"{name} is 0")
+        wait_for(lambda name=name: troubled.metric(name) == 0, f"{name} is 0")
     for key in keys:
-        troubled.wait(lambda key=key: troubled.held_nanos(key) == 0, "nothing is held", within_s=15.0)
+        wait_for(lambda key=key: troubled.held_nanos(key) == 0, "nothing is held")
     assert troubled.violations() == []

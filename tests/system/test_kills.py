@@ -18,8 +18,9 @@ import pytest
 
 from tests.conftest import Databases
 from tests.fakes.upstream_server import Pause, UpstreamServer
-from tests.station import Station, routes, wait_for
+from tests.station import Station, routes
 from tests.system.load import PATH, SLOW, Load, books, held, stream
+from tests.waiting import wait_for
 
 USERS = 200
 GRACE_S = 3
@@ -66,14 +67,14 @@ def is_crowded(load: Load) -> Callable[[], bool]:
 def wait_for_calls(load: Load, more: int) -> None:
     """Until so many more have ended."""
     count = len(load.ended) + more
-    wait_for(lambda: len(load.ended) >= count, f"{more} calls", PATIENCE_S)
+    wait_for(lambda: len(load.ended) >= count, f"{more} calls")
 
 
 def end(station: Station, child: str, how: signal.Signals) -> float:
     """Signal a child and wait for its successor; when it was."""
     pid, moment_s = station.children()[child], time.time()
     os.kill(pid, how)
-    wait_for(lambda: station.children().get(child, pid) != pid, f"a new {child}", PATIENCE_S)
+    wait_for(lambda: station.children().get(child, pid) != pid, f"a new {child}")
     return moment_s
 
 
@@ -89,7 +90,7 @@ def logged(station: Station, since_s: float, msg: str, **fields: str) -> list[tu
 
 def first(station: Station, since_s: float, msg: str, **fields: str) -> float:
     """Seconds from a moment to a line of the log that may still be to come."""
-    return wait_for(lambda: logged(station, since_s, msg, **fields), msg, PATIENCE_S)[0][0]
+    return wait_for(lambda: logged(station, since_s, msg, **fields), msg)[0][0]
 
 
 @pytest.mark.parametrize("times", [3, pytest.param(20, marks=SLOW)])
@@ -102,11 +103,11 @@ async def test_a_killed_worker_loses_no_call_and_disturbs_no_other_worker(
     kills: dict[str, float] = {}  # incarnation -> when
     with crowd(station, key) as load:
         for number in range(times):
-            wait_for(is_crowded(load), "a crowd", PATIENCE_S)
+            wait_for(is_crowded(load), "a crowd")
             child = f"w{number % 2}"
             moment_s = end(station, child, signal.SIGKILL)
             first(station, moment_s, "serving", process=child)
-            adopted = wait_for(lambda s=moment_s: logged(station, s, "adopted"), "adoption", PATIENCE_S)
+            adopted = wait_for(lambda s=moment_s: logged(station, s, "adopted"), "adoption")
             kills[adopted[0][1]["incarnation"]] = moment_s
             replaced_s = first(station, moment_s, "started", child=child)
             serving_s = first(station, moment_s, "serving", process=child)
@@ -116,7 +117,7 @@ async def test_a_killed_worker_loses_no_call_and_disturbs_no_other_worker(
             )
             assert replaced_s <= 1.0
             assert adopted[0][0] <= 5.0
-        wait_for(is_crowded(load), "a crowd", PATIENCE_S)
+        wait_for(is_crowded(load), "a crowd")
     found = await books(station, account, load.stop(), upstream)
     assert len(kills) == times
     assert found.outcomes["interrupted_relay"] > 10 * times
@@ -143,7 +144,7 @@ async def test_killing_control_breaks_no_stream(
     key = await station.customer(account)
     with crowd(station, key) as load:
         for _ in range(times):
-            wait_for(is_crowded(load), "a crowd", PATIENCE_S)
+            wait_for(is_crowded(load), "a crowd")
             moment_s = end(station, "control", signal.SIGKILL)
             replaced_s = first(station, moment_s, "started", child="control")
             back_s = first(station, moment_s, "leases of earlier lives closed")
@@ -166,7 +167,7 @@ async def test_a_node_that_is_killed_begins_where_it_ended(
     account = f"node-{what}"
     key = await station.customer(account)
     with crowd(station, key) as load:
-        wait_for(is_crowded(load), "a crowd", PATIENCE_S)
+        wait_for(is_crowded(load), "a crowd")
         moment_s = time.time()
         if what == "everything":
             for pid in station.children().values():
@@ -174,7 +175,7 @@ async def test_a_node_that_is_killed_begins_where_it_ended(
         station.kill()
         station.start()
         back_s = time.time() - moment_s
-        wait_for(is_crowded(load), "a crowd", PATIENCE_S)
+        wait_for(is_crowded(load), "a crowd")
         closed_s = first(station, moment_s, "leases of earlier lives closed")
         adopted_s = [after_s for after_s, _ in logged(station, moment_s, "adopted")]
     found = await books(station, account, load.stop(), upstream)
@@ -202,10 +203,10 @@ async def test_a_station_that_is_stopped_finishes_what_it_can_and_bills_the_rest
     long = Pause(600)
     upstream.script(PATH, *[stream(4, 0.5)] * 20, held(long))
     with Load(station, key, 20, once=True) as short, Load(station, key, 5, once=True) as endless:
-        wait_for(lambda: len(short.open) + len(endless.open) == 25, "25 streams", PATIENCE_S)
+        wait_for(lambda: len(short.open) + len(endless.open) == 25, "25 streams")
         began_s = time.monotonic()
         station.process.send_signal(signal.SIGTERM)
-        wait_for(lambda: refuses(station), "no new connections", PATIENCE_S)
+        wait_for(lambda: refuses(station), "no new connections")
         status = station.process.wait(PATIENCE_S)
         took_s = time.monotonic() - began_s
         calls = [*short.stop(), *endless.stop()]

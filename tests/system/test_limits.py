@@ -18,7 +18,8 @@ from proxy.embedded import EmbeddedPostgres, dsn_for
 from proxy.store.catalog import Catalog, KeySettings
 from tests.fakes.upstream_server import Pause, UpstreamServer, whole
 from tests.station import CANARIES, Station, routes
-from tests.system.operated import CALL_NANOS, OK, TOKENS, Answer, completion, headrace, until
+from tests.system.operated import CALL_NANOS, OK, TOKENS, Answer, completion, headrace
+from tests.waiting import until
 
 NODES = 4
 RELAXED = {"fsync": "off", "full_page_writes": "off"}  # nothing here has to survive a power loss
@@ -91,7 +92,7 @@ class Nodes:
         async def all_there() -> bool:
             return len(await self.stations[0].rows(f"{sql} AND u.state = 'settled'")) == count
 
-        await until(all_there, f"{count} calls in Postgres", 30.0)
+        await until(all_there, f"{count} calls in Postgres")
 
     async def log_statements(self, which: str) -> None:
         database = await self.stations[0].open_database()
@@ -174,14 +175,14 @@ async def test_calls_at_once_are_counted_over_all_nodes(nodes: Nodes, upstream: 
     async with nodes.session(key) as session:
         asks = [asyncio.ensure_future(nodes.ask(session, n % NODES)) for n in range(10 * NODES)]
         refused = 10 * NODES - 7
-        await until(lambda: _true(sum(ask.done() for ask in asks) >= refused), "all others refused", 30.0)
-        await until(lambda: _true(len(upstream.requests) - before >= 7), "seven at the upstream", 30.0)
+        await until(lambda: _true(sum(ask.done() for ask in asks) >= refused), "all others refused")
+        await until(lambda: _true(len(upstream.requests) - before >= 7), "seven at the upstream")
         pause.end()
         answers = await asyncio.gather(*asks)
         assert statuses(answers) == {200: 7, 429: refused}
         upstream.script(CHAT, OK)
         for node in range(NODES):  # and when they ended there is room again, at every node
-            await until(lambda node=node: nodes.succeeds(session, node), "room again", 30.0)
+            await until(lambda node=node: nodes.succeeds(session, node), "room again")
 
 
 async def _true(value: bool) -> bool:
@@ -202,7 +203,7 @@ async def test_a_limit_of_a_day_is_used_up_to_the_last_call_whichever_nodes_are_
     assert used <= 120
     async with nodes.session(idle) as session:
         for n in range(used, 120):  # what a node still had and did not need comes back
-            await until(lambda n=n: nodes.succeeds(session, n % NODES), "the rest of the limit", 30.0)
+            await until(lambda n=n: nodes.succeeds(session, n % NODES), "the rest of the limit")
         for node in range(NODES):
             refused = await nodes.ask(session, node)
             assert refused.status == 429
@@ -257,7 +258,7 @@ async def test_a_warm_call_asks_postgres_for_nothing(nodes: Nodes, postgres: Emb
         burst = [nodes.ask(session, 0, max_tokens=TOKENS) for _ in range(100)]
         assert statuses(await asyncio.gather(*burst)) == {200: 100}  # this node holds enough from now on
         await nodes.log_statements("all")
-        await until(lambda: _true("pg_is_in_recovery" in log.read_text()), "statements in the log", 30.0)
+        await until(lambda: _true("pg_is_in_recovery" in log.read_text()), "statements in the log")
         start = log.stat().st_size
         answers = [await nodes.ask(session, 0, max_tokens=TOKENS) for _ in range(30)]
         said = log.read_text()[start:]

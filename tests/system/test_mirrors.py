@@ -8,7 +8,8 @@ from collections import Counter
 import orjson
 
 from tests.fakes.upstream_server import whole
-from tests.system.operated import CHAT, OK, SECRETS, Operated, chat, completion, patience, until
+from tests.system.operated import CHAT, OK, SECRETS, Operated, chat, completion
+from tests.waiting import promised, until
 
 
 async def _places(operated: Operated, key: str, stream: bool = False) -> list[str]:
@@ -58,7 +59,7 @@ async def test_a_preference_changes_with_the_next_calls(operated: Operated) -> N
     async def is_followed() -> bool:
         return {(await _places(operated, key))[0] for _ in range(4)} == {"hk"}
 
-    await until(is_followed, "every worker follows the new preference", patience(3.0))
+    await until(is_followed, "every worker follows the new preference", promised(3.0))
 
 
 async def test_a_mirror_that_refuses_connections_costs_nobody_an_answer(operated: Operated) -> None:
@@ -88,7 +89,7 @@ async def test_a_mirror_that_fails_again_and_again_rests_and_comes_back(operated
     async def is_back() -> bool:
         return await _places(operated, key) == ["cdn"]
 
-    await until(is_back, "half-open, a call finds it well again", patience(10.0))
+    await until(is_back, "half-open, a call finds it well again", promised(10.0))
     key = await operated.customer(mirror="cdn")
     assert [a.status for a in await operated.calls(6, key, "m-mirrored")] == [200] * 6
 
@@ -184,7 +185,7 @@ async def test_a_credential_that_must_rest_is_replaced_and_comes_back(operated: 
         await operated.call(key, "m-pool")
         return name_of(operated.asked("pool")[-1]) == "a"
 
-    await until(is_back, "the rate limited one is used again", patience(6.0))
+    await until(is_back, "the rate limited one is used again", promised(6.0))
 
 
 async def test_when_every_credential_rests_the_caller_is_told_when_to_come_back(operated: Operated) -> None:
@@ -202,4 +203,4 @@ async def test_when_every_credential_rests_the_caller_is_told_when_to_come_back(
             1 <= int(a.headers["retry-after"]) <= 9 for a in answers
         )
 
-    await until(is_cooling, "both workers know", patience(3.0))
+    await until(is_cooling, "both workers know", promised(3.0))

@@ -27,10 +27,9 @@ from tests.system.operated import (
     Operated,
     chat,
     completion,
-    patience,
-    until,
     words,
 )
+from tests.waiting import promised, until
 
 SOLD = [
     "m-plain",
@@ -135,7 +134,7 @@ async def test_a_key_holder_sees_the_account_its_endpoints_and_the_receipt_of_a_
         told = await operated.get(f"/v1/receipts/{call}", key)
         return told.json() if told.status == 200 else None
 
-    told = await until(receipt, "the receipt", patience(2.0))
+    told = await until(receipt, "the receipt", promised(2.0))
     assert (told["id"], told["model"], told["status"]) == (call, "m-plain", 200)
     assert (told["cost"], told["currency"], told["provenance"]) == ("1", "USD", "final")
     assert told["usage"]["output"] == TOKENS
@@ -156,7 +155,7 @@ async def test_a_key_holder_sees_the_account_its_endpoints_and_the_receipt_of_a_
         data = (await operated.get("/endpoints", key)).json()["data"]
         return {e["status"] for e in data} == {"unreachable"}  # their names lead nowhere
 
-    await until(is_measured, "both workers tell what was measured", patience(15.0))
+    await until(is_measured, "both workers tell what was measured", promised(15.0))
     stranger = await operated.customer()
     assert (await operated.get(f"/v1/receipts/{call}", stranger)).status == 404
     for path in ("/v1/me", "/endpoints", "/v1/models", f"/v1/receipts/{call}", "/v1/models/m-plain"):
@@ -247,7 +246,7 @@ async def test_credit_for_so_many_calls_is_never_spent_on_more(operated: Operate
         assert seen[200] <= affordable
         return seen[200] == affordable
 
-    await until(is_spent, "all of it can be spent", patience(20.0))
+    await until(is_spent, "all of it can be spent", promised(20.0))
     refused = await operated.call(key, max_tokens=TOKENS)
     assert (refused.status, refused.code) == (402, "insufficient_quota")
     assert refused.headers["x-should-retry"] == "false"
@@ -262,7 +261,7 @@ async def test_credit_for_so_many_calls_is_never_spent_on_more(operated: Operate
     async def is_served() -> bool:
         return (await operated.call(key, max_tokens=TOKENS)).status == 200
 
-    await until(is_served, "a top-up is seen", patience(2.0))
+    await until(is_served, "a top-up is seen", promised(2.0))
     assert await operated.station.violations() == []
 
 
@@ -316,7 +315,7 @@ async def test_no_more_calls_run_at_once_than_a_key_may(operated: Operated, limi
     async def is_free() -> bool:
         return (await operated.call(key)).status == 200
 
-    await until(is_free, "the places are free again", patience(3.0))
+    await until(is_free, "the places are free again", promised(3.0))
 
 
 # -- revocation --------------------------------------------------------------------------------------
@@ -342,11 +341,11 @@ async def test_a_revoked_key_is_refused_and_its_streams_are_cut(operated: Operat
             return False
 
         operated.script("plain", OK)
-        await until(is_refused, "refused by every worker", patience(2.0))
+        await until(is_refused, "refused by every worker", promised(2.0))
         for stream in streams:
             with pytest.raises(aiohttp.ClientPayloadError):  # never a clean end
                 await stream.read()
-        assert time.monotonic() - began_s < patience(5.0)
+        assert time.monotonic() - began_s < promised(5.0)
     rows = await until(
         lambda: operated.station.rows(f"SELECT * FROM usage WHERE key = {made['id']} AND outcome = 'cut'"),
         "rows",

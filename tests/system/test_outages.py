@@ -24,8 +24,9 @@ import pytest
 from proxy.embedded import EmbeddedPostgres, dsn_for
 from proxy.store.catalog import Catalog, KeySettings
 from tests.fakes.upstream_server import Pause, UpstreamServer
-from tests.station import ROOT, Station, routes, wait_for
+from tests.station import ROOT, Station, routes
 from tests.system.load import PATH, SLOW, Call, Load, books, held, stream
+from tests.waiting import wait_for
 
 USERS = 50
 PATIENCE_S = 60.0
@@ -138,18 +139,18 @@ async def test_no_call_fails_while_postgres_is_away(
     account = f"{how}-{seconds}"
     key = await station.customer(account)
     with Load(station, key, USERS, spread_s=1.0) as load:
-        wait_for(lambda: len(load.ended) >= 2 * USERS, "calls", PATIENCE_S)
+        wait_for(lambda: len(load.ended) >= 2 * USERS, "calls")
         before = list(load.ended)
         is_away, is_back = said(station, "Postgres is away"), said(station, "Postgres is back")
         with away(postgres, how):
             began_s = time.time()
-            wait_for(is_away, "the outage is declared", PATIENCE_S)
+            wait_for(is_away, "the outage is declared")
             assert accounts_page(station) == 503
             wait_for(lambda: time.time() - began_s > seconds, "the outage lasts", PATIENCE_S * 2)
             during = [call for call in load.ended if call.began_s > began_s]
             assert len(during) >= USERS / 2
         back_s = time.time()
-        wait_for(is_back, "the outage is over", PATIENCE_S)
+        wait_for(is_back, "the outage is over")
         over_s = time.time() - back_s
         assert accounts_page(station) == 200
     calls = load.stop()
@@ -167,11 +168,11 @@ async def test_what_needs_postgres_waits_or_says_so(
     upstream.script(PATH, stream(1, 0.0))
     warm = await station.customer("warm")
     with Load(station, warm, 4, once=True) as first:
-        wait_for(lambda: len(first.ended) == 4, "calls", PATIENCE_S)
+        wait_for(lambda: len(first.ended) == 4, "calls")
     cold = await station.customer("cold")
     is_away, is_back = said(station, "Postgres is away"), said(station, "Postgres is back")
     with away(postgres, "stopped"):
-        wait_for(is_away, "the outage is declared", PATIENCE_S)
+        wait_for(is_away, "the outage is declared")
         with (
             Load(station, cold, 4, once=True) as unknown,
             Load(station, "sk-nobody", 4, once=True) as nobody,
@@ -184,7 +185,7 @@ async def test_what_needs_postgres_waits_or_says_so(
     assert max(call.ended_s - call.began_s for call in unknown.calls) < 2.0 + 1.0
     assert all(call.is_whole for call in [*first.calls, *known.calls])
     assert failed.returncode != 0 and "Traceback" not in failed.stderr, failed.stderr
-    wait_for(is_back, "the outage is over", PATIENCE_S)
+    wait_for(is_back, "the outage is over")
     assert topup(station, "warm").returncode == 0
     assert topup(station, "warm").returncode == 0  # the same reference
     rows = await station.rows("SELECT amount_nanos FROM ledger WHERE reference = 'bank-7'")
@@ -199,7 +200,7 @@ def hold(station: Station, key: str, calls: int, until: Pause, upstream: Upstrea
     """So many calls at once that stay open; returns when each is open or refused."""
     upstream.script(PATH, held(until))
     load = Load(station, key, calls, once=True).__enter__()
-    wait_for(lambda: len(load.open) + len(load.ended) == calls, "open or refused", PATIENCE_S)
+    wait_for(lambda: len(load.open) + len(load.ended) == calls, "open or refused")
     return load
 
 
@@ -228,13 +229,13 @@ async def test_each_tier_spends_in_an_outage_what_it_was_promised(
     is_away, is_served = said(station, "Postgres is away"), said(station, "serving workers without Postgres")
     loads: dict[str, list[Load]] = {}
     with away(postgres, "stopped"):
-        wait_for(is_away, "the outage is declared", PATIENCE_S)
+        wait_for(is_away, "the outage is declared")
         for name, key in keys.items():
             loads[name] = [hold(station, key, 60, until, upstream)]
         control = station.children()["control"]
         os.kill(control, signal.SIGKILL)
         wait_for(lambda: station.children().get("control", control) != control, "a new control")
-        wait_for(is_served, "workers are served", PATIENCE_S)
+        wait_for(is_served, "workers are served")
         for name, key in keys.items():
             loads[name].append(hold(station, key, 10, until, upstream))
         until.end()
@@ -272,20 +273,20 @@ async def test_an_embedded_postgres_that_is_killed_comes_back(
     try:
         key = await station.customer("embedded")
         with Load(station, key, USERS, spread_s=1.0) as load:
-            wait_for(lambda: len(load.ended) >= USERS, "calls", PATIENCE_S)
+            wait_for(lambda: len(load.ended) >= USERS, "calls")
             killed, killed_s = postmaster(station), time.time()
             os.kill(killed, signal.SIGKILL)
-            wait_for(lambda: postmaster(station) not in (0, killed), "a new Postgres", PATIENCE_S)
+            wait_for(lambda: postmaster(station) not in (0, killed), "a new Postgres")
             print(f"embedded: back after {time.time() - killed_s:.2f} s")
             count = len(load.ended)
-            wait_for(lambda: len(load.ended) >= count + USERS, "calls", PATIENCE_S)
+            wait_for(lambda: len(load.ended) >= count + USERS, "calls")
             assert [str(call) for call in load.ended if not call.is_whole] == []
             for pid in [postmaster(station), *station.children().values()]:
                 os.kill(pid, signal.SIGKILL)
             station.kill()
             station.start()
             again = len(load.ended)
-            wait_for(lambda: len(load.ended) >= again + USERS, "calls", PATIENCE_S)
+            wait_for(lambda: len(load.ended) >= again + USERS, "calls")
         found = await books(station, "embedded", load.stop(), upstream)
         assert set(found.outcomes) == {"complete", "interrupted_relay"}
         assert station.stop() == 0
@@ -346,9 +347,9 @@ async def test_a_full_disk_stops_new_calls_and_loses_none_that_runs(
     upstream.script(PATH, stream(1, 0.0))
     filler = station.data / "journal" / ".filler"
     with Load(station, key, 10) as load:
-        wait_for(lambda: any(call.is_whole for call in load.ended), "calls", PATIENCE_S)
+        wait_for(lambda: any(call.is_whole for call in load.ended), "calls")
         fill(filler)
-        wait_for(lambda: is_refused(load.ended), "calls are refused", PATIENCE_S)
+        wait_for(lambda: is_refused(load.ended), "calls are refused")
         assert station.get("/readyz") == 503
         until.end()
         running.stop()
@@ -356,9 +357,9 @@ async def test_a_full_disk_stops_new_calls_and_loses_none_that_runs(
         assert station.get("/healthz") == 200
         filler.unlink()
         freed_s = time.time()
-        wait_for(lambda: load.ended[-1].is_whole, "calls are served", PATIENCE_S)
+        wait_for(lambda: load.ended[-1].is_whole, "calls are served")
         print(f"full disk: served again after {time.time() - freed_s:.2f} s")
-        wait_for(lambda: station.get("/readyz") == 200, "ready", PATIENCE_S)
+        wait_for(lambda: station.get("/readyz") == 200, "ready")
     refused = Counter((call.status, call.code) for call in load.calls if not call.is_whole)
     assert set(refused) == {(503, "journal_unavailable")}
     calls = [*running.calls, *load.calls]

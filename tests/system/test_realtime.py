@@ -21,7 +21,8 @@ from proxy.store.audit import audit
 from proxy.store.catalog import Catalog
 from tests.conftest import Databases
 from tests.fakes.socket_server import Frame, SocketServer
-from tests.station import Station, wait_for
+from tests.station import Station
+from tests.waiting import wait_for
 
 ROUTES = """
 upstreams:

@@ -7,7 +7,8 @@ import io
 from decimal import Decimal
 from typing import Any
 
-from tests.system.operated import CALL_NANOS, OK, TOKENS, Operated, until
+from tests.system.operated import CALL_NANOS, OK, TOKENS, Operated
+from tests.waiting import until
 
 # So many that a page is larger than what one read of a socket gives.
 CLONES = 600

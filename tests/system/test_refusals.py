@@ -17,6 +17,7 @@ from proxy.access.keyformat import make_key
 from tests.fakes.raw_client import CUT, Answer, Left, RawClient, request
 from tests.fakes.upstream_server import Pause, chunk, chunked_head
 from tests.system.troubled import CHAT, HELLO, MESSAGES, Lane, Troubled
+from tests.waiting import promised, wait_for
 
 # -- what differs by dialect -----------------------------------------------------------------------
 
@@ -171,7 +172,7 @@ def test_a_key_works_until_it_is_revoked_and_two_seconds_later_no_more(troubled:
     lane.script(HELLO)
     assert troubled.ask(lane.body(), key=key).status == 200
     troubled.revoke(key)
-    troubled.wait(lambda: status(troubled, lane, key) == 401, "refused", within_s=2.0)
+    wait_for(lambda: status(troubled, lane, key) == 401, "refused", within_s=promised(2.0))
 
 
 def status(troubled: Troubled, lane: Lane, key: str) -> int:
@@ -202,9 +203,9 @@ def test_a_frozen_account_may_call_again_when_it_is_active_again(troubled: Troub
     lane.script(HELLO)
     assert troubled.ask(lane.body(), key=key).status == 200
     troubled.set_account_status(key, "frozen")
-    troubled.wait(lambda: status(troubled, lane, key) == 403, "frozen", within_s=2.0)
+    wait_for(lambda: status(troubled, lane, key) == 403, "frozen", within_s=promised(2.0))
     troubled.set_account_status(key, "active")
-    troubled.wait(lambda: status(troubled, lane, key) == 200, "active", within_s=2.0)
+    wait_for(lambda: status(troubled, lane, key) == 200, "active", within_s=promised(2.0))
 
 
 def test_an_allowed_address_is_that_of_the_client_behind_the_trusted_proxy(troubled: Troubled) -> None:
@@ -279,7 +280,7 @@ def test_calls_at_once_are_limited_and_free_again_when_one_ends(troubled: Troubl
         pause.end()
         while client.chunk():
             pass
-    troubled.wait(lambda: troubled.ask(body, key=key).status == 200, "free again")
+    wait_for(lambda: troubled.ask(body, key=key).status == 200, "free again")
 
 
 @pytest.fixture(autouse=True, scope="module")

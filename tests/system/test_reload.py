@@ -27,10 +27,9 @@ from tests.system.operated import (
     WORD,
     Operated,
     chat,
-    patience,
-    until,
     words,
 )
+from tests.waiting import promised, until
 
 INSTALLED_S = 10.0  # design.md asks for less; a slow machine is no broken one
 MODELS = 10_000
@@ -84,7 +83,7 @@ async def _until_next(operated: Operated, change: Callable[[], Any]) -> float:
     async def is_everywhere() -> bool:
         return [w["generation"] for w in (await status(operated))["workers"]] == [before + 1] * 2
 
-    await until(is_everywhere, "the same generation on all workers", patience(INSTALLED_S))
+    await until(is_everywhere, "the same generation on all workers", promised(INSTALLED_S))
     return time.monotonic() - began_s
 
 
@@ -139,7 +138,7 @@ async def test_a_file_that_breaks_while_a_stream_runs_changes_nothing(reloaded: 
         async def mistakes() -> list[str]:
             return list((await status(reloaded))["routes"]["mistakes"])
 
-        [mistake] = await until(mistakes, "the mistake", patience(INSTALLED_S))
+        [mistake] = await until(mistakes, "the mistake", promised(INSTALLED_S))
         column = first.index('"default_tier":') + len('"default_tier":') + 1
         assert mistake.startswith(f"{path}:1:{column}: station.default_tier: ")
         assert "did you mean 'Open'" in mistake
@@ -152,13 +151,13 @@ async def test_a_file_that_breaks_while_a_stream_runs_changes_nothing(reloaded: 
         halfway.end()
         assert (await stream.read()).endswith(DONE)
         path.unlink()  # nor does one that is gone
-        gone = await until(mistakes, "it is gone", patience(INSTALLED_S))
+        gone = await until(mistakes, "it is gone", promised(INSTALLED_S))
         replace_file(path, first.encode())
 
         async def is_mended() -> bool:
             return not await mistakes()
 
-        await until(is_mended, "the file is good again", patience(INSTALLED_S))
+        await until(is_mended, "the file is good again", promised(INSTALLED_S))
     assert gone
     assert (await reloaded.call(key)).status == 200
     assert (await status(reloaded))["routes"]["generation"] == before["routes"]["generation"]
@@ -250,4 +249,4 @@ async def test_ten_thousand_models_are_installed_beside_a_stream(reloaded: Opera
             assert (await reloaded.call(key, f"m-{MODELS - 1}")).status == 200
             is_done.set()
             # tests/test_snapshot.py times the steps; here other processes compete for the cores.
-            assert max(await asyncio.gather(*readers)) < patience(0.3)
+            assert max(await asyncio.gather(*readers)) < promised(0.3)

@@ -7,7 +7,8 @@ from collections import Counter
 import pytest
 
 from tests.fakes.upstream_server import whole
-from tests.system.operated import CALL_NANOS, TOKENS, Answer, Operated, completion, until
+from tests.system.operated import CALL_NANOS, TOKENS, Answer, Operated, completion
+from tests.waiting import until
 
 
 @pytest.mark.parametrize("kind", ["spend_per_day", "spend_per_month", "spend_total"])
@@ -33,7 +34,7 @@ async def test_a_sold_amount_is_spent_exactly_and_what_is_refunded_once_more(
         answer = await operated.call(key, max_tokens=TOKENS)
         return answer if answer.status == 200 else None
 
-    await until(served, "room for what was refunded", 30.0)
+    await until(served, "room for what was refunded")
     assert (await operated.call(key, max_tokens=TOKENS)).status == 402
     me = (await operated.get("/v1/me", key)).json()
     assert [(told["of"], told["limit"], told["left"]) for told in me["limits"] if told["kind"] == kind] == [

@@ -33,6 +33,7 @@ from tests.system.troubled import (
     completion,
     unhappy,
 )
+from tests.waiting import promised, wait_for
 
 
 def error(message: str, code: str | None = None, kind: str = "invalid_request_error") -> bytes:
@@ -223,7 +224,7 @@ def test_a_short_rest_ends(troubled: Troubled) -> None:
     lane = troubled.lane()
     lane.script(unhappy(429, b"{}", "retry-after: 1"), HELLO)
     assert troubled.call(lane).status == 429
-    troubled.wait(lambda: troubled.call(lane).status == 200, "rested", within_s=3.0)
+    wait_for(lambda: troubled.call(lane).status == 200, "rested", within_s=promised(3.0))
 
 
 # -- time ------------------------------------------------------------------------------------------

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import resource
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -25,6 +24,7 @@ from proxy.store.catalog import Catalog, KeySettings
 from tests.fakes.raw_client import Answer, RawClient, request
 from tests.fakes.upstream_server import Action, Request, UpstreamServer, whole
 from tests.station import Station
+from tests.waiting import wait_for
 
 INPUT, OUTPUT = 1_000, 2_000  # nanos per token: 1 and 2 USD per million
 IMAGE = 10_000_000  # nanos per image
@@ -236,14 +236,8 @@ class Troubled:
         )
 
     def _one(self, sql: str, arg: Any) -> dict[str, Any]:
-        deadline = time.monotonic() + 10
-        while True:
-            rows = self._runner.run(self._database.fetch(sql, arg))
-            if rows:
-                assert len(rows) == 1
-                return dict(rows[0])
-            assert time.monotonic() < deadline, "no usage row"
-            time.sleep(0.02)
+        [row] = wait_for(lambda: self._runner.run(self._database.fetch(sql, arg)), "a usage row")
+        return dict(row)
 
     def held_nanos(self, key: str) -> int:
         """What `/v1/me` shows as held."""
@@ -269,13 +263,6 @@ class Troubled:
     def violations(self) -> list[Any]:
         """What `headrace ledger audit` would complain of."""
         return self._runner.run(audit(self._database))
-
-    def wait(self, condition: Any, what: str, within_s: float = 10.0) -> Any:
-        deadline = time.monotonic() + within_s
-        while not (found := condition()):
-            assert time.monotonic() < deadline, f"not within {within_s} s: {what}"
-            time.sleep(0.005)
-        return found
 
 
 def cost(input_tokens: int, output_tokens: int) -> int:
