@@ -217,7 +217,7 @@ def ids_told(places: tuple[IdOut, ...], doc: Any, request: Mapping[str, Any]) ->
             continue
         for pointer in place.at:
             for value in found(doc, pointer):
-                if type(value) is str and 0 < len(value) <= ID_CHARS_MAX:
+                if type(value) is str and 0 < len(value) <= ID_CHARS_MAX and "\0" not in value:
                     yield place.kind, value
                 elif type(value) is int:  # Midjourney's, in some of its documents
                     yield place.kind, str(value)

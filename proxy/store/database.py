@@ -11,6 +11,7 @@ import asyncio
 import hashlib
 import logging
 import random
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -35,6 +36,8 @@ LOCK_TIMEOUT = "5s"  # a migration that waits longer would hold up everybody beh
 MIGRATION_WAIT_S = 60.0  # for another process that is migrating
 MIGRATION_TIMEOUT_S = 3600.0  # an index on a large table
 MIGRATION_LOCK = 0x68656164  # "head"
+
+NUL = re.compile(rb"(?<!\\)((?:\\\\)*)\\u0000")  # in JSON; behind an odd backslash it is text
 
 # What passes by itself: try again, or go on without Postgres for a while.
 PASSING = (
@@ -184,9 +187,17 @@ async def _prepare(connection: asyncpg.Connection) -> None:
         "jsonb",
         schema="pg_catalog",
         format="binary",
-        encoder=lambda value: b"\x01" + orjson.dumps(value),
+        encoder=_jsonb,
         decoder=lambda data: orjson.loads(data[1:]),
     )
+
+
+def _jsonb(value: Any) -> bytes:
+    """Vendors' objects may hold U+0000 in strings, which jsonb refuses: left out."""
+    data = orjson.dumps(value)
+    if b"\\u0000" in data:
+        data = NUL.sub(rb"\1", data)
+    return b"\x01" + data
 
 
 # -- migrations ----------------------------------------------------------------------------------------

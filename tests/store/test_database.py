@@ -123,3 +123,11 @@ async def test_money_rows_cannot_be_changed_and_a_balance_only_by_them(database,
     ):
         with pytest.raises(asyncpg.ObjectNotInPrerequisiteStateError):
             await database.execute(statement)
+
+
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [("a\0b\0\0", "ab"), ("\\u0000", "\\u0000"), ("\\\0", "\\"), ("\\\\u0000\0", "\\\\u0000"), ("\0", "")],
+)
+async def test_vendors_objects_are_kept_but_for_what_postgres_cannot_hold(database, said, kept):
+    assert await database.fetchval("SELECT $1::jsonb", {"title": said, said: 1}) == {"title": kept, kept: 1}
