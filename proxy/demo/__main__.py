@@ -8,7 +8,7 @@ import sys
 
 from aiohttp import web
 
-from proxy.demo.app import PIECES_PER_SECOND, make_app
+from proxy.demo.app import PIECES_PER_SECOND, STEP_S, make_app
 
 LOOPBACK = "127.0.0.1"  # it takes any prompt and, without a key, any caller: never beyond this machine
 STOP_S = 2.0  # how long running answers may still take when it stops
@@ -18,11 +18,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m proxy.demo", description="The demo upstream.")
     parser.add_argument("--listen", default=f"{LOOPBACK}:8082", metavar="HOST:PORT")
     parser.add_argument("--pace", type=float, default=PIECES_PER_SECOND, help="pieces a second; 0: no pause")
+    parser.add_argument(
+        "--step", type=float, default=STEP_S, help="seconds between two steps of a task; 0: only when told"
+    )
     ns = parser.parse_args(arguments)
     host, _, port = ns.listen.rpartition(":")
     if host not in (LOOPBACK, "localhost") or not port.isdigit():
         parser.error(f"--listen must be {LOOPBACK}:PORT, not {ns.listen}")
-    app = make_app(os.environ.get("HEADRACE_DEMO_KEY", ""), ns.pace)
+    app = make_app(os.environ.get("HEADRACE_DEMO_KEY", ""), ns.pace, ns.step)
     try:
         web.run_app(
             app,

@@ -13,19 +13,21 @@ from aiohttp import web
 from proxy.demo import anthropic, gemini, openai_media, openai_responses, openai_rest, openai_text
 from proxy.demo.reading import RefusalError
 from proxy.demo.streaming import PACE
+from proxy.demo.tasks.control import OPEN, add_tasks
+from proxy.demo.tasks.family import secret_of
 
 BODY_BYTES_MAX = 32 << 20  # a prompt with a few images
 PIECES_PER_SECOND = 60.0  # about what a fast hosted model writes
-KEY_HEADERS = ("api-key", "x-api-key", "x-goog-api-key")
+STEP_S = 2.0  # between two steps of a task: pictures and films of vendors take minutes
 KEY = web.AppKey("key", str)
 REQUEST_ID = web.RequestKey("request_id", str)
 
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
-def make_app(key: str = "", pace: float = PIECES_PER_SECOND) -> web.Application:
+def make_app(key: str = "", pace: float = PIECES_PER_SECOND, step_s: float = STEP_S) -> web.Application:
     """The demo upstream. `key`: what callers must send ("": anything goes); `pace`: pieces of text
-    a second, 0 for as fast as possible.
+    a second, 0 for as fast as possible; `step_s`: between two steps of a task, 0 for only when told.
     """
     app = web.Application(client_max_size=BODY_BYTES_MAX, middlewares=[answer_refusals])
     app[KEY], app[PACE] = key, pace
@@ -52,6 +54,7 @@ def make_app(key: str = "", pace: float = PIECES_PER_SECOND) -> web.Application:
     app.router.add_post(at + "{verb:generateContent|streamGenerateContent}", gemini.generate)
     app.router.add_post(at + "{verb:embedContent|batchEmbedContents}", gemini.embed)
     app.router.add_post(at + "countTokens", gemini.count_tokens)
+    add_tasks(app, step_s)
     return app
 
 
@@ -71,11 +74,13 @@ async def answer_refusals(request: web.Request, handler: Handler) -> web.StreamR
 
 def check_key(request: web.Request) -> None:
     """Raises RefusalError unless the caller sent the key, as Bearer or under a vendor's own name."""
-    headers = request.headers
-    sent = headers.get("Authorization", "").removeprefix("Bearer ")
-    sent = sent or next((headers[name] for name in KEY_HEADERS if name in headers), "")
+    sent = secret_of(request.headers)
     expected = request.app[KEY]
-    if expected and not hmac.compare_digest(sent.encode(), expected.encode()):
+    if (
+        expected
+        and not request.path.startswith(OPEN)
+        and not hmac.compare_digest(sent.encode(), expected.encode())
+    ):
         raise RefusalError(401, "authentication_error", "Incorrect API key provided.", code="invalid_api_key")
 
 

@@ -127,8 +127,7 @@ async def edit(request: web.Request) -> web.Response:
         raise reading.invalid("Missing required parameter: 'image'.", "missing_required_parameter")
     prompt, model = str(form.get("prompt", "")), str(form.get("model", "dall-e-2"))
     n = int(str(form.get("n", "1"))) if str(form.get("n", "1")).isdecimal() else 1
-    pictures = [openai_rest.png(f"{prompt}\0edit{i}") for i in range(min(n, reading.N_MAX))]
-    data = [{"b64_json": base64.b64encode(picture).decode()} for picture in pictures]
+    data = [openai_rest.drawn(request, model, f"{prompt}\0edit{i}") for i in range(min(n, reading.N_MAX))]
     answer: dict[str, Any] = {"created": int(time.time()), "data": data}
     if model.startswith("gpt-image"):
         text, output = counting.text_tokens([prompt], model), openai_rest.IMAGE_OUTPUT_TOKENS * len(data)
