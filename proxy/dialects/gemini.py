@@ -14,7 +14,7 @@ import orjson
 from proxy.dialects import headers
 from proxy.dialects.answer import known_int
 from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules, Session
-from proxy.dialects.owned import DEEP, IdIn
+from proxy.dialects.gemini_resources import FILE_OPERATIONS, NAMED, UPLOAD_PATH, cached_contents
 from proxy.dialects.realtime import TurnMeter
 from proxy.dialects.rules import make_meter, reading
 from proxy.metering.usage import Usage
@@ -85,17 +85,6 @@ USAGE = reading(read_usage, ("usageMetadata",))
 
 # -- operations ------------------------------------------------------------------------------------
 
-# What was cached or uploaded is somebody's; other links are the world's.
-_FILES = "https://generativelanguage.googleapis.com/"
-_IDS = (
-    IdIn(("body", "cachedContent")),
-    IdIn(("body", "cached_content")),
-    *(
-        IdIn(("body", DEEP, holder, uri), only=_FILES)
-        for holder in ("fileData", "file_data")
-        for uri in ("fileUri", "file_uri")
-    ),
-)
 _SEARCHES = ("candidates", ANY, "groundingMetadata", "webSearchQueries")
 _PARTS = ("candidates", ANY, "content", "parts", ANY)
 
@@ -105,7 +94,7 @@ _GENERATE = OperationSpec(
     model_at="path",
     generates_text=True,
     guarded=("contents", "generationConfig", "generation_config", "tools"),
-    ids_in=_IDS,
+    ids_in=NAMED,
     meter=USAGE,
     rules=Rules(
         values=b"[",
@@ -198,6 +187,8 @@ OPERATIONS: dict[str, OperationSpec] = {
             rules=Rules(vendor_id=(("name",),)),
         ),
         _LIVE,
+        *cached_contents("cachedContents"),
+        *FILE_OPERATIONS,
     )
 }
 
@@ -236,15 +227,25 @@ def stream_error(*refusal: Any) -> bytes:
 # -- the dialect -----------------------------------------------------------------------------------
 
 # Not x-goog-user-project: who is billed at Google stays our affair.
-_REQUEST_PASS = headers.REQUEST | {b"x-goog-api-client", b"x-server-timeout"}
+_REQUEST_PASS = headers.REQUEST | {b"x-goog-api-client", b"x-goog-upload-protocol", b"x-server-timeout"}
 # Formats that the meter reads; `alt=proto` would be an answer without a bill.
-_QUERY = {"alt": frozenset({"sse", "json"}), "$alt": frozenset({"json", "sse", "json;enum-encoding=int"})}
+_QUERY: dict[str, frozenset[str]] = {
+    "alt": frozenset({"sse", "json"}),
+    "$alt": frozenset({"json", "sse", "json;enum-encoding=int"}),
+    "updateMask": frozenset(),
+    "uploadType": frozenset(),
+    "upload_protocol": frozenset(),
+}
 
 GEMINI = Dialect(
     name="gemini",
     operations=OPERATIONS,
     paths=dict.fromkeys(OPERATIONS, "/v1beta/{operation_path}")
-    | {"predict_long_running": "/v1beta/models/{model}:predictLongRunning", "live": _LIVE_PATH},
+    | {
+        "predict_long_running": "/v1beta/models/{model}:predictLongRunning",
+        "live": _LIVE_PATH,
+        "gemini_files.upload": UPLOAD_PATH,
+    },
     auth=(b"x-goog-api-key", b""),
     request_pass=_REQUEST_PASS,
     response_pass=headers.RESPONSE,

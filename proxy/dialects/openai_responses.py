@@ -56,7 +56,7 @@ _IDS = (
     IdIn(("body", "previous_response_id")),
     IdIn(("body", "conversation")),
     IdIn(("body", "conversation", "id")),
-    IdIn(("body", DEEP, "container"), only="cntr_"),
+    IdIn(("body", DEEP, "container"), only=("cntr_",)),
     *NAMED,
 )
 

@@ -43,7 +43,8 @@ class IdIn:
 
     at: Pointer  # ("path", capture) | ("query", name) | ("body", *pointer)
     prefix: str = ""  # what the vendor writes in front of it where the request does not: "files/"
-    only: str = ""  # strings that begin otherwise are something else: links, words with a meaning
+    only: tuple[str, ...] = ()  # in lower case: strings that begin otherwise are something else, links
+    since: str = ""  # where the id begins in a longer name of it: "files/" in a link
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +56,8 @@ class IdOut:
     asked: str = ""  # the member of the request that decides whether the vendor keeps it
     by_default: bool = True  # ... and what it means that it is absent
     days: int = 0  # after which the vendor has forgotten it; 0: it never does
+    since: str = ""  # as in IdIn
+    holder: Pointer = ()  # where in an answer the object is that lists show
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +127,7 @@ class Listing:
     after: str = "after"
     before: str = "before"
     token: str = ""  # the member that tells where the next page begins; "": first_id, last_id and has_more
+    named: str = "id"  # the member of an object that is its id
     fixed: Mapping[str, Any] = field(default_factory=lambda: {"object": "list"})
 
 
@@ -203,11 +207,17 @@ class Places:
 
 def _take(named: dict[str, str], place: IdIn, values: Iterator[Any]) -> None:
     for value in values:
-        if type(value) is str and value and value.startswith(place.only):
-            id_ = value if value.startswith(place.prefix) else place.prefix + value
+        if type(value) is str and value and (not place.only or value.lower().startswith(place.only)):
+            id_ = _since(place.since, value)
+            if not id_.startswith(place.prefix):
+                id_ = place.prefix + id_
             named[id_] = next(step for step in reversed(place.at) if type(step) is str)
         if len(named) > IDS_MAX:
             return
+
+
+def _since(mark: str, name: str) -> str:
+    return name[name.find(mark) :] if mark and mark in name else name
 
 
 def ids_told(places: tuple[IdOut, ...], doc: Any, request: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
@@ -218,7 +228,7 @@ def ids_told(places: tuple[IdOut, ...], doc: Any, request: Mapping[str, Any]) ->
         for pointer in place.at:
             for value in found(doc, pointer):
                 if type(value) is str and 0 < len(value) <= ID_CHARS_MAX and "\0" not in value:
-                    yield place.kind, value
+                    yield place.kind, _since(place.since, value)
                 elif type(value) is int:  # Midjourney's, in some of its documents
                     yield place.kind, str(value)
 

@@ -10,6 +10,7 @@ from dataclasses import replace
 
 from proxy.dialects.anthropic import ANTHROPIC
 from proxy.dialects.gemini import GEMINI
+from proxy.dialects.gemini_resources import FILE_OPERATIONS, cached_contents
 
 # The model is in the path, and whether it streams is in the verb.
 _RAW = replace(
@@ -35,13 +36,28 @@ _LIVE = replace(
     GEMINI.operations["live"], path="/ws/google.cloud.aiplatform.v1.LlmBidiService/BidiGenerateContent"
 )
 
+# Below the project that a caller names; whose it is in truth is said by the mirror's base URL. Files lie in
+# a storage of its own.
+_CACHED = {
+    spec.name: spec for spec in cached_contents("/v1/projects/{project}/locations/{location}/cachedContents")
+}
+_OPERATIONS = {
+    **{
+        name: GEMINI.operations[name] for name in GEMINI.operations.keys() - {f.name for f in FILE_OPERATIONS}
+    },
+    **_CLAUDE,
+    **_CACHED,
+    "live": _LIVE,
+}
+
 VERTEX = replace(
     GEMINI,
     name="vertex",
-    operations=GEMINI.operations | _CLAUDE | {"live": _LIVE},
-    paths=dict.fromkeys(GEMINI.operations, "/publishers/google/{operation_path}")
+    operations=_OPERATIONS,
+    paths=dict.fromkeys(_OPERATIONS, "/publishers/google/{operation_path}")
     | {"predict_long_running": "/publishers/google/models/{model}:predictLongRunning", "live": _LIVE.path}
-    | dict.fromkeys(_CLAUDE, "/publishers/anthropic/{operation_path}"),
+    | dict.fromkeys(_CLAUDE, "/publishers/anthropic/{operation_path}")
+    | {spec.name: "/cachedContents" + "/{id}" * spec.path.endswith("}") for spec in _CACHED.values()},
     auth=(b"authorization", b"Bearer "),
     request_pass=GEMINI.request_pass | {b"anthropic-beta", b"anthropic-version"},
 )

@@ -41,6 +41,7 @@ EDITED_IMAGES = 4  # pictures in a form; their number is known when all of it ha
 RECORDING_MS = 600_000  # a recording that only a URL stands for
 SPOKEN_TOKENS_PER_SECOND = 5  # of a transcript
 TRAINING_TOKENS = 1_000_000  # of a training file, which only an id stands for
+CACHED_HOURS = 24  # that a content is cached for which the request names the moment when it expires
 PREDICTIONS = 4  # pictures of a request that does not say how many
 
 _OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_tokens_to_sample")
@@ -131,6 +132,15 @@ def _training(usage: Usage, asked: Asked) -> None:
     usage.units = {"training_input": TRAINING_TOKENS}
 
 
+def _caching(usage: Usage, asked: Asked) -> None:
+    """What is cached by an earlier request only lasts longer."""
+    tokens = usage.input if "contents" in asked.doc else max(usage.input, KEPT_TOKENS)
+    ttl, seconds = asked.doc.get("ttl"), 0 if "expireTime" in asked.doc else 3600
+    if type(ttl) is str and ttl[:-1].partition(".")[0].isdecimal():
+        seconds = int(ttl[:-1].partition(".")[0][:9]) + 1
+    usage.units = {"token_hour": -(-tokens * (seconds or CACHED_HOURS * 3600) // 3600)}
+
+
 def _nothing_more(usage: Usage, asked: Asked) -> None:
     """Its input is all that it consumes."""
 
@@ -146,6 +156,7 @@ _KINDS: dict[str, Callable[[Usage, Asked], None]] = {
     "speech": _speech,
     "transcription": _transcription,
     "training": _training,
+    "caching": _caching,
 }
 
 

@@ -294,6 +294,7 @@ _SIDES: dict[str, tuple[tuple[str, ...], ...]] = {
     "speech": (("character", "second", "output", "output_audio"),),
     "transcription": (("second", "input", "input_audio"),),
     "training": (("training_input",),),
+    "caching": (("input",), ("token_hour",)),
 }
 
 

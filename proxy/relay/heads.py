@@ -9,14 +9,22 @@ reload (key records, cooldowns, the caller's address) is never in it.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from proxy.access.keyformat import is_well_formed
 from proxy.dialects.base import Dialect, OperationSpec
-from proxy.errors import ClientFault, ExpectationFailed, InvalidKey, MalformedRequest, MissingKey
+from proxy.errors import (
+    ClientFault,
+    ExpectationFailed,
+    InvalidKey,
+    MalformedRequest,
+    MissingKey,
+    ParameterRefused,
+)
 from proxy.metering.decode import CODINGS, is_plain
 from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
@@ -112,6 +120,8 @@ class Heads:
             facts.captures = found.captures
             facts.dialect = self.snapshot.dialects[found.route.dialect]
             facts.operation = facts.dialect.operations[found.route.operation]
+            if facts.operation.forms:
+                check_forms(facts.operation.forms, x.head, facts.query)
             facts.is_session = facts.operation.request == "socket"
             facts.route = found.route
         x.route, x.captures = facts.route, facts.captures
@@ -197,6 +207,16 @@ def codings(accepted: str | None) -> bytes:
             offered.add(name.strip().lower())
     known = [coding for coding in CODINGS if coding in offered or "*" in offered]
     return ", ".join(known).encode() or b"identity"
+
+
+def check_forms(forms: Mapping[str, frozenset[str]], head: RequestHead, query: str) -> None:
+    """Refuse a request for what only the vendor's own address would serve."""
+    asked = dict(parse_qsl(query))
+    for name, words in forms.items():
+        said = head.headers.get(name, asked.get(name))
+        if said is not None and said not in words:
+            other = f"only: {', '.join(sorted(words))}" if words else "not used here"
+            raise ParameterRefused(f"'{name}' is {other}. Send what is uploaded in one request.", param=name)
 
 
 def check_head(head: RequestHead) -> None:

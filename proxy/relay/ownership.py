@@ -224,7 +224,7 @@ class Ownership:
         """A client looked at something of its own, or changed it."""
         task, state = sighting.task, sighting.state
         if task is None or task.kind != bound.kind or state is None:
-            if x.method not in LOOKS and sighting.content.get("id") == bound.vendor_id:
+            if x.method not in LOOKS and bound.vendor_id in (sighting.content.get("id"), *sighting.ids):
                 self._observe(bound, RUNNING, content=sighting.content)
             return
         if state in ENDED and (task.model or task.results is not None):
@@ -283,7 +283,8 @@ def _limit(text: str) -> int:
 def _listed(listing: Listing, items: list[dict[str, Any]], more: bool) -> dict[str, Any]:
     """A page in the vendor's shape; an object that was never seen whole is told by its id."""
     ids = [item["id"] for item in items]
-    data = [item["content"] or {"id": item["id"], "object": listing.kind} for item in items]
+    bare = {"object": listing.kind} if listing.named == "id" else {}
+    data = [item["content"] or {listing.named: item["id"], **bare} for item in items]
     page = {**listing.fixed, listing.member: data}
     if listing.token:
         return {**page, listing.token: ids[-1]} if more else page

@@ -30,8 +30,8 @@ class Sighting:
     its client may use it before the stream ends."""
 
     __slots__ = (
-        "_buffer", "_kinds", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content", "ids",
-        "state", "task", "usage",
+        "_buffer", "_holder", "_kinds", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content",
+        "ids", "state", "task", "usage",
     )  # fmt: skip
 
     def __init__(self, out: tuple[IdOut, ...], task: Task | None, on_id: Callable[[str, str], None]) -> None:
@@ -44,6 +44,7 @@ class Sighting:
         self._on_id = on_id
         self._pointers = _pointers(out, task)
         self._kinds = frozenset(place.kind for place in out)
+        self._holder = next((place.holder for place in out if place.holder), ())
         self._buffer: bytearray | None = bytearray()
         self._splitter: SseSplitter | None = None
         self._scanner: PointerScanner | None = None
@@ -92,8 +93,9 @@ class Sighting:
             self._document(self._scanner.document)
         elif self._buffer:
             document = _loads(bytes(self._buffer))
-            if type(document) is dict and len(self._buffer) <= CONTENT_BYTES_MAX:
-                self.content = document
+            shown = first(document, (self._holder,))
+            if type(shown) is dict and len(self._buffer) <= CONTENT_BYTES_MAX:
+                self.content = shown
             self._document(document)
         self._buffer = self._scanner = None
 

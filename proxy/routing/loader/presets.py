@@ -59,7 +59,7 @@ def _telling(url: str, base: str, names: str, **other: str) -> Preset:
 
 _GEMINI = _own(
     "generate_content stream_generate_content count_content_tokens embed_content batch_embed_contents predict"
-    " predict_long_running"
+    " predict_long_running cached_contents gemini_files"
 )
 _COHERE = _own("cohere.chat cohere.chat_v1 cohere.embed cohere.embed_v1 cohere.rerank rerank")
 _OLLAMA = _own("ollama.chat ollama.generate ollama.embed ollama.embeddings")
