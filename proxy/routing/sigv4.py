@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hmac
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from functools import lru_cache
 from hashlib import sha256
@@ -48,34 +49,48 @@ def signed(head: bytes, body: bytes, credential: str, at_ms: int, *, service: st
     request_line, _, rest = head.partition(b"\r\n")
     method, target, _ = request_line.decode("latin-1").split(" ", 2)
     host = _value(rest, b"host")
-    at = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
-    fields = {"host": host, "x-amz-date": at}
-    if key.session:
-        fields["x-amz-security-token"] = key.session
-    names = ";".join(sorted(fields))
     path, _, query = target.partition("?")
+    # Escapes of the path are escaped again, except for S3.
+    path = quote(path, safe="/" + _UNRESERVED)
+    request = Request(method, path, query, {"host": host}, sha256(body).hexdigest())
+    proof = signed_fields(request, key, at_ms, (region_of(host), service))
+    return "".join(f"{name}: {value}\r\n" for name, value in proof.items()).encode("latin-1")
+
+
+class Request(NamedTuple):
+    """What is signed: `path` as the signature has it, `fields` with lower-case names, `host` among them."""
+
+    method: str
+    path: str
+    query: str
+    fields: Mapping[str, str]
+    digest: str  # of the body: SHA-256 in hex
+
+
+def signed_fields(request: Request, key: Key, at_ms: int, where: tuple[str, str]) -> dict[str, str]:
+    """The fields that prove a request, to be sent beside those that it has; `where`: region and service."""
+    region, service = where
+    at = datetime.fromtimestamp(at_ms / 1000, UTC).strftime("%Y%m%dT%H%M%SZ")
+    own = {"x-amz-date": at} | ({"x-amz-security-token": key.session} if key.session else {})
+    fields = {**request.fields, **own}
+    names = ";".join(sorted(fields))
     canonical = "\n".join(
         (
-            method,
-            quote(path, safe="/" + _UNRESERVED),  # escapes of the path are escaped again, except for S3
-            _canonical_query(query),
+            request.method,
+            request.path,
+            _canonical_query(request.query),
             *(f"{name}:{fields[name]}" for name in sorted(fields)),
             "",
             names,
-            sha256(body).hexdigest(),
+            request.digest,
         )
     )
-    scope = f"{at[:8]}/{region_of(host)}/{service}/aws4_request"
+    scope = f"{at[:8]}/{region}/{service}/aws4_request"
     text = f"AWS4-HMAC-SHA256\n{at}\n{scope}\n{sha256(canonical.encode()).hexdigest()}"
     signature = hmac.new(_signing_key(key.secret, scope), text.encode(), sha256).hexdigest()
-    lines = [
-        f"x-amz-date: {at}",
-        f"authorization: AWS4-HMAC-SHA256 Credential={key.id}/{scope}, SignedHeaders={names}, "
-        f"Signature={signature}",
-    ]
-    if key.session:
-        lines.append(f"x-amz-security-token: {key.session}")
-    return "".join(f"{line}\r\n" for line in lines).encode("latin-1")
+    proof = f"AWS4-HMAC-SHA256 Credential={key.id}/{scope}, SignedHeaders={names}, Signature={signature}"
+    session = {name: value for name, value in own.items() if name != "x-amz-date"}
+    return {"x-amz-date": at, "authorization": proof, **session}
 
 
 def region_of(host: str) -> str:
