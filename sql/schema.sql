@@ -246,19 +246,29 @@ CREATE TABLE public.binding (
     next_poll_ms bigint,
     polls integer DEFAULT 0 NOT NULL,
     content jsonb,
-    callback jsonb,
     closed_ms bigint,
     incarnation text NOT NULL,
     entry jsonb,
     failures integer DEFAULT 0 NOT NULL,
     note text DEFAULT ''::text NOT NULL,
     gone_ms bigint,
+    hook text,
+    told_mark text DEFAULT ''::text NOT NULL,
+    told_ms bigint DEFAULT 0 NOT NULL,
+    told integer DEFAULT 0 NOT NULL,
     CONSTRAINT binding_state_check CHECK ((state = ANY (ARRAY['bound'::text, 'pending'::text, 'settled'::text, 'void'::text, 'disputed'::text])))
 );
 
 COMMENT ON COLUMN public.binding.deadline_ms IS 'when a pending task becomes disputed, a disputed one void';
 
 COMMENT ON COLUMN public.binding.polls IS 'the fencing token of a poll: who claims a task counts it up';
+
+CREATE TABLE public.callback_secret (
+    account bigint NOT NULL,
+    secret bytea NOT NULL,
+    previous bytea,
+    previous_until_ms bigint DEFAULT 0 NOT NULL
+);
 
 CREATE TABLE public.code (
     id bigint NOT NULL,
@@ -399,6 +409,26 @@ CREATE TABLE public.old_key (
     CONSTRAINT old_key_digest_check CHECK ((octet_length(digest) = 32))
 );
 
+CREATE TABLE public.outbox (
+    id uuid NOT NULL,
+    binding uuid NOT NULL,
+    sequence integer NOT NULL,
+    account bigint NOT NULL,
+    key bigint NOT NULL,
+    host text NOT NULL,
+    url text NOT NULL,
+    body text NOT NULL,
+    at_ms bigint NOT NULL,
+    until_ms bigint NOT NULL,
+    state text DEFAULT 'waiting'::text NOT NULL,
+    next_try_ms bigint NOT NULL,
+    tries integer DEFAULT 0 NOT NULL,
+    closed_ms bigint,
+    status integer DEFAULT 0 NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    CONSTRAINT outbox_state_check CHECK ((state = ANY (ARRAY['waiting'::text, 'delivered'::text, 'failed'::text])))
+);
+
 CREATE TABLE public.payment_order (
     id uuid NOT NULL,
     account bigint NOT NULL,
@@ -498,6 +528,29 @@ CREATE TABLE public.recall (
     at timestamp with time zone NOT NULL
 );
 
+CREATE TABLE public.result (
+    id text NOT NULL,
+    binding uuid NOT NULL,
+    account bigint NOT NULL,
+    url text NOT NULL,
+    ordered_ms bigint NOT NULL,
+    state text DEFAULT 'ordered'::text NOT NULL,
+    next_try_ms bigint,
+    tries integer DEFAULT 0 NOT NULL,
+    refusals integer DEFAULT 0 NOT NULL,
+    note text DEFAULT ''::text NOT NULL,
+    shelf text DEFAULT ''::text NOT NULL,
+    node uuid,
+    size bigint DEFAULT 0 NOT NULL,
+    sha256 bytea,
+    content_type text DEFAULT ''::text NOT NULL,
+    kept_ms bigint,
+    expires_ms bigint,
+    CONSTRAINT result_state_check CHECK ((state = ANY (ARRAY['ordered'::text, 'kept'::text, 'left'::text, 'lost'::text, 'gone'::text])))
+);
+
+COMMENT ON COLUMN public.result.state IS 'left: stays at its vendor, our link leads there; lost: its vendor has it no more; gone: we have removed it';
+
 CREATE TABLE public.schema_version (
     version integer NOT NULL,
     name text NOT NULL,
@@ -529,6 +582,7 @@ CREATE TABLE public.station_state (
     currency text,
     timezone text DEFAULT 'UTC'::text NOT NULL,
     reviewed_rules text,
+    secret bytea DEFAULT decode(replace(((gen_random_uuid())::text || (gen_random_uuid())::text), '-'::text, ''::text), 'hex'::text) NOT NULL,
     CONSTRAINT station_state_only_row_check CHECK (only_row)
 );
 
@@ -640,6 +694,9 @@ ALTER TABLE ONLY public.binding
 ALTER TABLE ONLY public.binding
     ADD CONSTRAINT binding_upstream_credential_vendor_id_key UNIQUE (upstream, credential, vendor_id);
 
+ALTER TABLE ONLY public.callback_secret
+    ADD CONSTRAINT callback_secret_pkey PRIMARY KEY (account);
+
 ALTER TABLE ONLY public.code
     ADD CONSTRAINT code_digest_key UNIQUE (digest);
 
@@ -679,6 +736,12 @@ ALTER TABLE ONLY public.observation
 ALTER TABLE ONLY public.old_key
     ADD CONSTRAINT old_key_pkey PRIMARY KEY (digest);
 
+ALTER TABLE ONLY public.outbox
+    ADD CONSTRAINT outbox_binding_sequence_key UNIQUE (binding, sequence);
+
+ALTER TABLE ONLY public.outbox
+    ADD CONSTRAINT outbox_pkey PRIMARY KEY (id);
+
 ALTER TABLE ONLY public.payment_order
     ADD CONSTRAINT payment_order_pkey PRIMARY KEY (id);
 
@@ -702,6 +765,9 @@ ALTER TABLE ONLY public.quarantine
 
 ALTER TABLE ONLY public.recall
     ADD CONSTRAINT recall_pkey PRIMARY KEY (owner);
+
+ALTER TABLE ONLY public.result
+    ADD CONSTRAINT result_pkey PRIMARY KEY (id);
 
 ALTER TABLE ONLY public.schema_version
     ADD CONSTRAINT schema_version_pkey PRIMARY KEY (version);
@@ -771,6 +837,14 @@ CREATE INDEX observation_of ON public.observation USING btree (upstream, vendor_
 
 CREATE INDEX old_key_key ON public.old_key USING btree (key);
 
+CREATE INDEX outbox_account ON public.outbox USING btree (account, id);
+
+CREATE INDEX outbox_closed ON public.outbox USING btree (closed_ms) WHERE (state <> 'waiting'::text);
+
+CREATE INDEX outbox_due ON public.outbox USING btree (host, next_try_ms) WHERE (state = 'waiting'::text);
+
+CREATE INDEX outbox_order ON public.outbox USING btree (binding, sequence) WHERE (state = 'waiting'::text);
+
 CREATE INDEX payment_order_account ON public.payment_order USING btree (account, created_at);
 
 CREATE UNIQUE INDEX pocket_open ON public.pocket USING btree (account) WHERE (closed_at IS NULL);
@@ -780,6 +854,14 @@ CREATE UNIQUE INDEX price_override_current ON public.price_override USING btree 
 CREATE UNIQUE INDEX quarantine_once ON public.quarantine USING btree (incarnation, segment, "position", sha256(payload));
 
 CREATE INDEX recall_at ON public.recall USING btree (at);
+
+CREATE INDEX result_account ON public.result USING btree (account, ordered_ms);
+
+CREATE INDEX result_binding ON public.result USING btree (binding);
+
+CREATE INDEX result_due ON public.result USING btree (next_try_ms) WHERE (state = 'ordered'::text);
+
+CREATE INDEX result_expiring ON public.result USING btree (expires_ms) WHERE (state = 'kept'::text);
 
 CREATE INDEX session_account ON public.session USING btree (account);
 
@@ -834,6 +916,9 @@ ALTER TABLE ONLY public.api_key
 ALTER TABLE ONLY public.binding
     ADD CONSTRAINT binding_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
+ALTER TABLE ONLY public.callback_secret
+    ADD CONSTRAINT callback_secret_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
 ALTER TABLE ONLY public.code
     ADD CONSTRAINT code_redeemed_by_fkey FOREIGN KEY (redeemed_by) REFERENCES public.account(id);
 
@@ -864,6 +949,9 @@ ALTER TABLE ONLY public.limit_slice
 ALTER TABLE ONLY public.old_key
     ADD CONSTRAINT old_key_key_fkey FOREIGN KEY (key) REFERENCES public.api_key(id);
 
+ALTER TABLE ONLY public.outbox
+    ADD CONSTRAINT outbox_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
 ALTER TABLE ONLY public.payment_order
     ADD CONSTRAINT payment_order_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
@@ -875,6 +963,9 @@ ALTER TABLE ONLY public.pocket
 
 ALTER TABLE ONLY public.price_override
     ADD CONSTRAINT price_override_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
+
+ALTER TABLE ONLY public.result
+    ADD CONSTRAINT result_account_fkey FOREIGN KEY (account) REFERENCES public.account(id);
 
 ALTER TABLE ONLY public.segment_cursor
     ADD CONSTRAINT segment_cursor_incarnation_fkey FOREIGN KEY (incarnation) REFERENCES public.incarnation(id);

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import telemetry
+from proxy.dialects.news import news_of
 from proxy.dialects.owned import ENDED, FAILED, SUCCEEDED, Task, first, found, ids_told, state_told
 from proxy.jobs.asking import Answer, Asker, Place
 from proxy.ledger.bindings import Part
@@ -26,6 +27,7 @@ from proxy.ledger.entry import Bind, Observed
 from proxy.metering.usage import Usage
 from proxy.snapshot import Snapshot
 from proxy.store.due import FORGET_ROWS, Deadline, Due, DueTasks, Later, Learned, Sort, decided
+from proxy.store.outbox import Change
 from proxy.store.posting import DayOf
 from proxy.telemetry import Stats
 
@@ -220,6 +222,8 @@ class Poller:
             self._clock.new_id(), self._clock.now_ms(), due.vendor_id, due.upstream, state,
             credential=due.credential, content=_small(answer),
         )  # fmt: skip
+        if due.told_mark is not None and (news := news_of(task, answer.document)) is not None:
+            seen.mark, seen.body = news
         for model, usage in shares.items():
             if not model:
                 seen.usage = usage.as_dict() or ONE_CALL
@@ -282,7 +286,17 @@ class Poller:
         else:
             pause_s = pause(task, (now - due.at_ms) / 1000, failures, answer.retry_after_s)
             at_ms = now + int(pause_s * 1000 * random.uniform(0.9, 1.1))  # noqa: S311 - spreads polls
-            self._learned.later.append(Later(due, min(at_ms, deadline_ms), failures, _small(answer)))
+            change = self._change(due, task, answer, now)
+            self._learned.later.append(Later(due, min(at_ms, deadline_ms), failures, _small(answer), change))
+
+    def _change(self, due: Due, task: Task, answer: Answer, now_ms: int) -> Change | None:
+        """What its owner is told of a task that goes on."""
+        if due.told_mark is None or not answer.is_good:
+            return None
+        news = news_of(task, answer.document)
+        if news is None or news.mark == due.told_mark:
+            return None
+        return Change(self._clock.new_id(), due.id, now_ms, news.mark, news.body, is_end=False)
 
     def _dispute(self, due: Due, task: Task, note: str) -> None:
         log.warning("task disputed", extra={"task": due.id, "kind": due.kind, "why": note})

@@ -63,6 +63,7 @@ class Binding:
     upstream: str
     mirror: str
     credential: str
+    is_told: bool = False  # its account asked to be told of its changes
 
     @classmethod
     def of(cls, record: Bind) -> Binding:
@@ -73,6 +74,7 @@ class Binding:
             upstream=record.upstream,
             mirror=record.mirror,
             credential=record.credential,
+            is_told=bool(record.hook),
         )
 
     def as_dict(self) -> dict[str, Any]:

@@ -171,6 +171,7 @@ class Bind:
     hold_nanos: int = 0  # more than 0: `id` is the call's, and its End is DEFERRED
     lease: str = ""
     content: dict[str, Any] = field(default_factory=dict)  # the vendor's object, where it is small
+    hook: str = ""  # where the account wants to be told of its changes
 
 
 @dataclass(slots=True)
@@ -187,6 +188,9 @@ class Observed:
     credential: str = ""
     content: dict[str, Any] = field(default_factory=dict)  # as in Bind
     parts: list[dict[str, Any]] = field(default_factory=list)  # usage at other prices: ledger.bindings.Part
+    mark: str = ""  # what its account is told, if it asked to be: dialects.news.News
+    body: str = ""
+    files: dict[str, str] = field(default_factory=dict)  # to be kept: id of the result -> the vendor's URL
 
 
 @dataclass(slots=True)

@@ -26,6 +26,7 @@ from proxy.store.bindings import accounts_of, bind, observe
 from proxy.store.charges import DayOf, charge
 from proxy.store.corrections import correct
 from proxy.store.database import Connection, Database
+from proxy.store.outbox import Change, tell
 from proxy.store.posting import NOTHING_DECLARED
 from proxy.store.upstream_costs import UpstreamCosts
 
@@ -65,6 +66,7 @@ class Due:
     key: int
     tier: str  # of its account when it was submitted
     overrides: tuple[Override, ...]  # of its account, in force then
+    told_mark: str | None = None  # of what its account was told last; None: it did not ask to be told
 
     @property
     def sort(self) -> Sort:
@@ -104,6 +106,7 @@ class Later:
     next_poll_ms: int
     failures: int = 0
     content: dict[str, Any] = field(default_factory=dict)
+    change: Change | None = None  # that its account is told of
 
 
 @dataclass(slots=True)
@@ -175,8 +178,11 @@ class DueTasks:
 
     async def put_off(self, later: Sequence[Later]) -> None:
         """They go on. Nothing happens to those that somebody else has claimed since."""
-        if later:
-            await self._database.execute(
+        if not later:
+            return
+
+        async def put_off(connection: Connection) -> None:
+            await connection.execute(
                 _PUT_OFF,
                 [it.due.id for it in later],
                 [it.due.polls for it in later],
@@ -184,6 +190,9 @@ class DueTasks:
                 [it.failures for it in later],
                 [it.content or None for it in later],
             )
+            await tell(connection, [it.change for it in later if it.change is not None])
+
+        await self._database.retry(put_off, deadline_s=RETRY_S)
 
     async def dispute(self, disputes: Sequence[tuple[Due, str, int]]) -> int:
         """Nobody knows what became of them: their holds are kept until an operator decides, or the time.
@@ -199,10 +208,11 @@ class DueTasks:
         )
         return sum(row["begins"] for row in begun)
 
-    async def hurry(self, upstream: str, credential: str, vendor_ids: Sequence[str], now_ms: int) -> int:
-        """Somebody hints at a change: ask about them now, also about those that are disputed. How many."""
-        rows = await self._database.fetch(_HURRY, upstream, credential, vendor_ids, now_ms)
-        return len(rows)
+    async def hurry(self, calls: Sequence[str], now_ms: int) -> set[str]:
+        """Somebody hints at a change: ask about the tasks of these calls now, also about those that are
+        disputed. A poll that is under way may have come too early, so it puts nothing off. Those of the calls
+        that have a task."""
+        return {row["id"].hex for row in await self._database.fetch(_HURRY, calls, now_ms)}
 
     async def sweep(self, deadlines: Sequence[Deadline], overdue_ms: int, until_ms: int) -> int:
         """What is too old is disputed, whether or not somebody could ask about it; so is what nobody has
@@ -326,6 +336,7 @@ WITH due AS (
 UPDATE binding b SET next_poll_ms = $5, polls = polls + 1 FROM due WHERE b.id = due.id
 RETURNING b.id, b.account, b.kind, b.vendor_id, b.upstream, b.mirror, b.credential, b.at_ms, b.polls,
           b.failures, b.key, coalesce(b.entry ->> 'tier', '') AS tier,
+          CASE WHEN b.hook IS NOT NULL THEN b.told_mark END AS told_mark,
           (SELECT coalesce(jsonb_agg(jsonb_build_array(o.id, model, ppm, content) ORDER BY o.id), '[]')
            FROM price_override o
            WHERE o.account = b.account AND created_at <= to_timestamp(b.at_ms / 1000.0)
@@ -355,9 +366,11 @@ FROM lost WHERE b.id = lost.id RETURNING begins
 """
 
 _HURRY = """
-UPDATE binding SET next_poll_ms = least(next_poll_ms, $4)
-WHERE upstream = $1 AND credential = $2 AND vendor_id = ANY($3::text[]) AND state IN ('pending', 'disputed')
-RETURNING true
+WITH hurried AS (
+    UPDATE binding SET next_poll_ms = least(next_poll_ms, $2), polls = polls + 1
+    WHERE id = ANY($1::uuid[]) AND state IN ('pending', 'disputed')
+)
+SELECT id FROM binding WHERE id = ANY($1::uuid[])
 """
 
 _SWEEP = """

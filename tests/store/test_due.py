@@ -314,8 +314,8 @@ async def test_a_hint_makes_a_task_due_once_also_a_disputed_one_and_never_a_fini
     await tasks.put_off([Later(due, NOW_MS + 300_000) for due in first])
     await tasks.dispute([(due, "silent", NOW_MS + 900_000) for due in first if due.vendor_id == "disputed"])
     assert await tasks.claim({ONE: 9}, NOW_MS + 6000, NOW_MS + 90_000) == []
-    assert await tasks.hurry("openai", "main", [*names, "unknown"], NOW_MS + 6000) == 2
-    assert await tasks.hurry("openai", "other", names, NOW_MS + 6000) == 0
+    calls = [row["id"].hex for row in await database.fetch("SELECT id FROM binding")]
+    assert await tasks.hurry([*calls, new_id()], NOW_MS + 6000) == set(calls)
     again = await tasks.claim({ONE: 9}, NOW_MS + 6000, NOW_MS + 90_000)
     assert {due.vendor_id for due in again} == {"goes on", "disputed"}
     await tasks.put_off([Later(due, NOW_MS + 300_000) for due in again])
@@ -332,7 +332,7 @@ async def test_a_disputed_task_that_is_asked_about_once_more_keeps_its_date(
     await life.write([PRICE_ENTRY, *submitted(accounts[0], "resp_1")])
     await drainer.run_once()
     for note, begun in (("first", 1), ("again", 0)):
-        await tasks.hurry("openai", "main", ["resp_1"], NOW_MS)
+        await tasks.hurry([await database.fetchval("SELECT id::text FROM binding")], NOW_MS)
         [due] = await tasks.claim({ONE: 1}, NOW_MS, NOW_MS + 9)
         assert await tasks.dispute([(due, note, NOW_MS + len(note))]) == begun
     sql = "SELECT state, note, deadline_ms, next_poll_ms FROM binding"
@@ -446,7 +446,7 @@ ROUND = {
     "deadlines": (due_sql._SWEEP, *SORTS, [NOW_MS - 9_990], [NOW_MS]),
     "what is left": (due_sql._LEFT, NOW_MS - 9_990, NOW_MS),
     "dates of disputes": (due_sql._DATE, NOW_MS),
-    "hint": (due_sql._HURRY, "openai", "main", ["t1", "t2", "t4000"], NOW_MS),
+    "hint": (due_sql._HURRY, [new_id(), new_id(), new_id()], NOW_MS),
 }
 
 

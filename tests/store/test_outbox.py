@@ -1,0 +1,273 @@
+"""Changes of tasks become events once, in order; one sender has an event at a time."""
+
+from __future__ import annotations
+
+import pytest
+
+from proxy.dialects.owned import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from proxy.ledger.entry import Bind
+from proxy.store.audit import audit
+from proxy.store.due import DueTasks, Later
+from proxy.store.outbox import DELIVERED, EVENTS_MAX, KEPT_MS, PER_KEY, Change, Outbox
+from proxy.store.outbox import FAILED as GIVEN_UP
+from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, new_id
+from tests.store.tasks import DAYS, seen, submitted
+
+HOOK = "https://hooks.example.com/mj?x=1"
+ONE = ("openai", "response")
+MINUTE_MS = 60_000
+
+
+@pytest.fixture
+async def life(journal_dir):
+    life = Life(journal_dir)
+    yield life
+    await life.die()
+
+
+@pytest.fixture
+def tasks(database) -> DueTasks:
+    return DueTasks(database, "c-1")
+
+
+@pytest.fixture
+def outbox(database) -> Outbox:
+    return Outbox(database)
+
+
+@pytest.fixture
+async def submit(life, drainer, accounts):
+    """A task whose owner wants to be told of it; the id of its call."""
+
+    async def submit(vendor_id: str = "t1", hook: str = HOOK, *, key: int = 1) -> str:
+        entries = submitted(accounts[0], vendor_id)
+        for e in entries:
+            if isinstance(e, Bind):
+                e.hook, e.key = hook, key
+        await life.write([PRICE_ENTRY, *entries])
+        await drainer.run_once()
+        return entries[0].id
+
+    return submit
+
+
+def look(state: str = RUNNING, mark: str = "m", after_ms: int = 1000, vendor_id: str = "t1"):
+    entry = seen(vendor_id, state, mark=mark, body=f'{{"mark":"{mark}"}}')
+    entry.at_ms = NOW_MS + after_ms
+    return entry
+
+
+async def events(database) -> list[tuple[int, str]]:
+    return [
+        (row["sequence"], row["body"])
+        for row in await database.fetch("SELECT sequence, body FROM outbox ORDER BY binding, sequence")
+    ]
+
+
+async def claim(outbox, after_ms: int = MINUTE_MS, busy=None, at_once: int = 4):
+    return await outbox.claim(busy or {}, at_once, NOW_MS + after_ms, NOW_MS + after_ms + 30_000)
+
+
+# -- what becomes an event ---------------------------------------------------------------------------
+
+
+async def test_each_change_is_an_event_once_and_in_the_order_in_which_it_was_seen(database, tasks, submit):
+    await submit()
+    await tasks.settle([look(QUEUED, "1", 1000), look(RUNNING, "2", 2000), look(RUNNING, "2", 3000)], DAYS)
+    await tasks.settle([look(SUCCEEDED, "3", 4000)], DAYS)
+    await tasks.settle([look(SUCCEEDED, "3", 5000)], DAYS)
+    assert await events(database) == [(1, '{"mark":"1"}'), (2, '{"mark":"2"}'), (3, '{"mark":"3"}')]
+    assert await audit(database) == []
+
+
+async def test_who_did_not_ask_is_not_told(database, tasks, submit):
+    await submit(hook="")
+    await tasks.settle([look(RUNNING, "1"), look(SUCCEEDED, "2")], DAYS)
+    assert await events(database) == []
+
+
+async def test_a_look_that_comes_late_is_no_news(database, tasks, submit):
+    await submit()
+    await tasks.settle([look(RUNNING, "60%", 2000)], DAYS)
+    await tasks.settle([look(RUNNING, "50%", 1000)], DAYS)
+    await tasks.settle([look(FAILED, "failure", 3000), look(RUNNING, "70%", 4000)], DAYS)
+    assert await events(database) == [(1, '{"mark":"60%"}'), (2, '{"mark":"failure"}')]
+
+
+async def test_only_an_end_that_counts_is_told(database, tasks, submit):
+    """A late success is believed after a failure, a late failure after a success is not."""
+    await submit()
+    await tasks.settle([look(FAILED, "failure", 1000)], DAYS)
+    await tasks.settle([look(SUCCEEDED, "success", 2000)], DAYS)
+    await tasks.settle([look(CANCELLED, "cancel", 3000), look(FAILED, "failure", 4000)], DAYS)
+    assert await events(database) == [(1, '{"mark":"failure"}'), (2, '{"mark":"success"}')]
+
+
+async def test_an_end_whose_submit_is_not_drained_is_told_when_it_counts(
+    database, tasks, life, drainer, accounts
+):
+    _, bind, deferred = submitted(accounts[0], "t1")
+    bind.hook = HOOK
+    await life.write([PRICE_ENTRY, bind])
+    await drainer.run_once()
+    await tasks.settle([look(SUCCEEDED, "success", 1000)], DAYS)
+    assert await events(database) == []
+    await life.write([deferred])
+    await drainer.run_once()
+    await tasks.settle([look(SUCCEEDED, "success", 2000)], DAYS)
+    assert await events(database) == [(1, '{"mark":"success"}')]
+
+
+async def test_a_poll_that_puts_a_task_off_tells_of_its_progress_in_the_same_transaction(
+    database, tasks, submit
+):
+    call = await submit()
+    [due] = await tasks.claim({ONE: 9}, NOW_MS + 5000, NOW_MS + 90_000)
+    assert due.told_mark == ""
+    change = Change(new_id(), call, NOW_MS + 5000, "30%", '{"progress":"30%"}', is_end=False)
+    await tasks.put_off([Later(due, NOW_MS + 6000, change=change)])
+    await tasks.put_off([Later(due, NOW_MS + 6000, change=change)])  # the connection was lost at the commit
+    assert await events(database) == [(1, '{"progress":"30%"}')]
+    [due] = await tasks.claim({ONE: 9}, NOW_MS + 6000, NOW_MS + 90_000)
+    assert due.told_mark == "30%"
+
+
+async def test_a_task_that_nobody_pays_for_is_asked_about_where_somebody_wants_to_hear_of_it(
+    database, tasks, life, drainer, accounts
+):
+    entries = submitted(accounts[0], "t1")
+    for e in entries:
+        e.hold_nanos = 0
+        if isinstance(e, Bind):
+            e.hook = HOOK
+    await life.write([PRICE_ENTRY, *entries])
+    await drainer.run_once()
+    assert len(await tasks.claim({ONE: 9}, NOW_MS + 5000, NOW_MS + 90_000)) == 1
+    await tasks.settle([look(SUCCEEDED, "success")], DAYS)
+    assert await events(database) == [(1, '{"mark":"success"}')]
+
+
+async def test_a_task_that_flickers_is_told_a_thousand_times_and_then_its_end(database, tasks, submit):
+    await submit()
+    await database.execute("UPDATE binding SET told = $1", EVENTS_MAX)
+    await tasks.settle([look(RUNNING, "50%", 1000), look(SUCCEEDED, "success", 2000)], DAYS)
+    assert await events(database) == [(EVENTS_MAX + 1, '{"mark":"success"}')]
+
+
+# -- who sends what ----------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def told(tasks, submit):
+    """Tasks with so many events each."""
+
+    async def told(count: int, *names: str, **more) -> None:
+        for name in names:
+            await submit(name, **more)
+            looks = [look(RUNNING, str(n), n * 1000, name) for n in range(1, count + 1)]
+            await tasks.settle(looks, DAYS)
+
+    return told
+
+
+async def test_events_of_a_task_are_had_one_after_the_other(outbox, told):
+    await told(3, "t1")
+    got = []
+    for n in range(3):
+        [event] = await claim(outbox, MINUTE_MS + n)
+        assert await claim(outbox, MINUTE_MS + n) == []
+        assert await outbox.close(event, DELIVERED, NOW_MS + MINUTE_MS, status=200)
+        got.append(event.sequence)
+    assert got == [1, 2, 3]
+    assert await claim(outbox) == []
+
+
+async def test_what_follows_waits_with_what_was_not_taken_and_goes_on_with_it(outbox, told):
+    await told(2, "t1")
+    [event] = await claim(outbox)
+    await outbox.put_off(event, NOW_MS + 5 * MINUTE_MS, status=503, note="answered 503")
+    assert await claim(outbox, 4 * MINUTE_MS) == []
+    [event] = await claim(outbox, 5 * MINUTE_MS)
+    assert (event.sequence, event.tries) == (1, 2)
+    await outbox.close(event, GIVEN_UP, NOW_MS + 5 * MINUTE_MS, note="no")
+    [event] = await claim(outbox, 5 * MINUTE_MS)
+    assert event.sequence == 2
+
+
+async def test_an_event_that_comes_behind_one_that_was_not_taken_waits_with_it(database, outbox, told, tasks):
+    await told(1, "t1")
+    [event] = await claim(outbox)
+    await outbox.put_off(event, NOW_MS + 5 * MINUTE_MS, note="answered 503")
+    await tasks.settle([look(RUNNING, "next", 2 * MINUTE_MS)], DAYS)
+    sql = "SELECT next_try_ms FROM outbox ORDER BY sequence"
+    assert [row["next_try_ms"] for row in await database.fetch(sql)] == [NOW_MS + 5 * MINUTE_MS] * 2
+
+
+async def test_a_claim_that_ran_out_is_anothers_and_the_late_one_changes_nothing(outbox, told):
+    await told(1, "t1")
+    [late] = await claim(outbox)
+    assert await claim(outbox, MINUTE_MS + 29_999) == []
+    [event] = await claim(outbox, MINUTE_MS + 30_000)
+    assert (event.id, event.tries) == (late.id, 2)
+    await outbox.put_off(late, NOW_MS + 60 * MINUTE_MS, note="late")
+    assert not await outbox.close(late, GIVEN_UP, NOW_MS)
+    assert await outbox.close(event, DELIVERED, NOW_MS, status=200)
+    assert (await outbox.event(event.id))["state"] == DELIVERED
+
+
+async def test_a_receiver_gets_a_few_at_once_and_keeps_no_other_waiting(outbox, told):
+    await told(1, *(f"a{n}" for n in range(6)))
+    await told(1, "b1", hook="http://other.example:8080/", key=2)
+    first = await claim(outbox)
+    assert sorted(e.host for e in first) == ["hooks.example.com"] * 4 + ["other.example:8080"]
+    assert await claim(outbox, busy={"hooks.example.com": 4}) == []
+    assert len(await claim(outbox, busy={"hooks.example.com": 3})) == 1
+
+
+async def test_one_key_does_not_take_all_turns(outbox, told):
+    for n in range(PER_KEY + 3):
+        await told(1, f"a{n}", hook=f"https://h{n}.example/")
+    await told(1, "b", hook="https://b.example/", key=2)
+    got = await claim(outbox)
+    assert len(got) == PER_KEY + 1
+    assert "b.example" in {event.host for event in got}
+
+
+# -- looking -----------------------------------------------------------------------------------------
+
+
+async def test_events_are_shown_to_their_account_and_sent_again_when_asked(outbox, told, accounts):
+    await told(2, "t1")
+    [event] = await claim(outbox)
+    await outbox.close(event, GIVEN_UP, NOW_MS, status=410, note="answered 410")
+    assert [e["sequence"] for e in await outbox.events(10, account=accounts[0])] == [2, 1]
+    assert await outbox.events(10, account=accounts[1]) == []
+    assert [e["status"] for e in await outbox.events(10, state="failed", call=event.call)] == [410]
+    shown = await outbox.event(f"evt_{event.id}", accounts[0])
+    assert (shown["body"], shown["note"], shown["account"]) == ('{"mark":"1"}', "answered 410", "ada")
+    with pytest.raises(LookupError):
+        await outbox.event(event.id, accounts[1])
+    with pytest.raises(LookupError):
+        await outbox.event("nonsense")
+    assert await outbox.resend([event.id], NOW_MS + MINUTE_MS, accounts[1]) == 0
+    assert await outbox.resend([event.id], NOW_MS + MINUTE_MS, accounts[0]) == 1
+    [again] = await claim(outbox)
+    assert (again.id, again.sequence) == (event.id, 1)
+
+
+async def test_what_was_closed_long_ago_is_forgotten_and_what_waits_is_not(outbox, told):
+    await told(2, "t1")
+    [event] = await claim(outbox)
+    await outbox.close(event, DELIVERED, NOW_MS, status=200)
+    assert await outbox.forget(NOW_MS + KEPT_MS) == 0
+    assert await outbox.forget(NOW_MS + KEPT_MS + 1) == 1
+    assert await outbox.waiting() == 1
+
+
+async def test_a_secret_is_made_once_and_the_one_before_signs_for_a_day(outbox, accounts):
+    first = await outbox.secrets(accounts[0])
+    assert await outbox.secrets(accounts[0]) == first
+    assert (await outbox.secrets(accounts[1])).secret != first.secret
+    second = await outbox.rotate(accounts[0], NOW_MS)
+    assert second.in_force(NOW_MS) == [second.secret, first.secret]
+    assert second.in_force(NOW_MS + 25 * 60 * MINUTE_MS) == [second.secret]
