@@ -391,6 +391,14 @@ async def test_flux_is_drawn_at_once_under_openais_path_and_fetched_from_a_url(v
         assert (await vendor.ask("GET", url.removeprefix(vendor.url), headers={}))[0] == 200
 
 
+async def test_a_film_of_minimax_is_a_file_with_an_id_of_its_own(vendor: Vendor) -> None:
+    id_ = (await vendor.post("/v1/video_generation", {"prompt": "a cat"}))["task_id"]
+    await vendor.make(id_, state="succeeded")
+    file = (await vendor.get(f"/v1/query/video_generation?task_id={id_}"))["file_id"]
+    told = (await vendor.get(f"/v1/files/retrieve?file_id={file}"))["file"]
+    assert file != id_ and told["file_id"] == file and told["download_url"].endswith(".mp4")
+
+
 async def test_usage_comes_with_the_last_poll_where_the_vendor_counts_tokens(vendor: Vendor) -> None:
     chat = {"model": "glm-4", "messages": [{"role": "user", "content": "hi"}]}
     id_ = (await vendor.post("/api/paas/v4/async/chat/completions", chat))["id"]

@@ -168,15 +168,20 @@ RUNWAY = Family(
 )
 
 
+FILE = "7"  # behind a task's id: that of its file
+
+
 def minimax(job: Job) -> dict[str, Any]:
     said = {"status_code": 1027 if job.why else 0, "status_msg": job.why or "success"}
     shown = {"task_id": job.id, "status": job.word, "base_resp": said}
-    return shown | ({"file_id": job.id, "video_width": 1280, "video_height": 720} if job.is_done else {})
+    return shown | (
+        {"file_id": job.id + FILE, "video_width": 1280, "video_height": 720} if job.is_done else {}
+    )
 
 
 def minimax_file(jobs: Jobs, family: Family, call: Call) -> Any:
-    job = asked_for(jobs, family, call, "file_id")
-    file = {"file_id": job.id, "bytes": 0, "filename": "output.mp4", "download_url": film_of(job)}
+    job = jobs.find(family, call.query.get("file_id", "").removesuffix(FILE), call.secret)
+    file = {"file_id": job.id + FILE, "bytes": 0, "filename": "output.mp4", "download_url": film_of(job)}
     return {"file": file, "base_resp": {"status_code": 0, "status_msg": "success"}}
 
 
