@@ -1,4 +1,4 @@
-"""The demo upstream as a process whose tasks move only when a test says so: the vendor of tasks for stations."""
+"""The demo upstream as a process whose tasks move only when a test says so: a vendor for stations."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ class TaskVendor:
         return Job.told(self._answer(requests.get(f"{self.url}/_demo/tasks/{id_}", timeout=30)))
 
     def move(self, id_: str, state: str = "", **wish: Any) -> Job:
-        """To a state (queued, submitted, running, waiting, succeeded, failed, cancelled), or by `step` steps."""
+        """To a state (queued, submitted, running, waiting, succeeded, failed, cancelled) or by `step`."""
         wish |= {"state": state} if state else {}
         return Job.told(self._answer(requests.post(f"{self.url}/_demo/tasks/{id_}", json=wish, timeout=30)))
 
