@@ -178,21 +178,17 @@ class DueTasks:
 
     async def put_off(self, later: Sequence[Later]) -> None:
         """They go on. Nothing happens to those that somebody else has claimed since."""
-        if not later:
-            return
-
-        async def put_off(connection: Connection) -> None:
-            await connection.execute(
-                _PUT_OFF,
-                [it.due.id for it in later],
-                [it.due.polls for it in later],
-                [it.next_poll_ms for it in later],
-                [it.failures for it in later],
-                [it.content or None for it in later],
-            )
-            await tell(connection, [it.change for it in later if it.change is not None])
-
-        await self._database.retry(put_off, deadline_s=RETRY_S)
+        if later:
+            async with self._database.transaction() as connection:
+                await connection.execute(
+                    _PUT_OFF,
+                    [it.due.id for it in later],
+                    [it.due.polls for it in later],
+                    [it.next_poll_ms for it in later],
+                    [it.failures for it in later],
+                    [it.content or None for it in later],
+                )
+                await tell(connection, [it.change for it in later if it.change is not None])
 
     async def dispute(self, disputes: Sequence[tuple[Due, str, int]]) -> int:
         """Nobody knows what became of them: their holds are kept until an operator decides, or the time.
@@ -209,9 +205,8 @@ class DueTasks:
         return sum(row["begins"] for row in begun)
 
     async def hurry(self, calls: Sequence[str], now_ms: int) -> set[str]:
-        """Somebody hints at a change: ask about the tasks of these calls now, also about those that are
-        disputed. A poll that is under way may have come too early, so it puts nothing off. Those of the calls
-        that have a task."""
+        """Somebody hints at a change: ask about these calls' tasks now, also about disputed ones; a poll that
+        is under way may have come too early, and puts nothing off. Those of the calls that are known."""
         return {row["id"].hex for row in await self._database.fetch(_HURRY, calls, now_ms)}
 
     async def sweep(self, deadlines: Sequence[Deadline], overdue_ms: int, until_ms: int) -> int:
