@@ -40,6 +40,9 @@ POINTS = (
     # control: leases
     "lease-before-commit",
     "lease-after-commit",
+    # control: callbacks
+    "callback-claimed",
+    "callback-sent",
 )
 EXIT_STATUS = 137  # what a shell shows for SIGKILL
 

@@ -7,6 +7,7 @@ only when all before it of the same task are closed. What is told, and how it is
 
 from __future__ import annotations
 
+import base64
 import secrets
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -79,6 +80,11 @@ class Secrets:
     secret: bytes
     previous: bytes | None = None  # signs, too, until a moment
     previous_until_ms: int = 0
+
+    @property
+    def text(self) -> str:
+        """As receivers are given it (Standard Webhooks)."""
+        return "whsec_" + base64.b64encode(self.secret).decode()
 
     def in_force(self, now_ms: int) -> list[bytes]:
         before = [self.previous] if self.previous is not None and now_ms < self.previous_until_ms else []
