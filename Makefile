@@ -15,7 +15,7 @@ run: $(VENV)/.run
 	$(BIN)/headrace serve --demo
 
 test: $(VENV)/.test check
-	$(PYTEST) -n 2 --dist loadscope
+	$(PYTEST) -n 2 --dist loadscope --no-loadscope-reorder
 
 check: $(VENV)/.test
 	$(BIN)/ruff check .

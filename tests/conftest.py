@@ -18,7 +18,16 @@ from proxy.store.database import Database
 settings.load_profile("ci")
 
 TEMPLATE = "headrace_template"
+# Minutes of one process each: they begin first, so that no process is left with one at the end.
+LONG = ("tests/store/test_books.py", "tests/system/", "tests/clients/", "tests/control/", "tests/conform/")
 _numbers = count(1)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    def rank(item: pytest.Item) -> int:
+        return next((n for n, start in enumerate(LONG) if item.nodeid.startswith(start)), len(LONG))
+
+    items.sort(key=rank)
 
 
 @pytest.fixture(scope="session")
