@@ -156,6 +156,27 @@ class IdsApart(ClientFault):
     text = "The objects that this request names cannot be used together, or not with this model."
 
 
+class SubmitInProgress(ClientFault):
+    code = "submit_in_progress"
+    status = 409
+    text = "The same task is being submitted. Ask again for its answer."
+
+
+class SubmitLost(ClientFault):
+    """Another attempt might start a second job."""
+
+    code = "submit_outcome_unknown"
+    status = 409
+    should_retry = False
+    text = "What the first of these submits was answered is not known. Look at your tasks before you go on."
+
+
+class KeyReused(ClientFault):
+    code = "idempotency_key_reused"
+    status = 422
+    text = "This Idempotency-Key was used for another request."
+
+
 class UnknownModel(ClientFault):
     code = "model_not_found"
     status = 404
@@ -290,6 +311,11 @@ class KeyLookupUnavailable(StationFault):
 class BindingLookupUnavailable(StationFault):
     code = "object_lookup_unavailable"
     text = "The relay cannot check whose objects this request names at the moment. Try again shortly."
+
+
+class SubmissionLookupUnavailable(StationFault):
+    code = "submit_lookup_unavailable"
+    text = "The relay cannot tell at the moment whether this was submitted before. Try again shortly."
 
 
 class Overloaded(StationFault):

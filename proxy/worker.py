@@ -46,6 +46,7 @@ from proxy.relay.realtime import Sessions
 from proxy.relay.returns import Returns
 from proxy.relay.settling import Settler
 from proxy.relay.spool import Spool
+from proxy.relay.submissions import Submissions
 from proxy.relay.sweep import Sweeper
 from proxy.relay.turns import Books
 from proxy.routing.selection import Place
@@ -104,6 +105,7 @@ class Worker:
             settler=self.settler,
             cooldowns=cooldowns,
             ownership=Ownership(self.channel, self.journal, wall_ms),
+            submissions=Submissions(self.channel, wall_ms),
             sessions=Sessions(books, cooldowns.report, self.dialler),
             tools=Tools(loop, wall_ms, self.meters, self.sweeper, self.settler, cooldowns.report),
         )

@@ -10,6 +10,7 @@ from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any
 
 from proxy.broker.bindings import BindingDesk
+from proxy.broker.submissions import SubmissionDesk
 from proxy.jobs.asking import Asker
 from proxy.jobs.poller import Clock, Poller
 from proxy.snapshot import Snapshot
@@ -17,6 +18,7 @@ from proxy.store.bindings import Bindings
 from proxy.store.database import Database, DatabaseUnavailable
 from proxy.store.drainer import Drainer
 from proxy.store.due import DueTasks
+from proxy.store.submissions import Submissions
 
 if TYPE_CHECKING:
     from proxy.control.process import Control
@@ -35,6 +37,7 @@ class Tasks:
         self._control = control
         self._new_id = new_id
         self._desk = BindingDesk(self._bindings, now_ms)
+        self._submits = SubmissionDesk(lambda: Submissions(self._database()), now_ms)
         self._asker: Asker | None = None
         self._snapshot: Snapshot | None = None
 
@@ -44,6 +47,8 @@ class Tasks:
             "bound": lambda worker, args: self._desk.bound(args),
             "binding": lambda worker, args: self._desk.find(args),
             "bindings": lambda worker, args: self._desk.page(args),
+            "submit": lambda worker, args: self._submits.submit(worker.incarnation, args),
+            "submitted": lambda worker, args: self._submits.submitted(args),
         }
 
     def poller(self, database: Database, drainer: Drainer) -> Poller:
@@ -66,10 +71,14 @@ class Tasks:
 
     def _bindings(self) -> Bindings:
         """Raises DatabaseUnavailable."""
-        database, settings = self._control.database, self._control.settings
-        if database is None:
+        settings = self._control.settings
+        return Bindings(self._database(), settings.journal_dir, settings.node)
+
+    def _database(self) -> Database:
+        """Raises DatabaseUnavailable."""
+        if self._control.database is None:
             raise DatabaseUnavailable(detail="Postgres was not reached yet")
-        return Bindings(self._unless_away(database), settings.journal_dir, settings.node)
+        return self._unless_away(self._control.database)
 
     def _unless_away(self, database: Database) -> Database:
         """Fails at once while Postgres is known to be away."""

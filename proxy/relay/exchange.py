@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from proxy.relay.metering_task import Tap
     from proxy.relay.ownership import Ownership
     from proxy.relay.sighting import Sighting
+    from proxy.relay.submissions import Claim
     from proxy.relay.uploads import Upload
 
 
@@ -157,6 +158,7 @@ class Exchange:
     bound: Binding | None = None  # what the request names, and where the call must go for it
     sighting: Sighting | None = None  # what the answer is read for
     ownership: Ownership | None = None  # who concludes from either; None: there is neither
+    submission: Claim | None = None  # of a submit that may be another's
     pump: Runner | None = None
 
     # the answer

@@ -41,6 +41,7 @@ from proxy.relay.pool import Pool
 from proxy.relay.pump import Pump
 from proxy.relay.realtime import Sessions
 from proxy.relay.settling import Settler
+from proxy.relay.submissions import Submissions
 from proxy.relay.upload_pump import UploadPump
 from proxy.relay.uploads import Sending
 from proxy.routing.selection import Choice, Wish, affinity, order
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from proxy.snapshot import Snapshot
 
 RESEND_BYTES_MAX = 1 << 20  # a larger request is not kept, so it cannot be sent twice
+SUBMIT_S = 60.0  # that a submit is read on without its client
 
 
 def may_resend(x: Exchange) -> bool:
@@ -75,6 +77,7 @@ class Relay:
     cooldowns: Cooldowns
     tools: Tools
     ownership: Ownership
+    submissions: Submissions
     sessions: Sessions
     heads: Heads | None = None  # swapped whole by a reload; running calls keep theirs
     is_draining: bool = False
@@ -135,7 +138,8 @@ class Relay:
 
     async def own(self, x: Exchange) -> bool:
         """What lives at the vendor: is what the request names its account's, and what does the answer make
-        so? True: it was a list, and is answered. Raises UnknownId and the other refusals of ownership."""
+        so? True: it was a list or a submit's repetition, and is answered. Raises UnknownId and the other
+        refusals of ownership and submissions."""
         assert x.operation is not None
         if x.operation.ids_in and (named := self.ownership.names(x)):
             await self.ownership.claim(x, named)
@@ -143,7 +147,7 @@ class Relay:
             await self.ownership.list(x)
             return True
         self.ownership.watch(x)
-        return False
+        return x.operation.task is not None and await self.submissions.claim(x)
 
     def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere now, and
@@ -257,6 +261,9 @@ class Relay:
             head += dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
         times = upstream.timeouts
         leave = snapshot.on_disconnect(x.standing.model, upstream)
+        drain_s = leave.drain_ms / 1000 if leave.kind == "drain" else 0.0
+        if x.sighting is not None and x.sighting.task is not None and operation.billed and not x.is_stream:
+            drain_s = max(drain_s, SUBMIT_S)  # the vendor may have the task: whose it is must be known
         return Plan(
             choice,
             dialect,
@@ -266,7 +273,7 @@ class Relay:
             (times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
             times.idle_ms / 1000,
             x.arrived + times.total_ms / 1000 if times.total_ms else math.inf,
-            leave.drain_ms / 1000 if leave.kind == "drain" else 0.0,
+            drain_s,
             partial(self.cooldowns.answered, choice) if self.cooldowns.needs_word(choice) else None,
             sending,
         )

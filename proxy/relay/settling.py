@@ -289,6 +289,9 @@ class Settler:
             for bucket, count in self._gate.close(x.ticket, cost_nanos, usage):
                 self._notify("limit_give", {"bucket": bucket, "n": count})
             x.ticket = None
+        if x.submission is not None:
+            x.submission.over(x, cost_nanos)
+            x.submission = None
         if self._change is not None and not self._change.done():
             self._change.set_result(None)
 

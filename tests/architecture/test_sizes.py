@@ -12,7 +12,7 @@ MODULE_LINES_MAX = 400
 ARGUMENTS_MAX = 6  # without self
 
 # "path:function" or "path" -> why it may be larger.
-EXCEPTIONS: dict[str, str] = {}
+EXCEPTIONS: dict[str, str] = {"proxy/errors.py": "a list: each refusal is a few lines, and there is one list"}
 
 
 def functions() -> Iterator[tuple[str, ast.FunctionDef | ast.AsyncFunctionDef]]:
