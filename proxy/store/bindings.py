@@ -14,6 +14,7 @@ from typing import Any
 
 import orjson
 
+from proxy.dialects.owned import SUCCEEDED
 from proxy.journal import directory as folder
 from proxy.journal.frame import START
 from proxy.journal.reader import JournalDamageError, read_past_damage
@@ -21,7 +22,9 @@ from proxy.ledger import bindings, entry
 from proxy.ledger.bindings import Binding, Closing
 from proxy.ledger.entry import Bind, End, Observed
 from proxy.metering.pricing import Price, price_from_content
+from proxy.store import results
 from proxy.store.database import Connection, Database
+from proxy.store.outbox import Change, tell
 from proxy.store.spending import spend
 from proxy.store.submissions import keep_answer
 
@@ -38,10 +41,11 @@ async def bind(connection: Connection, made: Bind, incarnation: str) -> str:
     The hold of a task moves from its lease to the binding: what is available does not change. An id that
     was bound when a stream named it becomes pending when the stream ends before its task.
     """
+    waits = bool(made.hold_nanos or made.hook)  # for its end: somebody pays, or wants to hear of it
     is_new = await connection.fetchval(
         _BIND, made.id, made.account, made.key, made.kind, made.vendor_id, made.upstream, made.mirror,
-        made.credential, made.at_ms, made.hold_nanos, bindings.PENDING if made.hold_nanos else bindings.BOUND,
-        made.at_ms + FIRST_POLL_MS if made.hold_nanos else None, made.content or None, incarnation,
+        made.credential, made.at_ms, made.hold_nanos, bindings.PENDING if waits else bindings.BOUND,
+        made.at_ms + FIRST_POLL_MS if waits else None, made.content or None, incarnation, made.hook or None,
     )  # fmt: skip
     if is_new and made.hold_nanos:
         await connection.execute(_HOLD, made.lease or None, made.account, made.hold_nanos, incarnation)
@@ -85,6 +89,14 @@ async def observe(connection: Connection, seen: Observed, incarnation: str) -> C
             state = row["state"]  # the call's End comes from another journal: the next poll finds both
         else:
             closing = found
+    if seen.mark and (state != row["state"] or seen.state not in bindings.FINAL):
+        is_end = seen.state in bindings.FINAL
+        change = Change(seen.id, row["id"].hex, seen.at_ms, seen.mark, seen.body, is_end)
+        await tell(connection, [change])
+    if seen.files and seen.state == SUCCEEDED:
+        await results.order(connection, row["id"].hex, row["account"], seen.files, seen.at_ms)
+    elif seen.state == bindings.GONE:
+        await results.forsake(connection, row["id"].hex, seen.at_ms)
     await _note(connection, row, seen, state)
     return closing
 
@@ -188,8 +200,8 @@ class Bindings:
     async def find(self, account: int, vendor_ids: list[str]) -> list[Binding]:
         """Those of the account, the newest first; two upstreams may use the same id."""
         rows = await self._database.fetch(
-            "SELECT vendor_id, kind, account, upstream, mirror, credential FROM binding"
-            " WHERE vendor_id = ANY($2) AND account = $1 ORDER BY id DESC", account, vendor_ids,
+            "SELECT vendor_id, kind, account, upstream, mirror, credential, hook IS NOT NULL AS is_told"
+            " FROM binding WHERE vendor_id = ANY($2) AND account = $1 ORDER BY id DESC", account, vendor_ids,
         )  # fmt: skip
         return [Binding(**row) for row in rows]
 
@@ -266,12 +278,13 @@ ORDER BY id LIMIT $4
 
 _BIND = """
 INSERT INTO binding AS b (id, account, key, kind, vendor_id, upstream, mirror, credential, at_ms, hold_nanos,
-                          state, next_poll_ms, content, incarnation)
-VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14)
+                          state, next_poll_ms, content, incarnation, hook)
+VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (upstream, credential, vendor_id) DO UPDATE
 SET id = excluded.id, hold_nanos = excluded.hold_nanos, state = excluded.state,
-    next_poll_ms = excluded.next_poll_ms, content = coalesce(excluded.content, b.content)
-WHERE b.account = excluded.account AND b.state = 'bound' AND excluded.hold_nanos > 0
+    next_poll_ms = excluded.next_poll_ms, content = coalesce(excluded.content, b.content),
+    hook = excluded.hook
+WHERE b.account = excluded.account AND b.state = 'bound' AND excluded.state = 'pending'
 RETURNING true
 """
 
