@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
-from proxy.web import accounts, margins, money
+from proxy.web import accounts, callbacks, margins, money
 from proxy.web.answers import BODY_BYTES_MAX, errors_as_json, json_answer
 from proxy.web.guard import make_guard
 
@@ -58,6 +58,7 @@ def make_admin_app(control: Control, token: str) -> web.Application:
     accounts.add_routes(app, control.catalog, control.reports)
     margins.add_routes(app, control.catalog)
     money.add_routes(app, control.catalog.database)
+    callbacks.add_admin_routes(app, control.catalog)
     return app
 
 

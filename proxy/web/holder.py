@@ -19,7 +19,7 @@ from proxy.routing.tiers import Tier
 from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
 from proxy.store.windows import drawn
-from proxy.web import receipts
+from proxy.web import callbacks, receipts
 from proxy.web.answers import errors_as_json, json_answer, read_object
 from proxy.web.caller import CATALOG, REPORTS, key_and_account
 from proxy.web.mirrors import preference_member
@@ -41,6 +41,7 @@ def make_holder_app(
     app.router.add_get("/me", me)
     app.router.add_put("/me", set_me)
     receipts.add_routes(app)
+    callbacks.add_holder_routes(app)
     return app
 
 

@@ -15,7 +15,6 @@ from proxy.dialects.owned import RUNNING, SUCCEEDED
 from proxy.jobs import callbacks
 from proxy.jobs.callbacks import Deliverer, pause_s, signed
 from proxy.jobs.guarded import Reply
-from proxy.ledger.entry import Bind
 from proxy.routing.foreign import networks
 from proxy.store.catalog import Catalog
 from proxy.store.drainer import Drainer
@@ -23,7 +22,8 @@ from proxy.store.due import DueTasks
 from proxy.store.outbox import Outbox
 from proxy.telemetry import Stats
 from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, Station
-from tests.store.tasks import DAYS, seen, submitted
+from tests.store.tasks import DAYS, seen
+from tests.store.told import hooked
 from tests.waiting import until
 
 LOOPBACK = networks(["127.0.0.0/8"])
@@ -79,10 +79,7 @@ class Rig:
         return Deliverer(self.outbox, session or self.session, lambda: self.now_ms, self.stats)
 
     async def submit(self, account: int, vendor_id: str, hook: str) -> str:
-        entries = submitted(account, vendor_id)
-        for e in entries:
-            if isinstance(e, Bind):
-                e.hook = hook
+        entries = hooked(account, vendor_id, hook)
         await self.life.write([PRICE_ENTRY, *entries])
         await self.drainer.run_once()
         return entries[0].id

@@ -5,15 +5,14 @@ from __future__ import annotations
 import pytest
 
 from proxy.dialects.owned import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
-from proxy.ledger.entry import Bind
 from proxy.store.audit import audit
 from proxy.store.due import DueTasks, Later
 from proxy.store.outbox import DELIVERED, EVENTS_MAX, KEPT_MS, PER_KEY, Change, Outbox
 from proxy.store.outbox import FAILED as GIVEN_UP
 from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, new_id
-from tests.store.tasks import DAYS, seen, submitted
+from tests.store.tasks import DAYS
+from tests.store.told import HOOK, hooked, look
 
-HOOK = "https://hooks.example.com/mj?x=1"
 ONE = ("openai", "response")
 MINUTE_MS = 60_000
 
@@ -40,21 +39,12 @@ async def submit(life, drainer, accounts):
     """A task whose owner wants to be told of it; the id of its call."""
 
     async def submit(vendor_id: str = "t1", hook: str = HOOK, *, key: int = 1) -> str:
-        entries = submitted(accounts[0], vendor_id)
-        for e in entries:
-            if isinstance(e, Bind):
-                e.hook, e.key = hook, key
+        entries = hooked(accounts[0], vendor_id, hook, key=key)
         await life.write([PRICE_ENTRY, *entries])
         await drainer.run_once()
         return entries[0].id
 
     return submit
-
-
-def look(state: str = RUNNING, mark: str = "m", after_ms: int = 1000, vendor_id: str = "t1"):
-    entry = seen(vendor_id, state, mark=mark, body=f'{{"mark":"{mark}"}}')
-    entry.at_ms = NOW_MS + after_ms
-    return entry
 
 
 async def events(database) -> list[tuple[int, str]]:
@@ -106,8 +96,7 @@ async def test_only_an_end_that_counts_is_told(database, tasks, submit):
 async def test_an_end_whose_submit_is_not_drained_is_told_when_it_counts(
     database, tasks, life, drainer, accounts
 ):
-    _, bind, deferred = submitted(accounts[0], "t1")
-    bind.hook = HOOK
+    _, bind, deferred = hooked(accounts[0], "t1")
     await life.write([PRICE_ENTRY, bind])
     await drainer.run_once()
     await tasks.settle([look(SUCCEEDED, "success", 1000)], DAYS)
@@ -135,11 +124,9 @@ async def test_a_poll_that_puts_a_task_off_tells_of_its_progress_in_the_same_tra
 async def test_a_task_that_nobody_pays_for_is_asked_about_where_somebody_wants_to_hear_of_it(
     database, tasks, life, drainer, accounts
 ):
-    entries = submitted(accounts[0], "t1")
+    entries = hooked(accounts[0], "t1")
     for e in entries:
         e.hold_nanos = 0
-        if isinstance(e, Bind):
-            e.hook = HOOK
     await life.write([PRICE_ENTRY, *entries])
     await drainer.run_once()
     assert len(await tasks.claim({ONE: 9}, NOW_MS + 5000, NOW_MS + 90_000)) == 1
