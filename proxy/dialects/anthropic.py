@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proxy.dialects import anthropic_format as fmt
 from proxy.dialects.answer import NO_USAGE
-from proxy.dialects.base import Dialect, Meter, OperationSpec, Rules, UsagePointers
+from proxy.dialects.base import ANY, Dialect, Meter, OperationSpec, Rules, UsagePointers
 from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES
 from proxy.dialects.owned import DEEP, SUCCEEDED, IdIn, IdOut, Listing, Results, Task
 from proxy.dialects.rules import NOTHING, UNREAD, RuledMeter
@@ -78,6 +78,7 @@ _SPECS = (
         replayable=False,
         guarded=(),
         rules=NOTHING,
+        calls_in=("requests", ANY, "params"),
         ids_in=(IdIn(("body", DEEP, "file_id")),),
         ids_out=(IdOut("message_batch", (("id",),)),),
         task=BATCH,

@@ -133,6 +133,7 @@ class OperationSpec:
     own_meter: Callable[[OperationSpec, bool], Meter] | None = None  # of what rules cannot say
     foretold: Foretell | None = None
     session: Session | None = None  # of request "socket"
+    calls_in: Pointer = ()  # where a request holds others, each of which is a call of a model of its own
     ids_in: tuple[IdIn, ...] = ()  # what of the vendor's a request may name: unbound or foreign is 404
     ids_out: tuple[IdOut, ...] = ()  # what an answer makes the caller's: bound before the answer ends
     task: Task | None = None  # what it submits, or (where it is free) shows

@@ -145,6 +145,7 @@ NAMED = (
     IdIn(("body", DEEP, "file_ids", ANY)),
     IdIn(("body", DEEP, "vector_store_id")),
     IdIn(("body", DEEP, "vector_store_ids", ANY)),
+    IdIn(("body", "model"), only=("ft:",)),  # what was trained for somebody, but where a file sells it
 )
 
 _CHAT = OperationSpec(

@@ -131,19 +131,22 @@ _TASKS = {
 _SHOWN = {"batches.get": TOP_USAGE}
 _SHOWS = frozenset({"get", "cancel", "create", "pause", "resume"})
 
-# Files that the vendor makes, and tells of where their maker is shown.
+# Files and models that the vendor makes, and tells of where their maker is shown.
 _MADE = {
-    "batches": IdOut("file", (("output_file_id",), ("error_file_id",))),
-    "fine_tuning": IdOut("file", (("result_files", ANY),)),
-    "uploads": IdOut("file", (("file", "id"),)),
+    "batches": (IdOut("file", (("output_file_id",), ("error_file_id",))),),
+    "fine_tuning": (
+        IdOut("file", (("result_files", ANY),)),
+        IdOut("fine_tuned_model", (("fine_tuned_model",), ("data", ANY, "fine_tuned_model_checkpoint"))),
+    ),
+    "uploads": (IdOut("file", (("file", "id"),)),),
 }
 
 
 def _ids_out(api: str, thing: str, name: str) -> Iterator[IdOut]:
     if name == "create" and not thing and api in _KINDS:
         yield IdOut(_KINDS[api], (("id",),))
-    if api in _MADE and name != "list":
-        yield _MADE[api]
+    if name != "list":
+        yield from _MADE.get(api, ())
 
 
 def _spec(api: str, thing: str, path: str, call: _Call) -> OperationSpec:

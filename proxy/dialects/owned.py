@@ -154,7 +154,7 @@ def first(value: Any, pointers: tuple[Pointer, ...]) -> Any:
 class Places:
     """Where the requests of one operation may name something, in the form that is quick to look at."""
 
-    __slots__ = ("_deep", "_fixed", "_marks", "_names")
+    __slots__ = ("_deep", "_fixed", "_has_more", "_marks", "_names")
 
     def __init__(self, places: tuple[IdIn, ...]) -> None:
         self._fixed = [place for place in places if DEEP not in place.at]
@@ -164,11 +164,14 @@ class Places:
                 name, *rest = place.at[place.at.index(DEEP) + 1 :]
                 self._deep.setdefault(str(name), []).append((place, tuple(rest)))
         self._names = frozenset(self._deep)
-        self._marks = tuple(f'"{name}"'.encode() for name in self._deep)
+        words = [f'"{name}"' for name in self._deep]
+        words += [f'"{word}' for place in self._fixed if place.at[0] == "body" for word in place.only]
+        self._marks = tuple(word.encode() for word in words)
+        self._has_more = any(place.at[0] != "body" or not place.only for place in self._fixed)
 
     def are_free_of(self, content: bytes) -> bool:
-        """No name of a place is in a JSON text, however it is spelled: nothing has to be looked for."""
-        if self._fixed or b"\\u" in content:
+        """Nothing that stands at a place is in a JSON text, however it is spelled: no need to look for it."""
+        if self._has_more or b"\\u" in content:
             return False
         return not any(mark in content for mark in self._marks)
 

@@ -28,6 +28,7 @@ from proxy.metering.bounds import hold_bound
 from proxy.metering.pricing import PPM, cost_nanos, price_from_content, unpriced_options
 from proxy.metering.quote import Sale
 from proxy.metering.usage import Usage
+from proxy.relay import gathered
 from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
 from proxy.routing.table import Model, Upstream
@@ -144,10 +145,16 @@ class Admission:
     async def admit(self, x: Exchange) -> None:
         """Take limits and the hold, fetching from control what this worker has not. Fills in `x.ticket`.
 
-        Raises LimitExceeded, NoCredit, StationFault, Overloaded.
+        Raises LimitExceeded, NoCredit, StationFault, Overloaded; what gathered.hold_nanos raises.
         """
-        assert x.standing is not None
-        await self._lines.admit(x, self.hold(x, x.standing), x.standing.limits)
+        assert x.standing is not None and x.operation is not None
+        hold_nanos = self.hold(x, x.standing)
+        if x.operation.calls_in:
+            estimates = dict(self._desk.estimates)
+            hold_nanos += await asyncio.to_thread(
+                gathered.hold_nanos, x, x.standing, estimates, ESTIMATE_FLOOR_TOKENS
+            )
+        await self._lines.admit(x, hold_nanos, x.standing.limits)
 
     async def admit_for(self, x: Exchange, usage: Usage) -> None:
         """The same for what was consumed already; limits of calls and tokens cannot undo it."""

@@ -67,6 +67,9 @@ class Ownership:
         if x.content and x.upload is None and places.are_free_of(x.content):
             return {}
         named = places.ids_named(x.doc, x.captures, dict(parse_qsl(x.query)) if x.query else NOTHING)
+        sold = x.standing.model if x.standing is not None else None
+        if sold is not None and sold.pattern == x.model:
+            named.pop(x.model, None)  # a trained model that the file names is everybody's
         if len(named) > IDS_MAX:
             raise MalformedRequest("The request names more objects than one request may.")
         return named

@@ -29,8 +29,12 @@ upstreams:
     credentials: {{main: "${{env:ONE_KEY}}", spare: "${{env:CLAUDE_KEY}}"}}
 models:
   gpt-4o-mini: {{context: 128000, max_output: 1000, candidates: [{{upstream: one}}]}}
+  "ft:*": {{candidates: [{{upstream: one}}]}}
+  "ft:gpt-4o-mini:shop::all": {{candidates: [{{upstream: one}}]}}
 prices:
   gpt-4o-mini: {{input: 1 USD, output: 10 USD}}
+  "ft:*": {{input: 1 USD, output: 10 USD}}
+  fine_tuning.create: {{units: {{training_input: 0.000001 USD}}}}
   batches.create: {{call: 1 USD}}
 tiers:
   Test: {{rank: 0, models: ["*"], multiplier: 1.0, limits: {{concurrency: 200}}}}
@@ -52,6 +56,9 @@ class Vendor:
         routes.add_post("/v1/responses", self.respond)
         routes.add_post("/v1/files", self.upload)
         routes.add_post("/v1/batches", self.batch)
+        routes.add_post("/v1/fine_tuning/jobs", self.train)
+        routes.add_get("/v1/fine_tuning/jobs/{id}", self.get)
+        routes.add_post("/v1/chat/completions", self.chat)
         for path in ("responses", "files", "batches"):
             routes.add_get(f"/v1/{path}/{{id}}", self.get)
             routes.add_delete(f"/v1/{path}/{{id}}", self.delete)
@@ -92,6 +99,17 @@ class Vendor:
 
     async def batch(self, request: web.Request) -> web.Response:
         return web.json_response(self.make("batch", request, object="batch", status="validating"))
+
+    async def train(self, request: web.Request) -> web.Response:
+        return web.json_response(self.make("ftjob", request, status="running", fine_tuned_model=None))
+
+    async def chat(self, request: web.Request) -> web.Response:
+        model = (await request.json())["model"]
+        self.credentials.setdefault(model, set()).add(request.headers["Authorization"])
+        usage = {"prompt_tokens": 10, "completion_tokens": 1, "total_tokens": 11}
+        return web.json_response(
+            {"choices": [{"message": {"content": "hi"}}], "model": model, "usage": usage}
+        )
 
     async def get(self, request: web.Request) -> web.Response:
         thing = self.things.get(request.match_info["id"])
@@ -326,6 +344,30 @@ async def test_a_batch_is_billed_at_its_models_price_and_its_result_is_its_owner
     assert (await ben.ask("GET", "/files/file_out/content"))[0] == 404
     assert await ada.billed(1) == [(COST, "complete")]
     assert await station.violations() == []
+
+
+async def test_a_trained_model_is_its_makers_and_stays_with_its_credential(station, vendor, ada, ben):
+    status, job = await ada.ask(
+        "POST", "/fine_tuning/jobs", model="gpt-4o-mini", training_file=await ada.upload()
+    )
+    assert status == 200, job
+    model = f"ft:gpt-4o-mini:ada::{job['id']}"
+    chat = {"model": model, "messages": [{"role": "user", "content": "hi"}]}
+    assert (await ada.ask("POST", "/chat/completions", **chat))[0] == 404  # it is not there yet
+    vendor.finish(job["id"], "succeeded", fine_tuned_model=model, trained_tokens=1000)
+    assert (await ada.ask("GET", f"/fine_tuning/jobs/{job['id']}"))[1]["fine_tuned_model"] == model
+    answers = await asyncio.gather(*(ada.ask("POST", "/chat/completions", **chat) for _ in range(6)))
+    assert {status for status, _ in answers} == {200}
+    assert vendor.credentials[model] == vendor.credentials[job["id"]] and len(vendor.credentials[model]) == 1
+    for path, asked in (
+        ("/chat/completions", chat),
+        ("/responses", {"model": model, "input": "hi"}),
+        ("/fine_tuning/jobs", {"model": model, "training_file": await ben.upload()}),
+    ):
+        status, body = await ben.ask("POST", path, **asked)
+        assert (status, body["error"]["code"], body["error"]["param"]) == (404, "object_not_found", "model")
+    sold = chat | {"model": "ft:gpt-4o-mini:shop::all"}
+    assert (await ben.ask("POST", "/chat/completions", **sold))[0] == 200
 
 
 async def test_another_node_finds_what_was_made_just_now(station, vendor, ada, ben, tmp_path):
