@@ -66,17 +66,20 @@ class Linker:
     def _mac(self, purpose: bytes, data: bytes) -> bytes:
         return hmac.digest(self._secret, purpose + b"\0" + data, "sha256")
 
-    def files(self, task: Task, home: Home, document: Any) -> dict[str, str]:
-        """id -> the vendor's URL of every file that a finished task names."""
-        return {self.id_of(home, place): url for place, url in files_told(task, document).items()}
+    def files(self, task: Task, home: Home, told: Any) -> dict[str, str]:
+        """id -> the vendor's URL of every file that a task names; `told` is the vendor's object of it."""
+        return {self.id_of(home, place): url for place, url in files_told(task, told).items()}
 
 
-def files_told(task: Task, document: Any) -> dict[str, str]:
-    """place -> URL. A place is the number of its pointer, and where in lists on the way it stands: what is
-    there keeps its place when a vendor signs the same file's URL anew."""
+def files_told(task: Task, told: Any) -> dict[str, str]:
+    """place -> URL, of the vendor's object of a task.
+
+    A place is the number of its pointer, and where in lists on the way it stands: what is there keeps its
+    place when a vendor signs the same file's URL anew.
+    """
     found: dict[str, str] = {}
     for number, pointer in enumerate(task.files):
-        for place, value in _placed(document, pointer, str(number)):
+        for place, value in _placed(told, pointer, str(number)):
             if is_link(value) and len(found) < FILES_MAX:
                 found[place] = value
     return found
@@ -106,7 +109,7 @@ class Shown(NamedTuple):
     """How an answer shows tasks."""
 
     task: Task
-    items: Pointer = ()  # where the list of them is; with `id_at` () the answer is about one
+    items: Pointer = ()  # where the list of them is; with `id_at` () the answer is about one, its `object`
     id_at: Pointer = ()  # in an item
 
 
@@ -120,8 +123,8 @@ def relinked(content: bytes, shown: Shown, vendor_id: str, link: Link) -> bytes:
     """
     try:
         text = content.decode()
-        document = json.loads(text)
-        changes = sorted(_changes(text, document, shown, vendor_id, link))
+        json.loads(text)  # so that the walks need not doubt it
+        changes = sorted(_changes(text, shown, vendor_id, link))
     except (ValueError, RecursionError):
         return content
     pieces, done = [], 0
@@ -141,11 +144,13 @@ def relinked_document(document: Any, shown: Shown, vendor_id: str, link: Link) -
 Change = tuple[int, int, str]
 
 
-def _changes(text: str, document: Any, shown: Shown, vendor_id: str, link: Link) -> Iterator[Change]:
+def _changes(text: str, shown: Shown, vendor_id: str, link: Link) -> Iterator[Change]:
     """Where a URL stands in the text, and the one that replaces it."""
     start = _value_at(text, 0)
     if not shown.id_at:
-        yield from _of_one(text, start, document, shown.task, lambda place: link(vendor_id, place))
+        for _, at in _spans(text, start, shown.task.object, ""):
+            item, _ = _DECODER.raw_decode(text, at)
+            yield from _of_one(text, at, item, shown.task, _partly(link, vendor_id))
         return
     for _, at in _spans(text, start, (*shown.items, ANY), ""):
         item, _ = _DECODER.raw_decode(text, at)

@@ -167,15 +167,21 @@ def own_fields(x: Exchange) -> bytes:
     return lines + _CORS if x.endpoint is not None and x.endpoint.cors else lines
 
 
-def whole_answer(x: Exchange, status: int, fields: list[Field], body: bytes) -> bytes:
-    """An answer of our own with its body, which a HEAD request does not get."""
+def own_head(x: Exchange, status: int, fields: list[Field], length: int) -> bytes:
+    """The head of an answer of our own, whose body has so many bytes."""
     lines = own_fields(x)
-    if status != 204:
-        lines += b"content-length: %d\r\n" % len(body)
+    if status not in (204, 304):
+        lines += b"content-length: %d\r\n" % length
     if not x.keep_alive:
         lines += b"connection: close\r\n"
     head = serialize(status, REASONS.get(status, b""), fields)
-    return b"%b%b\r\n%b" % (head[:-2], lines, b"" if x.method == "HEAD" else body)
+    return b"%b%b\r\n" % (head[:-2], lines)
+
+
+def whole_answer(x: Exchange, status: int, fields: list[Field], body: bytes) -> bytes:
+    """An answer of our own with its body, which a HEAD request does not get."""
+    head = own_head(x, status, fields, len(body))
+    return head if x.method == "HEAD" else head + body
 
 
 def refusal(x: Exchange, error: ProxyError) -> bytes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from urllib.parse import quote
 
 import orjson
@@ -46,6 +47,14 @@ def test_only_the_urls_at_the_pointers_change():
     assert relinked(ANSWER, Shown(SONGS), "t-1", link) == ANSWER.replace(
         b'"https:\\/\\/cdn.test\\/1.mp3?sig=a&b"', b'"https://ours.test/t-1/0.0"'
     ).replace(b'"https://cdn.test/2.png"', b'"https://ours.test/t-1/1.1"')
+
+
+def test_a_task_may_be_wrapped():
+    wrapped = replace(SONGS, object=("data",), state=(("status",),), files=(("data", ANY, "audio_url"),))
+    changed = relinked(ANSWER, Shown(wrapped), "t-1", link)
+    assert changed == ANSWER.replace(
+        b'"https:\\/\\/cdn.test\\/1.mp3?sig=a&b"', b'"https://ours.test/t-1/0.0"'
+    )
 
 
 @pytest.mark.parametrize("status", ["IN_PROGRESS", "FAILURE", "", "success"])
