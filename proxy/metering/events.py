@@ -288,11 +288,15 @@ class UsageEventFilter:
         self._held = b""
         self._passing = False  # within an event that is too long to be it
 
+    def passes(self, piece: bytes) -> bool:
+        """May a piece go out as it is, with nothing in front of it? As nearly every read of a stream."""
+        if self._held or not _is_whole_and_other(piece):
+            return False
+        self._passing = False
+        return True
+
     def feed(self, pieces: Sequence[bytes]) -> list[bytes]:
         """What may go out now, in order."""
-        if len(pieces) == 1 and not self._held and _is_whole_and_other(pieces[0]):
-            self._passing = False
-            return [pieces[0]]  # as nearly every read of a stream
         out: list[bytes] = []
         for piece in pieces:
             self._piece(piece, out)

@@ -1,7 +1,7 @@
 """What goes to the client of one answer: the head with the first content, then content in our own framing.
 
-Framing is hop-by-hop (RFC 9112 7): the client's chunks are ours, their content is the upstream's bytes.
-No copy, no await.
+Framing is hop-by-hop (RFC 9112 7): the client's chunks are ours, their content is the upstream's bytes; a
+chunk of the upstream's that came alone and whole is as good as one of ours. No copy, no await.
 """
 
 from __future__ import annotations
@@ -10,15 +10,19 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from proxy.http1.head import Head
+from proxy.metering.events import UsageEventFilter
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
 
 
-def delivery_for(x: Exchange, head: Head, heading: Heading) -> Writer:
-    """Of an answer with the upstream's `head` and the client's `heading`."""
+def delivery_for(x: Exchange, head: Head, heading: Heading, *, hides_usage: bool) -> Writer:
+    """Of an answer with the upstream's `head` and the client's `heading`; `hides_usage`: the usage event of
+    a stream is left out."""
     if x.heartbeat is not None:
-        return x.heartbeat.delivery(head, heading)
-    return Delivery(x, head.status, heading)
+        writer = x.heartbeat.delivery(head, heading)
+    else:
+        writer = Delivery(x, head.status, heading)
+    return _Filtered(writer) if hides_usage and heading.is_event_stream else writer
 
 
 class Writer(Protocol):
@@ -26,6 +30,12 @@ class Writer(Protocol):
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here."""
+
+    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
+        """The next content, which came as one whole chunk: `data` is it with its framing."""
+
+    def let_go(self, now: float) -> None:
+        """The answer is cut: what was held back of it goes out."""
 
 
 class Delivery:
@@ -38,6 +48,13 @@ class Delivery:
         self._status = status
         self._head = heading.head
         self._chunked = heading.chunked
+
+    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
+        if self._chunked and not self._head:
+            self._x.response_bytes += len(content)
+            self._x.client.write(data)
+        else:
+            self.write((content,), False, now)
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here. The first call sends the head as well."""
@@ -61,3 +78,32 @@ class Delivery:
             out.append(b"0\r\n\r\n")
         if out:
             x.client.writelines(out)
+
+    def let_go(self, now: float) -> None:
+        """Nothing is held back."""
+
+
+class _Filtered:
+    """A stream without the usage event that was asked for by us."""
+
+    __slots__ = ("_filter", "_out")
+
+    def __init__(self, out: Writer) -> None:
+        self._out = out
+        self._filter = UsageEventFilter()
+
+    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
+        if self._filter.passes(content):
+            self._out.pass_on(data, content, now)
+        else:
+            self.write((content,), False, now)
+
+    def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
+        passing = self._filter.feed(pieces)
+        if last:
+            passing += self._filter.finish()
+        self._out.write(passing, last, now)
+
+    def let_go(self, now: float) -> None:
+        """Half an event is what the upstream sent."""
+        self._out.write(self._filter.finish(), False, now)

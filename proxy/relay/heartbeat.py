@@ -227,6 +227,12 @@ class _Kept:
         self._status = status
         self._x = heartbeat._x
 
+    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
+        self.write((content,), False, now)
+
+    def let_go(self, now: float) -> None:
+        """Nothing is held back."""
+
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         if self._heartbeat.is_committed and not self._x.status:
             self._x.status, self._x.answered = self._status, now
@@ -242,6 +248,12 @@ class _InBand:
     def __init__(self, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat
         self._body = b""
+
+    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
+        self.write((content,), False, now)
+
+    def let_go(self, now: float) -> None:
+        """It was never promised."""
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         if len(self._body) <= UNHAPPY_BYTES_MAX:

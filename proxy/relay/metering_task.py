@@ -8,7 +8,6 @@ task every MeterQueue.INTERVAL_S or at 64 KiB, and never touches the stream.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
 from time import perf_counter
 
 from proxy.dialects.base import Dialect, Meter
@@ -32,10 +31,12 @@ class Tap:
         "_counted",
         "_decoder",
         "_model",
+        "_queue",
         "_texts",
         "_unread",
         "_unread_bytes",
         "_unreadable",
+        "is_waiting",
         "meter",
         "sighting",
         "total",
@@ -43,10 +44,17 @@ class Tap:
     )
 
     def __init__(
-        self, meter: Meter, decoder: Decoder | None, model: str, sighting: Sighting | None = None
+        self,
+        meter: Meter,
+        decoder: Decoder | None,
+        model: str,
+        queue: MeterQueue | None = None,
+        sighting: Sighting | None = None,
     ) -> None:
         self.meter = meter
         self.sighting = sighting
+        self.is_waiting = False  # in the queue
+        self._queue = queue
         self.total = 0  # content bytes handed over
         self.unread_max = UNREAD_BYTES_MAX if sighting is None else 0
         self._decoder = decoder
@@ -58,14 +66,17 @@ class Tap:
         self._counted = 0
         self._unreadable = 0  # bytes that could not be decoded
 
-    @property
-    def unread_bytes(self) -> int:
-        return self._unread_bytes
-
-    def append(self, pieces: Sequence[bytes], size: int) -> None:
-        self._unread.extend(pieces)
+    def append(self, content: bytes) -> None:
+        """Hand over the next content of the answer. Costs a list append; no parsing, no copy."""
+        size = len(content)
+        self._unread.append(content)
         self._unread_bytes += size
         self.total += size
+        if self._unread_bytes > self.unread_max:
+            self.read()
+        elif not self.is_waiting and self._queue is not None:
+            self.is_waiting = True
+            self._queue.add(self)
 
     def read(self) -> None:
         """Parse what is unread."""
@@ -129,7 +140,7 @@ class Tap:
             self._chars = 0
 
 
-def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool) -> Tap:
+def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool, queue: MeterQueue) -> Tap:
     """The tap of one answer: the upstream's dialect says how it reads, its head how it is coded."""
     operation = x.operation
     assert operation is not None and x.standing is not None
@@ -138,7 +149,7 @@ def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool) ->
     meter = dialect.make_meter(operation, is_event_stream)
     if operation.foretold is not None and head.status < 300:
         meter.foretell(operation.foretold(x.doc, x.standing.price.content, head.value))
-    return Tap(meter, decoder, x.model, x.sighting if head.status < 300 else None)
+    return Tap(meter, decoder, x.model, queue, x.sighting if head.status < 300 else None)
 
 
 class MeterQueue:
@@ -151,12 +162,8 @@ class MeterQueue:
         self._waiting: dict[Tap, None] = {}
         self._timer: asyncio.Handle | None = None
 
-    def append(self, tap: Tap, pieces: Sequence[bytes], size: int) -> None:
-        """Hand over the next content of an answer. Costs a list append; no parsing, no copy."""
-        tap.append(pieces, size)
-        if tap.unread_bytes > tap.unread_max:
-            tap.read()
-            return
+    def add(self, tap: Tap) -> None:
+        """It has something to read: within INTERVAL_S."""
         self._waiting[tap] = None
         if self._timer is None:
             self._timer = self._loop.call_later(self.INTERVAL_S, self._run)
@@ -171,6 +178,7 @@ class MeterQueue:
         while self._waiting:
             tap = next(iter(self._waiting))
             del self._waiting[tap]
+            tap.is_waiting = False
             tap.read()
             if self._waiting and perf_counter() > end:
                 self._timer = self._loop.call_soon(self._run)  # let the streams move in between

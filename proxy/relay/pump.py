@@ -20,7 +20,6 @@ from proxy.errors import JournalUnavailable, ProxyError, TimeLimit, UpstreamTime
 from proxy.http1.head import Head
 from proxy.journal.crashpoint import crash_point
 from proxy.ledger import entry
-from proxy.metering.events import UsageEventFilter
 from proxy.relay import answers
 from proxy.relay.delivery import Writer, delivery_for
 from proxy.relay.exchange import Exchange
@@ -51,7 +50,7 @@ class Pump:
     """A Sink for one upstream connection (proxy/relay/upstream.py)."""
 
     __slots__ = (
-        "_attempt", "_body", "_conn", "_delivery", "_done", "_drained_until", "_filter", "_head", "_held",
+        "_attempt", "_body", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
         "_is_broken", "_is_flushed", "_is_framed", "_is_sent", "_last", "_plan", "_state", "_tap", "_tools",
         "_x",
     )  # fmt: skip
@@ -63,20 +62,16 @@ class Pump:
         self._state = WAITING
         self._conn: UpstreamConnection | None = None
         self._done: asyncio.Future[ProxyError | None] = tools.loop.create_future()
-        choice = plan.choice
+        choice, now_ms = plan.choice, tools.wall_ms()
         self._attempt = entry.Attempt(
-            choice.upstream.name,
-            choice.mirror.name,
-            choice.credential.name,
-            "sent",
-            started_ms=tools.wall_ms(),
+            choice.upstream.name, choice.mirror.name, choice.credential.name, "sent", started_ms=now_ms
         )
         x.attempts.append(self._attempt)
         self._head: Head | None = None
         self._body: list[bytes] = []  # of an unhappy answer, while it is judged
         self._delivery: Writer | None = None
+        self._hint = b""  # what is in the last bytes of a terminal event; b"": there is none
         self._held: list[bytes] = []
-        self._filter: UsageEventFilter | None = None
         self._tap: Tap | None = None
         self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
         self._is_sent = False
@@ -167,6 +162,18 @@ class Pump:
                 if done:
                     self._finish()
 
+    def on_chunk(self, data: bytes, content: bytes) -> None:
+        """What most of a stream is: it goes on as it came, its content to the meter."""
+        may_end = self._hint and self._hint in content[-TAIL_BYTES:]
+        if may_end or self._state is not RELAYING or self._drained_until:
+            self.on_content((content,), False)
+            return
+        assert self._tap is not None and self._delivery is not None
+        self._last = monotonic()
+        self._tap.append(content)
+        self._delivery.pass_on(data, content, self._last)
+        crash_point("first-content")
+
     def on_lost(self, error: ProxyError) -> None:
         if self._state in (WAITING, JUDGING):
             self._fail(error)
@@ -196,29 +203,21 @@ class Pump:
         )
         if plan.answered is not None:
             plan.answered(self._attempt.started_ms if heading.is_event_stream else None)
-        self._delivery = delivery_for(self._x, head, heading)
-        self._tap = tap_for(self._x, plan.dialect, head, heading.is_event_stream)
+        self._delivery = delivery_for(self._x, head, heading, hides_usage=plan.hides_usage)
+        self._tap = tap_for(self._x, plan.dialect, head, heading.is_event_stream, self._tools.meters)
+        assert self._x.operation is not None
+        self._hint = self._x.operation.terminal_hint
         if heading.is_event_stream:
-            if plan.hides_usage:
-                self._filter = UsageEventFilter()
             self._write((), False)  # the client learns at once that its stream has begun
             # Large prompts would stay in memory for the whole stream.
             self._tools.settling.drop_request(self._x)
 
     def _relay(self, pieces: Sequence[bytes], done: bool) -> None:
         tap = self._tap
-        assert tap is not None and self._x.operation is not None
-        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        may_end = done
-        if size:
-            self._tools.meters.append(tap, pieces, size)
-            hint = self._x.operation.terminal_hint
-            if hint and hint in pieces[-1][-TAIL_BYTES:]:
-                may_end = True
-        if self._filter is not None:
-            pieces = self._filter.feed(pieces)
-            if done:
-                pieces += self._filter.finish()
+        assert tap is not None
+        for piece in pieces:
+            tap.append(piece)
+        may_end = done or bool(pieces and self._hint and self._hint in pieces[-1][-TAIL_BYTES:])
         if may_end:
             tap.read()
             if done or tap.meter.complete:
@@ -351,8 +350,8 @@ class Pump:
         if self._conn is not None:
             self._conn.abort()
         self._tools.settling.interrupt(self._x, self._tap, outcome, why, is_sent=self._is_working)
-        if self._filter is not None:
-            self._write(self._filter.finish(), False)  # half an event is what the upstream sent
+        if self._delivery is not None and not self._drained_until:
+            self._delivery.let_go(self._last)
         self._x.client.cut()
         self._close(None)
 

@@ -134,7 +134,8 @@ class Turns:
         if not turn.x.answered:
             turn.x.answered = monotonic()
         turn.x.response_bytes += len(frame)
-        turn.tap.append((frame, b"\n"), len(frame) + 1)
+        turn.tap.append(frame)
+        turn.tap.append(b"\n")
         turn.tap.read()
         self._transcriber = turn.meter.transcriber
         if turn.meter.is_transcript:
@@ -206,7 +207,7 @@ class Turns:
         operation = self._dialect.operations[self._rules.transcript]
         x = self._call(operation, self._transcriber)
         tap = Tap(self._dialect.make_meter(operation, False), None, x.model)
-        tap.append((frame,), len(frame))
+        tap.append(frame)
         tap.finish()
         usage = tap.meter.usage()
         if usage is None:

@@ -66,6 +66,9 @@ class Sink(Protocol):
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
         """Content as it came in one read. `done`: the framing is complete; `pieces` may be empty then."""
 
+    def on_chunk(self, data: bytes, content: bytes) -> None:
+        """Instead of `on_content`: a read that was one whole chunk; `data` is it with its framing."""
+
     def on_lost(self, error: ProxyError) -> None:
         """The answer will never be complete."""
 
@@ -91,7 +94,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     __slots__ = (
         "_asked", "_buffer", "_clock", "_head_bytes", "_interim", "_is_resting",
-        "_method", "_owner", "_paused", "_read_filled", "_readable", "_received", "_reusable", "_sink",
+        "_last_read", "_method", "_owner", "_paused", "_readable", "_received", "_reusable", "_sink",
         "_transport", "_walker", "framing", "is_sending", "last_activity", "origin", "served", "state",
         "writable",
     )  # fmt: skip
@@ -114,7 +117,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._buffer = _BUFFER
         self._paused = False  # by the user
         self._is_resting = False  # paused by ourselves, until the next turn of the loop
-        self._read_filled = False  # the last read filled the buffer: more may wait, decrypted
+        self._last_read = 0  # bytes of the last read
         self.origin = origin
         self.state = IDLE
         self.framing: Framing | None = None
@@ -184,7 +187,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._walker = None
         self._received = False
         self.state = IDLE
-        if self._paused or self._is_resting or self._read_filled:
+        if self._paused or self._is_resting or self._last_read == len(self._buffer):
             # Over TLS, bytes may be decrypted already where no poll on the descriptor shows them. They are
             # delivered within this turn of the loop, and close the connection while it is still out of reach.
             self._paused = self._is_resting = False
@@ -209,10 +212,14 @@ class UpstreamConnection(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         data = bytes(self._buffer[:nbytes])
         self.last_activity = self._clock()
-        self._read_filled = nbytes == len(self._buffer)
+        self._last_read = nbytes
         if self.state is BODY:
-            assert self._walker is not None
-            self._hand_over(self._walker.feed(data))
+            assert self._walker is not None and self._sink is not None
+            content = self._walker.one(data)
+            if content is not None:
+                self._sink.on_chunk(data, content)
+            else:
+                self._hand_over(self._walker.feed(data))
         elif self.state is HEAD and self._asked:
             self._received = True
             self._take_head(data)

@@ -30,7 +30,8 @@ def walk(walker: Walker, data: bytes, cuts: tuple[int, ...] = ()) -> bytes:
     content = b""
     for start, stop in pairwise((0, *cuts, len(data))):
         if walker.broken is None and start < stop:
-            pieces = walker.feed(data[start:stop])
+            one = walker.one(data[start:stop])  # as a connection asks
+            pieces = walker.feed(data[start:stop]) if one is None else (one,)
             assert all(pieces), "no empty piece"
             content += b"".join(pieces)
     return content
@@ -98,6 +99,19 @@ def test_any_bytes_give_the_same_in_any_pieces(data, cuts):
         pieced.excess,
         pieced.broken is None,
     )
+
+
+def test_a_read_that_is_one_plain_chunk_is_told_as_such():
+    walker = ChunkedWalker()
+    assert walk(walker, b"5\r\nhello\r\n5\r\nworld\r\n") == b"helloworld"
+    assert walker.one(b"5\r\nagain\r\n") == b"again"
+    others = b"5;a=b\r\nagain\r\n", b"5\r\nagain", b"5\r\nagain\r\n0\r\n\r\n", b"5\r\nag\r\n", b"\r\n"
+    for other in others:
+        assert walker.one(other) is None
+    walker.feed(b"5\r\nag")
+    assert walker.one(b"5\r\nain\r\n\r\n") is None, "within a chunk nothing is another"
+    walker.feed(b"ain\r\n0\r\n")
+    assert walker.one(b"5\r\nagain\r\n") is None, "nor behind the last"
 
 
 def test_a_read_that_is_all_content_is_handed_on_as_it_is():
