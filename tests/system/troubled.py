@@ -182,7 +182,7 @@ class Troubled:
     def drop_upstream_connections(self) -> None:
         """All lanes share a pool: from here on every connection is a fresh one."""
         self.server.close_connections()
-        self.wait(lambda: not self.server.open_connections, "upstream connections closed")
+        wait_for(lambda: not self.server.open_connections, "upstream connections closed")
 
     def address(self) -> str:
         """A client address that nobody else has, for X-Forwarded-For."""
