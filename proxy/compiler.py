@@ -10,7 +10,8 @@ import os
 import stat
 from collections.abc import Mapping
 from datetime import date
-from functools import partial
+from functools import cache, partial
+from importlib import resources
 from pathlib import Path
 
 from proxy.dialects import DIALECTS
@@ -28,7 +29,15 @@ def load(text: str, filename: str, environ: Mapping[str, str], read_file: ReadFi
     """routing.loader.load with what this build knows. Raises ConfigError with every mistake."""
     # Today's prices: announced changes count from their day on, with the next reload.
     prices = partial(official_prices, on=date.today())  # noqa: DTZ011 - a vendor's day, to the day
-    return loader.load(text, filename, environ, read_file, Vendors(DIALECTS, prices))
+    return loader.load(text, filename, environ, read_file, Vendors(DIALECTS, prices, builtin_families()))
+
+
+@cache
+def builtin_families() -> dict[str, str]:
+    """name -> text, of the task families in the package."""
+    folder = resources.files("proxy.routing") / "families"
+    names = (file.name for file in folder.iterdir())
+    return {name.removesuffix(".yaml"): (folder / name).read_text() for name in sorted(names)}
 
 
 def compile_file(path: str | os.PathLike[str], environ: Mapping[str, str]) -> Compiled:

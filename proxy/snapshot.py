@@ -14,6 +14,8 @@ import orjson
 from proxy.access.overrides import Override, override_for
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect, OperationSpec
+from proxy.dialects.declared import dialect as declared_dialect
+from proxy.dialects.links import Hosting, Linker
 from proxy.dialects.owned import Task, tasks_of
 from proxy.metering.pricing import PPM, Price, price_from_content
 from proxy.metering.quote import Sale
@@ -86,7 +88,8 @@ class Snapshot:
         """
         table = Table.from_document(document)
         rates = Rates(document["prices"], document["official_prices"])
-        return cls(table, rates, DIALECTS, table.generation)
+        declared = {row["name"]: declared_dialect(row) for row in document["families"]}
+        return cls(table, rates, {**DIALECTS, **declared}, table.generation)
 
     def endpoint_for(self, host: str | None) -> Endpoint:
         return self.table.endpoint_for(host)
@@ -147,6 +150,13 @@ class Snapshot:
             known = self._tasks[upstream] = tasks_of(specs)
         return known
 
+    def hosting(self, linker: Linker | None, family: str, url: str) -> Hosting | None:
+        """What becomes of the files of a family's tasks, at the endpoint with that URL; None: nothing."""
+        results = self.table.results
+        if linker is None or results is None or not results.keeps(family):
+            return None
+        return Hosting(linker, url if results.rewrite else "")
+
     def forgotten_after(self) -> dict[str, int]:
         """kind -> days, of what vendors forget by themselves."""
         return {
@@ -194,8 +204,11 @@ class Snapshot:
 
 
 def secrets_in(table: Table) -> Iterator[str]:
-    """What must never be in a log: of credentials, of proxies on the way to a mirror, of gateways."""
+    """What must never be in a log: of credentials, of proxies on the way to a mirror, of gateways
+    and buckets."""
     yield from (gateway.secret for gateway in table.gateways.values())
+    if table.results is not None and table.results.bucket is not None:
+        yield table.results.bucket.secret
     for upstream in table.upstreams.values():
         yield from (credential.secret for credential in upstream.credentials)
         yield from (mirror.via.secret for mirror in upstream.mirrors if mirror.via and mirror.via.secret)

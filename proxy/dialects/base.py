@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from proxy.dialects.headers import X_RATES, RateHeaders
-from proxy.dialects.owned import IdIn, IdOut, Listing, Task
+from proxy.dialects.naming import Naming
+from proxy.dialects.owned import Condition, IdIn, IdOut, Listing, Places, Task
 from proxy.metering.scanner import ANY, Pointer
 from proxy.metering.usage import Usage
 
@@ -73,6 +74,7 @@ class Rules:
     """(bucket or `tools.KIND`, array whose elements count, or what is counted in elements of arrays)"""
     lasting: tuple[Pointer, ...] = ()  # seconds, where no usage tells them
     tools: Tools | None = None
+    accepted: Condition = ()  # what an answer says that is no refusal: else nothing was begun, or consumed
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,6 +134,8 @@ class OperationSpec:
     rules: Rules | None = None  # how its answers are read; None: the dialect's own meter knows
     own_meter: Callable[[OperationSpec, bool], Meter] | None = None  # of what rules cannot say
     foretold: Foretell | None = None
+    amounts: Callable[[Mapping[str, Any]], Usage] | None = None  # of kind "amounts": what a request asks for
+    naming: Naming | None = None  # which model is billed, where the request has none
     session: Session | None = None  # of request "socket"
     calls_in: Pointer = ()  # where a request holds others, each of which is a call of a model of its own
     ids_in: tuple[IdIn, ...] = ()  # what of the vendor's a request may name: unbound or foreign is 404
@@ -141,11 +145,15 @@ class OperationSpec:
     forms: Mapping[str, frozenset[str]] = field(default_factory=dict)
     """Header or query parameter -> what it may say: any other word asks for a capability of the vendor's."""
     once: Once | None = None  # None: only an Idempotency-Key makes two submits one
-    owns: bool = field(init=False)  # any of these four
+    exists: Condition = ()  # what the answer to a submit says of a task that was there before
+    hurries: bool = False  # the task that it names may be over by it: it is asked about at once
+    owns: bool = field(init=False)  # anything of the vendor's is in its requests or answers
+    places: Places = field(init=False, compare=False)  # of `ids_in`
 
     def __post_init__(self) -> None:
         owns = bool(self.ids_in or self.ids_out or self.task or self.lists)
         object.__setattr__(self, "owns", owns)
+        object.__setattr__(self, "places", Places(self.ids_in))
 
 
 class Meter(Protocol):

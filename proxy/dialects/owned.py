@@ -10,6 +10,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from proxy.errors import ParameterRefused
 from proxy.metering.scanner import ANY, Pointer
 
 if TYPE_CHECKING:
@@ -45,6 +46,12 @@ class IdIn:
     prefix: str = ""  # what the vendor writes in front of it where the request does not: "files/"
     only: tuple[str, ...] = ()  # in lower case: strings that begin otherwise are something else, links
     since: str = ""  # where the id begins in a longer name of it: "files/" in a link
+    before: str = ""  # what ends it where more is behind it: " " in "1712204995849323 U2"
+    is_strict: bool = False  # a text or a whole number, or the request is refused
+
+
+Condition = tuple[tuple[tuple[Pointer, ...], frozenset[str]], ...]
+"""Of each pair: what is at the first of the places that has something is one of the texts; none: anything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +105,7 @@ class Task:
 
     kind: str  # the IdOut's that names it
     poll: str  # the operation that asks about one; its path has {id}
-    state: tuple[Pointer, ...]
+    state: tuple[Pointer, ...]  # this and the other places of a poll's answer are within its `object`
     states: Mapping[str, str]  # the vendor's word -> one of the states above; any other: RUNNING
     asked: str = ""  # the member of the request that must be true for there to be a task; "": always
     usage: UsagePointers | None = None  # in an answer that shows it; None: one call
@@ -106,6 +113,9 @@ class Task:
     results: Results | None = None  # where the usage is instead
     service_tier: str = ""  # by which the price is narrowed: "batch"
     many: Many | None = None
+    object: Pointer = ()  # the task in a poll's answer
+    poll_query: str = ""  # the query parameter of a poll that is the id, where its path has none
+    charged: frozenset[str] = frozenset({SUCCEEDED})  # states whose call is charged where no usage is told
     headers: tuple[tuple[bytes, bytes], ...] = ()  # that a poll needs besides our credential
     shortest_s: float = 2.0  # between two polls; it grows with the age of the task
     longest_s: float = 300.0
@@ -129,16 +139,23 @@ class Listing:
     token: str = ""  # the member that tells where the next page begins; "": first_id, last_id and has_more
     named: str = "id"  # the member of an object that is its id
     fixed: Mapping[str, Any] = field(default_factory=lambda: {"object": "list"})
+    shape: Any = None  # of a declared family: a value in which "{items}" stands for the list
+    blank: Any = None  # ... an item that nobody has been told of yet, with "{id}" in it
+    only_open: bool = False  # those that are not over
+    ids: Pointer = ()  # in the request: those that it names, and of these the account's own
+    page: str = ""  # query parameters of lists with numbered pages
+    size: str = ""
 
 
 # -- reading -----------------------------------------------------------------------------------------
 
 
 def found(value: Any, pointer: Pointer) -> Iterator[Any]:
-    """Everything at a pointer. DEEP is `ids_named`'s."""
+    """Everything at a pointer; ANY is each of a list, or of an object's members. DEEP is `ids_named`'s."""
     for at, step in enumerate(pointer):
         if step == ANY:
-            for element in value if type(value) is list else ():
+            inner = value if type(value) is list else value.values() if type(value) is dict else ()
+            for element in inner:
                 yield from found(element, pointer[at + 1 :])
             return
         value = value.get(step) if type(value) is dict else None
@@ -149,6 +166,24 @@ def found(value: Any, pointer: Pointer) -> Iterator[Any]:
 def first(value: Any, pointers: tuple[Pointer, ...]) -> Any:
     """The first thing that one of the pointers leads to, or None."""
     return next((thing for pointer in pointers for thing in found(value, pointer)), None)
+
+
+def text_of(value: Any) -> str | None:
+    """What a text, a number or a truth value says, as tables write it; None: it is none of these."""
+    if type(value) is str:
+        return value
+    if type(value) is bool:
+        return "true" if value else "false"
+    return str(value) if type(value) in (int, float) else None
+
+
+def meets(condition: Condition, doc: Any) -> bool:
+    """Does an answer say what it must?"""
+    for pointers, texts in condition:
+        value = first(doc, pointers)
+        if value is None or (texts and text_of(value) not in texts):
+            return False
+    return True
 
 
 class Places:
@@ -210,7 +245,14 @@ class Places:
 
 def _take(named: dict[str, str], place: IdIn, values: Iterator[Any]) -> None:
     for value in values:
+        if place.is_strict:
+            if type(value) is int:
+                value = str(value)
+            elif type(value) is not str:
+                raise ParameterRefused(param=str(place.at[-1]))
         if type(value) is str and value and (not place.only or value.lower().startswith(place.only)):
+            if place.before:
+                value = value.partition(place.before)[0]
             id_ = _since(place.since, value)
             if not id_.startswith(place.prefix):
                 id_ = place.prefix + id_
@@ -238,8 +280,8 @@ def ids_told(places: tuple[IdOut, ...], doc: Any, request: Mapping[str, Any]) ->
 
 def state_told(task: Task, doc: Any) -> str | None:
     """RUNNING, SUCCEEDED or FAILED; None: the answer says nothing of it."""
-    word = first(doc, task.state)
-    return task.states.get(word, RUNNING) if type(word) is str else None
+    word = text_of(first(doc, task.state))
+    return task.states.get(word, RUNNING) if word is not None else None
 
 
 def starts(task: Task | None, request: Mapping[str, Any]) -> bool:

@@ -15,6 +15,7 @@ from orjson import dumps
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
 from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, Rules, Tools, UsagePointers
+from proxy.dialects.owned import meets
 from proxy.metering.events import JsonSplitter
 from proxy.metering.scanner import PointerScanner
 from proxy.metering.usage import Usage
@@ -33,6 +34,7 @@ class RuledMeter(AnswerMeter):
         super().__init__(operation, is_event_stream)
         self.deferred = False  # the answer is a promise: its bill will be told under `vendor_id`
         rules = self._rules = operation.rules or NOTHING
+        self.error = bool(rules.accepted)  # until the answer says otherwise
         self._facts = _by_first_step(rules)
         self._usage_at = frozenset(place[0] for place in self._places)
         self._adds_up = operation.meter is not None and operation.meter.adds_up
@@ -73,6 +75,8 @@ class RuledMeter(AnswerMeter):
 
     def _on_event(self, doc: dict[str, Any]) -> None:
         rules = self._rules
+        if rules.accepted:
+            self.error = not meets(rules.accepted, doc)
         told = not self._usage_at.isdisjoint(doc) and self._find_usage(doc)
         if told and self._usage is not None and self._usage.output_tokens_all():
             self._drop_text()
@@ -208,7 +212,7 @@ def _kept(rules: Rules) -> tuple[Pointer, ...]:
     tools = rules.tools or Tools((), (), {})
     return (
         rules.kind, *rules.model, *rules.vendor_id, *rules.tier, *rules.status, *rules.finished, *rules.error,
-        *rules.lasting,
+        *rules.lasting, *(at for places, _ in rules.accepted for at in places),
         # Of an array the elements are only counted.
         *(array if ANY in array else (*array, ANY, "_") for _, array in rules.counted),
         *((*place, ANY, *at) for place in tools.places for at in tools.named),

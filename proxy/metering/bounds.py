@@ -149,6 +149,7 @@ _KINDS: dict[str, Callable[[Usage, Asked], None]] = {
     "embeddings": _nothing_more,
     "moderations": _nothing_more,
     "calls": _nothing_more,
+    "amounts": _nothing_more,  # what it asks for is told by its own table
     "images": _images,
     "predictions": _predictions,
     "pages": _pages,

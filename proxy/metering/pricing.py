@@ -286,6 +286,7 @@ def unpriced_options(price: Price, request: Mapping[str, Any], kind: str) -> lis
 _BOTH = (("input",), ("output",))
 _SIDES: dict[str, tuple[tuple[str, ...], ...]] = {
     "calls": (("call",),),
+    "amounts": (("call", "second", "image", "character"),),
     "embeddings": (("input",),),
     "images": (("output", "output_image", "image"),),
     "pages": (("page",),),

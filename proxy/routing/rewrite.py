@@ -51,8 +51,9 @@ def never_passes(name: bytes) -> bool:
 
 
 def same_path(operation: OfferedOperation, route: Route) -> OfferedOperation:
-    """The operation with the route's own path, where it is served at whatever path a route declares."""
-    return operation if operation.path != "{path}" else replace(operation, path=route.path)
+    """The operation with the path that a route has for it, where it is served at what routes declare."""
+    path = route.at or (route.path if operation.path == "{path}" else operation.path)
+    return operation if path == operation.path else replace(operation, path=path)
 
 
 def upstream_target(

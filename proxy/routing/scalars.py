@@ -14,6 +14,7 @@ from pydantic import Discriminator, PlainValidator, WithJsonSchema
 from proxy.routing import texts, units
 
 BODY_LIMIT_MAX = 256 << 20
+FILE_LIMIT_MAX = 5 << 30  # what a bucket takes in one request
 REFUSAL_STATUS = "401|402|403|429"
 
 
@@ -47,11 +48,14 @@ def _refusal_status(text: str) -> int:
     return int(text)
 
 
-def _body_limit(text: str) -> int:
-    size = units.size_bytes(text)
-    if not 0 < size <= BODY_LIMIT_MAX:
-        raise ValueError(f"must be more than nothing and at most {BODY_LIMIT_MAX >> 20} MiB")
-    return size
+def _limit(most: int) -> Callable[[str], int]:
+    def read(text: str) -> int:
+        size = units.size_bytes(text)
+        if not 0 < size <= most:
+            raise ValueError(f"must be more than nothing and at most {most >> 20} MiB")
+        return size
+
+    return read
 
 
 _INTEGER = _shown("integer", "string", pattern="[0-9]+")
@@ -86,7 +90,18 @@ Duration = Annotated[int, _read(units.duration_ms), _shown("string", pattern=uni
 Period = Annotated[units.Period, _read(units.period), _shown("string", pattern=units.PERIOD)]
 PerTime = Annotated[units.Rate, _read(units.rate), _shown("string", pattern=units.RATE)]
 Spending = Annotated[units.Spending, _read(units.spending), _shown("string", pattern=units.SPENDING)]
-BodyLimit = Annotated[int, _read(_body_limit), _shown("integer", "string", pattern=units.SIZE)]
+BodyLimit = Annotated[int, _read(_limit(BODY_LIMIT_MAX)), _shown("integer", "string", pattern=units.SIZE)]
+FileLimit = Annotated[int, _read(_limit(FILE_LIMIT_MAX)), _shown("integer", "string", pattern=units.SIZE)]
+BucketUrl = Annotated[str, _read(texts.bucket_url), _shown("string", pattern="https?://.+")]
+ObjectPrefix = Annotated[str, _read(texts.object_prefix), _shown("string")]
+# Of task families.
+Place = Annotated[str, _read(texts.place), _shown("string")]
+RequestPlace = Annotated[
+    str, _read(texts.request_place), _shown("string", pattern=r"(?:path|query|body)\..+")
+]
+Prefix = Annotated[str, _read(texts.prefix), _shown("string", pattern="(?:/.+)?")]
+NameTemplate = Annotated[str, _read(texts.name_template), _shown("string")]
+JsonTemplate = Annotated[str, _read(texts.json_template), _shown("string")]
 
 TAGS = TEXT, MAPPING, LIST = ("<text>", "<mapping>", "<list>")  # of alternatives; no key can be one of them
 

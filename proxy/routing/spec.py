@@ -10,10 +10,12 @@ from __future__ import annotations
 from decimal import Decimal
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Tag
+from pydantic import Field, Tag
 
 from proxy.routing import units
+from proxy.routing.family import Family
 from proxy.routing.figures import Price
+from proxy.routing.keeping import Results
 from proxy.routing.scalars import (
     BY_KIND,
     LIST,
@@ -21,7 +23,6 @@ from proxy.routing.scalars import (
     TEXT,
     BaseUrl,
     BodyLimit,
-    Bound,
     Currency,
     Duration,
     EgressUrl,
@@ -30,8 +31,6 @@ from proxy.routing.scalars import (
     HeaderValue,
     Host,
     LiteralModel,
-    MemberName,
-    MemberPath,
     Method,
     ModelName,
     Money,
@@ -50,18 +49,13 @@ from proxy.routing.scalars import (
     UpstreamPath,
     Whole,
 )
+from proxy.routing.section import Candidate, Parameters, Section
 
 BODY_LIMIT = 32 << 20  # bytes; JSON bodies are held whole
 CONCURRENCY = 50  # calls of one key at a time: the overspend bound is proportional to it
 NO_CREDIT_STATUS = 429
 NOT_PERMITTED_STATUS = 403
 SCHEMA_DIALECT = "https://json-schema.org/draft/2020-12/schema"
-
-
-class Section(BaseModel):
-    """A mapping of known members."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
 
 # -- station and endpoints -----------------------------------------------------------------------
@@ -237,15 +231,6 @@ class Upstream(Section):
 # -- models and routes ---------------------------------------------------------------------------
 
 
-class Candidate(Section):
-    """An upstream that a call may go to; priority 1 is tried first."""
-
-    upstream: Text
-    as_: LiteralModel | None = Field(default=None, alias="as", description="The model's name there.")
-    weight: Positive = 1
-    priority: Positive = 1
-
-
 class Model(Section):
     context: Positive | None = None
     max_output: Positive | None = None
@@ -255,31 +240,6 @@ class Model(Section):
         default=None, description="Thinks without showing it; known for many."
     )
     limits: Limits = Limits()
-
-
-ANY = "any"
-Bounds = Annotated[list[Bound], Field(min_length=2, max_length=2)]
-
-
-class Parameters(Section):
-    """What members of request bodies may be; anything else is an invalid_request_error."""
-
-    drop: list[MemberName] = Field(default=[], description="Cut out before the request goes on.")
-    refuse: list[MemberPath] = Field(default=[], description="Not supported, whatever their value.")
-    range: dict[MemberPath, Bounds] = Field(default={}, description="Numbers: the least and the most.")
-    one_of: dict[MemberPath, Annotated[list[Text], Field(min_length=1)]] = Field(
-        default={}, description="Texts, or the JSON of other values."
-    )
-    not_empty: list[MemberPath] = Field(default=[], description="Must be there, and with something in it.")
-    not_together: list[
-        dict[
-            MemberPath,
-            Annotated[Annotated[Literal["any"], Tag(TEXT)] | Annotated[Bounds, Tag(LIST)], BY_KIND],
-        ]
-    ] = Field(default=[], description="Refused where all of one entry are as it says.")
-    within_context: Flag = Field(
-        default=False, description="Input and max_tokens together must fit into the model's context."
-    )
 
 
 class Route(Section):
@@ -295,13 +255,6 @@ class Route(Section):
     pass_: list[HeaderName] = Field(default=[], alias="pass")
     body_limit: BodyLimit = BODY_LIMIT
     on_break: Literal["bill", "free"] = "bill"
-
-
-class Task(BaseModel):
-    """A declared task family; its grammar is not fixed yet."""
-
-    model_config = ConfigDict(extra="allow", frozen=True)
-    upstream: Text
 
 
 # -- tiers ----------------------------------------------------------------------------------------
@@ -346,6 +299,18 @@ class Gateway(Section):
     window: Duration = Field(default=300_000, description="How old a signed message may be.")
 
 
+class Callbacks(Section):
+    """Vendors tell us of changes of tasks, and we tell customers."""
+
+    through: Name | None = Field(
+        default=None,
+        description="The endpoint at which vendors call; they are not asked to, if not said.",
+    )
+    allow: list[Network] = Field(
+        default=[], description="Networks that customers' URLs may lead to, beside the public ones."
+    )
+
+
 class RoutesFile(Section):
     """The whole file."""
 
@@ -354,11 +319,15 @@ class RoutesFile(Section):
     upstreams: dict[Name, Upstream] = {}
     models: dict[ModelName, Model] = {}
     routes: list[Route] = []
-    tasks: dict[Name, Task] = Field(default={}, description="Not used by this version.")
+    tasks: dict[Name, Family] = Field(
+        default={}, description="Task APIs: built-in families, or declared ones."
+    )
     prices: dict[ModelName, Price] = {}
     multipliers: dict[ModelName, Multiplier] = {}
     tiers: dict[Name, Tier] = {}
     gateways: dict[Name, Gateway] = {}
+    callbacks: Callbacks = Callbacks()
+    results: Results | None = Field(default=None, description="Nothing is kept, if not said.")
 
 
 def json_schema() -> dict[str, Any]:

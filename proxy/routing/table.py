@@ -13,9 +13,11 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from proxy.routing.callbacks import callbacks_from
 from proxy.routing.globs import Globs
 from proxy.routing.parameters import Parameters
 from proxy.routing.paths import Match, PathIndex
+from proxy.routing.results import results_from
 from proxy.routing.tiers import Gateway, Limits, OnOutage, Tier, limits_from, tier_from
 
 __all__ = [
@@ -192,6 +194,8 @@ class Route:
     body_limit: int  # bytes
     on_break: str  # bill | free: output delivered before the upstream broke
     line: int  # 0: built in
+    at: str = ""  # its path at the upstream, where that is not the operation's
+    bill: str = ""  # what the {name} of a declared operation is billed as here; "": by its name
 
 
 Document = Mapping[str, Any]  # JSON values; keys as the fields above
@@ -316,8 +320,8 @@ class Table:
 
     __slots__ = (
         "_by_host", "_default_endpoint", "_model_globs", "_multiplier_globs", "_multipliers", "_paths",
-        "content_hash", "endpoints", "gateways", "generation", "models", "routes", "station", "tiers",
-        "upstreams",
+        "callbacks", "content_hash", "endpoints", "gateways", "generation", "models", "results", "routes",
+        "station", "tiers", "upstreams",
     )  # fmt: skip
 
     def __init__(self, document: Document) -> None:
@@ -329,7 +333,9 @@ class Table:
         self.models = Models(document["models"])
         self.routes = tuple(_route(r) for r in document["routes"])
         self.tiers = {t["name"]: tier_from(t) for t in document["tiers"]}
+        self.callbacks = callbacks_from(document.get("callbacks"))
         self.gateways = {g["name"]: Gateway(**g) for g in document.get("gateways", ())}  # not for workers
+        self.results = results_from(document.get("results"))
         self._multipliers: dict[str, int] = document["multipliers"]
         self._multiplier_globs = Globs(self._multipliers)
         self._model_globs = Globs(self.models)

@@ -6,6 +6,7 @@ words for the operator, which never repeat the text: it may come from a secret.
 
 from __future__ import annotations
 
+import json
 import re
 from ipaddress import ip_network
 from urllib.parse import urlsplit
@@ -28,6 +29,7 @@ _MEMBER = re.compile(r"[A-Za-z_][A-Za-z0-9_.-]{0,63}")
 _MEMBER_PATH = re.compile(
     r"[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\[\])?(?:\.[A-Za-z_][A-Za-z0-9_-]{0,63}(?:\[\])?){0,7}"
 )
+_PREFIX = re.compile(r"(?:[A-Za-z0-9._-][A-Za-z0-9._/-]{0,127})?")
 MODEL_CHARACTERS_MAX = 256
 
 
@@ -68,6 +70,21 @@ def base_url(text: str) -> str:
     if url.path:
         _canonical(url.path, wrong)
     return text.rstrip("/")
+
+
+def bucket_url(text: str) -> str:
+    """Of a bucket's server; `{bucket}` in the host stands for the bucket's name."""
+    base_url(text.replace("{bucket}", "bucket", 1))
+    return text.rstrip("/")
+
+
+def object_prefix(text: str) -> str:
+    """In front of objects' names: `headrace/`."""
+    if not _PREFIX.fullmatch(text):
+        raise ValueError(
+            "has letters, digits, '.', '_', '-' and '/', at most 128 of them, and does not begin with /"
+        )
+    return text
 
 
 def egress_url(text: str) -> str:
@@ -180,3 +197,64 @@ def _canonical(path: str, wrong: str) -> None:
         same = False
     if not same:
         raise ValueError(wrong)
+
+
+# -- of task families ------------------------------------------------------------------------------
+
+SOURCES = ("path", "query", "body")  # of a request
+_STEP = re.compile(r"[A-Za-z0-9_$@-][A-Za-z0-9_$@:-]{0,63}|\*")
+_NAME_PART = re.compile(r"\{(?P<at>[A-Za-z_][A-Za-z0-9_.-]{0,63})(?:=(?P<default>[A-Za-z0-9._/-]{1,64}))?\}")
+_NAME_TEXT = re.compile(r"[A-Za-z0-9._:/-]*")
+
+
+def steps(place: str) -> list[str]:
+    """Of a `place` or a `request_place`."""
+    return place.split(".") if place else []
+
+
+def place(text: str) -> str:
+    """Where something is in a JSON value: `data.*.id`; the value itself, if it is empty."""
+    if not all(map(_STEP.fullmatch, steps(text))):
+        raise ValueError("must be a place such as data.task_id or data.*.id, in which * is each of a list")
+    return text
+
+
+def request_place(text: str) -> str:
+    """Where something is in a request: `path.id`, `query.task_id`, `body.input.url`."""
+    source, _, rest = text.partition(".")
+    if source not in SOURCES or not rest or (source != "body" and "." in place(rest)):
+        raise ValueError("must be a place such as path.id, query.task_id or body.input.url")
+    return text
+
+
+def prefix(text: str) -> str:
+    """What stands in front of paths: `/mj-fast`, or nothing."""
+    if text and (not path_template(text) or text.endswith("/") or "{" in text):
+        raise ValueError("must be a path such as /fast, or empty")
+    return text
+
+
+def name_template(text: str) -> str:
+    """A model's name in which `{member}` or `{member=default}` stands for what the request says."""
+    if not text or not _NAME_TEXT.fullmatch(_NAME_PART.sub("", text)):
+        raise ValueError("must be a model's name, in which {member} or {member=default} may stand")
+    return text
+
+
+def name_parts(template: str) -> list[tuple[str, str | None]]:
+    """(member, default) of each brace in a name_template."""
+    return [(found["at"], found["default"]) for found in _NAME_PART.finditer(template)]
+
+
+def name_glob(template: str) -> str:
+    """What a name_template may become, as a glob."""
+    return _NAME_PART.sub("*", template)
+
+
+def json_template(text: str) -> str:
+    """A JSON value; where braces stand in its strings is its reader's."""
+    try:
+        json.loads(text)
+    except ValueError:
+        raise ValueError('must be JSON in one text, such as \'{"code":4,"message":"{message}"}\'') from None
+    return text

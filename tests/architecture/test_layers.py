@@ -44,6 +44,8 @@ KNOWN_BY = {
     "prometheus_client": ("control", "web"),
     "pydantic": (
         "routing.spec",
+        "routing.section",
+        "routing.family",
         "routing.scalars",
         "routing.figures",
         "routing.keeping",

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from decimal import Decimal
 from typing import Any
 
+from proxy.compiler import builtin_families
 from proxy.dialects import DIALECTS
 from proxy.errors import ConfigError
-from proxy.routing import spec
+from proxy.routing import section
 from proxy.routing.loader import Compiled, Vendors, load
 from proxy.routing.loader.parameters import compiled
 from proxy.routing.parameters import Parameters
@@ -53,7 +54,7 @@ def compile_text(
         return files[name]
 
     environ = ENVIRON if environ is None else environ
-    return load(text, "routes.yaml", environ, read_file, Vendors(DIALECTS, official))
+    return load(text, "routes.yaml", environ, read_file, Vendors(DIALECTS, official, builtin_families()))
 
 
 def table(text: str, environ: Mapping[str, str] | None = None) -> Table:
@@ -76,6 +77,6 @@ def warnings(text: str, environ: Mapping[str, str] | None = None) -> list[str]:
 
 def rules(**words: Any) -> Parameters:
     """`parameters:` of a route, whose scalars are texts as in a file."""
-    row = compiled(spec.Parameters.model_validate(words))
+    row = compiled(section.Parameters.model_validate(words))
     assert row is not None
     return Parameters.from_document(row)

@@ -210,7 +210,7 @@ def test_what_nothing_uses_is_told_without_being_a_mistake():
         "prices: {unsold: {input: 1}}\n"
         'multipliers: {"claude-*": 2}\n'
         "tiers: {A: {rank: 0, models: [gpt-5], earned_by: [{top_up: 20, lasts: 1 month}]}}\n"
-        "tasks: {mj: {upstream: openai}}\n"
+        "tasks: {suno: {upstream: openai}}\n"
     )
     assert warnings(text) == [
         "6:3: upstreams.spare: no model and no route uses this upstream",
@@ -218,7 +218,8 @@ def test_what_nothing_uses_is_told_without_being_a_mistake():
         "12:10: prices.unsold: matches no model",
         "13:15: multipliers.claude-*: matches no model",
         "14:31: tiers.A.models[0]: matches no model",
-        "15:9: tasks.mj: tasks are not served by this version",
+        "15:9: tasks.suno: no price for suno_music, suno_lyrics, suno_concat, suno_persona,"
+        " suno_upsample_tags, suno_upload: such calls are refused",
     ]
 
 

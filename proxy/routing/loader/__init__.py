@@ -11,7 +11,7 @@ import gc
 import hashlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import orjson
@@ -19,6 +19,7 @@ import orjson
 from proxy.routing.loader.checks import check
 from proxy.routing.loader.compiling import document
 from proxy.routing.loader.draft import Draft
+from proxy.routing.loader.families import Builtin
 from proxy.routing.loader.mistakes import Mistakes
 from proxy.routing.loader.references import ReadFile, References
 from proxy.routing.loader.shape import shape
@@ -68,9 +69,12 @@ def _compile(text: str, references: References, vendors: Vendors, warnings: Mist
         if not mistakes:
             mistakes.at((1, 1), "the file is empty")
         return {}
+    builtin = Builtin(vendors.families)
+    builtin.put_under(root, mistakes)
     shaped = shape(references.expand(root), root, mistakes)
     if shaped is None:
         return {}
+    vendors = replace(vendors, dialects={**builtin.families(shaped.spec.tasks), **vendors.dialects})
     draft = Draft(shaped, root, references, vendors, mistakes, warnings)
     check(draft)
     return document(draft)

@@ -9,7 +9,7 @@ from zoneinfo import ZoneInfo
 
 from proxy.routing import spec
 from proxy.routing.globs import is_glob, matches, overlap, ties
-from proxy.routing.loader import parameters
+from proxy.routing.loader import parameters, task_checks
 from proxy.routing.loader.builtin import OWN_PATHS, OWN_PREFIXES
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.mistakes import Path, did_you_mean
@@ -35,9 +35,7 @@ def check(draft: Draft) -> None:
     _check_tiers(draft)
     for section in ("models", "prices", "multipliers"):
         _check_ties(draft, section)
-    for name, task in draft.file.tasks.items():
-        _check_upstream_name(draft, ("tasks", name, "upstream"), task.upstream)
-        draft.warn(("tasks", name), "tasks are not served by this version")
+    task_checks.check(draft)
     _find_leftovers(draft)
 
 
@@ -258,22 +256,27 @@ def _find_leftovers(draft: Draft) -> None:
     file = draft.file
     used = {c.upstream for m in file.models.values() for c in m.candidates}
     used.update(c.upstream for r in file.routes for c in r.candidates)
-    used.update(task.upstream for task in file.tasks.values())
+    used.update(name for one in draft.families for name in one.upstreams)
     for name in file.upstreams:
         if name not in used:
             draft.warn(("upstreams", name), "no model and no route uses this upstream")
+    billed = frozenset(name for one in draft.families for name in task_checks.billed(one))
     for section in ("prices", "multipliers"):
         for name in getattr(file, section):
-            if name != "*" and not _meets(draft, name):
+            if name != "*" and not _meets(draft, name, billed):
                 draft.warn((section, name), "matches no model")
     for tier_name, tier in file.tiers.items():
         for i, glob in enumerate(tier.models):
-            if glob != "*" and not _meets(draft, glob):
+            if glob != "*" and not _meets(draft, glob, billed):
                 draft.warn(("tiers", tier_name, "models", i), "matches no model")
 
 
-def _meets(draft: Draft, pattern: str) -> bool:
-    """True if some model of the file may be meant by a name or glob."""
-    if not is_glob(pattern):
-        return draft.model_globs.find(pattern) is not None
-    return any(overlap(pattern, m) if is_glob(m) else matches(pattern, m) for m in draft.file.models)
+def _meets(draft: Draft, pattern: str, billed: frozenset[str]) -> bool:
+    """True if a model of the file, or what a task is billed as, may be meant by a name or glob."""
+    if is_glob(pattern):
+        return any(_meet(pattern, name) for name in (*draft.file.models, *billed))
+    return draft.model_globs.find(pattern) is not None or any(matches(name, pattern) for name in billed)
+
+
+def _meet(glob: str, name: str) -> bool:
+    return overlap(glob, name) if is_glob(name) else matches(glob, name)

@@ -12,10 +12,13 @@ from urllib.parse import unquote, urlsplit
 
 from proxy.routing import spec
 from proxy.routing.globs import Globs
-from proxy.routing.loader import business, parameters
+from proxy.routing.loader import business, declaring, hosting, parameters
 from proxy.routing.loader.builtin import DEFAULT_MODELS, HIDDEN_REASONING, HIDDEN_REASONING_DRAIN_MS
 from proxy.routing.loader.draft import Draft
+from proxy.routing.loader.families import SECTION
 from proxy.routing.loader.rates import official_prices, own_prices
+from proxy.routing.paths import shape
+from proxy.routing.section import Candidate
 from proxy.routing.table import Timeouts
 
 Row = dict[str, Any]
@@ -36,10 +39,13 @@ def document(draft: Draft) -> Row:
         "endpoints": [_endpoint(n, e) for n, e in (file.endpoints or {"direct": DEFAULT_ENDPOINT}).items()],
         "upstreams": [_upstream(draft, name, u) for name, u in draft.upstreams.items()],
         "models": {name: _model(draft, name, model) for name, model in file.models.items()},
-        "routes": [*_file_routes(draft), *_builtin_routes(draft)],
+        "routes": [*_file_routes(draft), *_family_routes(draft), *_builtin_routes(draft)],
+        "families": declaring.families(draft.families),
         "tiers": [business.tier(draft, name, tier) for name, tier in tiers.items()],
         "multipliers": dict(file.multipliers),
         "gateways": business.gateways(draft),
+        "callbacks": _callbacks(draft),
+        "results": hosting.results(draft),
         "prices": own_prices(draft),
         "official_prices": official_prices(draft),
     }
@@ -74,6 +80,14 @@ def _endpoint(name: str, endpoint: spec.Endpoint) -> Row:
         "body_limit": endpoint.body_limit,
         "slow_calls": endpoint.slow_calls,
     }
+
+
+def _callbacks(draft: Draft) -> Row:
+    said, endpoints = draft.file.callbacks, draft.file.endpoints or {"direct": DEFAULT_ENDPOINT}
+    if said.through is not None and said.through not in endpoints:
+        draft.unknown(("callbacks", "through"), "endpoint", endpoints)
+        return {"url": "", "allow": said.allow}
+    return {"url": endpoints[said.through].url if said.through else "", "allow": said.allow}
 
 
 # -- upstreams -----------------------------------------------------------------------------------
@@ -123,7 +137,7 @@ def _operations(draft: Draft, name: str, upstream: spec.Upstream) -> list[Row]:
         path = (template or dialect.paths[operation]).replace(
             "{operation_path}", dialect.operations[operation].path
         )
-        auth = [part.decode("latin-1") for part in dialect.auth]
+        auth = [part.decode("latin-1") for part in draft.auth_for(name, its)]
         row = {"name": operation, "path": path, "query": list(query.items()), "dialect": its, "auth": auth}
         rows.append(row)
     return rows
@@ -222,15 +236,22 @@ def _model(draft: Draft, name: str, model: spec.Model) -> Row:
     }
 
 
-def _candidates(candidates: list[spec.Candidate]) -> list[Row]:
-    return [
-        {"upstream": c.upstream, "as_model": c.as_, "weight": c.weight, "priority": c.priority}
-        for c in candidates
-    ]
+def _candidates(candidates: list[Candidate]) -> list[Row]:
+    return [declaring.candidate_row(candidate) for candidate in candidates]
 
 
 def _file_routes(draft: Draft) -> list[Row]:
     return [_route(draft, route, draft.line(path)) for path, route in draft.routes()]
+
+
+def _family_routes(draft: Draft) -> list[Row]:
+    """Those of the declared families that the file does not replace."""
+    return [
+        row
+        for one in draft.families
+        for row in declaring.routes(one, draft.line((SECTION, one.name)))
+        if draft.replaced.isdisjoint((shape(row["path"]), method) for method in row["methods"])
+    ]
 
 
 def _builtin_routes(draft: Draft) -> list[Row]:
@@ -246,9 +267,7 @@ def _builtin_route(draft: Draft, path: str, name: str, dialect: str) -> spec.Rou
     route = spec.Route(path=path, operation=name, dialect=dialect)
     if draft.vendors.dialects[dialect].operations[name].model_at == "none":
         upstream = draft.first_offering(name)
-        return (
-            route.model_copy(update={"candidates": [spec.Candidate(upstream=upstream)]}) if upstream else None
-        )
+        return route.model_copy(update={"candidates": [Candidate(upstream=upstream)]}) if upstream else None
     default = DEFAULT_MODELS.get(name, "")
     if "{model}" not in path and default and draft.model_globs.find(default) is not None:
         return route.model_copy(update={"default_model": default})

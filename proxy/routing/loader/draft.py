@@ -12,6 +12,7 @@ from functools import cached_property
 from proxy.routing import spec
 from proxy.routing.globs import Globs
 from proxy.routing.loader.builtin import MOUNTS, OWN_PATHS, BuiltinRoute
+from proxy.routing.loader.families import Family
 from proxy.routing.loader.mistakes import Mistakes, Path, did_you_mean
 from proxy.routing.loader.presets import PRESETS, filled_in, is_foreign
 from proxy.routing.loader.references import References
@@ -93,11 +94,36 @@ class Draft:
         dialect = self.dialect_of(upstream)
         if dialect is None:
             return set()
+        declared = {name for one in self.families if upstream in one.upstreams for name in one.operations}
         chosen = self.upstreams[upstream].operations
         if chosen is None:
-            return set(dialect.operations)
+            return declared | set(dialect.operations)
         own = {name for name, spec in dialect.operations.items() if name in chosen or spec.api in chosen}
-        return own | {name for name in self.operations if is_foreign(name, chosen)}
+        return declared | own | {name for name in self.operations if is_foreign(name, chosen)}
+
+    def auth_for(self, upstream: str, dialect: str) -> tuple[bytes, bytes]:
+        """How its credential is written for operations of a dialect. A hub that serves a declared family
+        beside its own dialect knows one key only, written as there."""
+        own = self.upstreams[upstream].dialect
+        one = self.vendors.dialects[dialect]
+        if isinstance(one, Family) and dialect != own and not one.has_own_auth:
+            return self.vendors.dialects[own].auth
+        return one.auth
+
+    # -- task families --
+
+    @cached_property
+    def families(self) -> list[Family]:
+        return [one for one in self.vendors.dialects.values() if isinstance(one, Family)]
+
+    @cached_property
+    def family_shapes(self) -> dict[tuple[str, str], str]:
+        """Shape and method of each route of the declared families, and whose it is; the first one's."""
+        shapes: dict[tuple[str, str], str] = {}
+        for one in self.families:
+            for served in one.served():
+                shapes.setdefault((shape(served.path), served.operation.said.method), one.name)
+        return shapes
 
     # -- routes --
 
@@ -164,13 +190,18 @@ class Draft:
         return at
 
     @cached_property
-    def builtin_routes(self) -> tuple[BuiltinRoute, ...]:
-        """Those that the file does not replace."""
-        replaced = {
+    def replaced(self) -> set[tuple[str, str]]:
+        """Shape and method of each route that the file writes out."""
+        return {
             (shape(route.path), method)
             for _, route in self.routes()
             for method in route.methods or self._methods(self.operation_of(route))
         }
+
+    @cached_property
+    def builtin_routes(self) -> tuple[BuiltinRoute, ...]:
+        """Those that neither the file nor its families replace."""
+        replaced = self.replaced | self.family_shapes.keys()
         return tuple(
             builtin
             for builtin in self.builtins

@@ -11,12 +11,13 @@ from proxy.routing import spec
 from proxy.routing.loader.draft import Draft
 from proxy.routing.loader.mistakes import Path
 from proxy.routing.parameters import EACH
+from proxy.routing.section import ANY, Parameters
 
 Row = dict[str, Any]
 _Bounds = tuple[Path, Any]
 
 
-def compiled(parameters: spec.Parameters | None) -> Row | None:
+def compiled(parameters: Parameters | None) -> Row | None:
     """The document that routing.parameters.Parameters is made from."""
     if parameters is None:
         return None
@@ -29,7 +30,7 @@ def compiled(parameters: spec.Parameters | None) -> Row | None:
 
 
 def _of_several(at: str, bounds: Any) -> list[Any]:
-    return ["there", at, []] if bounds == spec.ANY else ["inside", at, _texts(bounds)]
+    return ["there", at, []] if bounds == ANY else ["inside", at, _texts(bounds)]
 
 
 def _texts(bounds: Any) -> list[str]:
@@ -50,7 +51,7 @@ def check(draft: Draft, path: Path, route: spec.Route) -> None:
         if name in operation.guarded or name == "model":
             draft.wrong((*path, "drop", i), f"{name} decides about the bill: it cannot be dropped")
     for at, bounds in _all_bounds(path, given):
-        if bounds != spec.ANY and bounds[0] > bounds[1]:
+        if bounds != ANY and bounds[0] > bounds[1]:
             draft.wrong(at, "begins above its end")
     for i, rule in enumerate(given.not_together):
         if len(rule) < 2:
@@ -60,14 +61,14 @@ def check(draft: Draft, path: Path, route: spec.Route) -> None:
     _check_paths(draft, path, given, is_form=operation.request == "form")
 
 
-def _all_bounds(path: Path, given: spec.Parameters) -> list[_Bounds]:
+def _all_bounds(path: Path, given: Parameters) -> list[_Bounds]:
     found: list[_Bounds] = [((*path, "range", at), bounds) for at, bounds in given.range.items()]
     for i, rule in enumerate(given.not_together):
         found += [((*path, "not_together", i, at), bounds) for at, bounds in rule.items()]
     return found
 
 
-def _check_paths(draft: Draft, path: Path, given: spec.Parameters, *, is_form: bool) -> None:
+def _check_paths(draft: Draft, path: Path, given: Parameters, *, is_form: bool) -> None:
     """A rule must be able to meet what it is about."""
     places = [((*path, "refuse", i), at, False) for i, at in enumerate(given.refuse)]
     places += [((*path, "range", at), at, True) for at in given.range]

@@ -12,6 +12,7 @@ from proxy.routing import units
 from proxy.routing.figures import Figures, Price
 from proxy.routing.globs import Globs, is_glob, matches, overlap
 from proxy.routing.loader.draft import Draft
+from proxy.routing.loader.families import SECTION
 from proxy.routing.loader.mistakes import Path, did_you_mean
 from proxy.routing.loader.vendors import Content
 
@@ -37,8 +38,16 @@ def nanos(draft: Draft, path: Path, amount: units.Amount) -> int:
 
 
 def own_prices(draft: Draft) -> dict[str, Content]:
-    """The prices of the file by name or glob. They come before the official ones, however particular."""
-    return {name: price_content(draft, ("prices", name), price) for name, price in draft.file.prices.items()}
+    """The prices of the file by name or glob, and those of its task families for what it does not price.
+    They come before the official ones, however particular."""
+    prices = draft.file.prices
+    own = {name: price_content(draft, ("prices", name), price) for name, price in prices.items()}
+    known = Globs(prices)
+    for one in draft.families:
+        for name, price in one.said.prices.items():
+            if known.find(name) is None:
+                own.setdefault(name, price_content(draft, (SECTION, one.name, "prices", name), price))
+    return own
 
 
 def official_prices(draft: Draft) -> dict[str, Content]:

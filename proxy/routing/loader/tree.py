@@ -31,6 +31,10 @@ class Node:
     items: list[Node] | None = None
     members: dict[str, Member] | None = None
 
+    @property
+    def is_empty(self) -> bool:
+        return self.text is None and self.items is None and self.members is None
+
     def child(self, step: str | int) -> Node | None:
         """The value below a key or an index, or None."""
         if self.members is not None and step in self.members:

@@ -6,7 +6,7 @@ Owns the shapes of these arguments only.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from decimal import Decimal
 from typing import Any, Protocol
 
@@ -49,10 +49,11 @@ OfficialPrices = Callable[[str, Mapping[str, Decimal]], Mapping[str, Content]]
 
 @dataclass(frozen=True, slots=True)
 class Vendors:
-    """The dialects of this build, and the official prices by model name.
+    """The dialects of this build, the official prices by model name, the built-in task families as texts.
 
     `prices` takes the station's currency and rates; it raises LookupError when a rate is missing.
     """
 
     dialects: Mapping[str, Dialect]
     prices: OfficialPrices
+    families: Mapping[str, str] = field(default_factory=dict)
