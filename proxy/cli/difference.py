@@ -19,6 +19,7 @@ Row = Mapping[str, Any]
 # Section of the answer -> (section of the document, how its rows are named).
 _SECTIONS = {
     "station": "station",
+    "results": "results",
     "endpoint": "endpoints",
     "upstream": "upstreams",
     "route": "routes",
@@ -46,9 +47,9 @@ def difference(old: Row, new: Row) -> list[dict[str, Any]]:
 
 def _named(document: Row, section: str) -> dict[str, dict[str, Any]]:
     """The rows of a section by name, flat: `mirrors.cdn.host` -> value."""
-    rows: Any = _prices(document) if section == "prices" else document[section]
-    if section == "station":
-        return {"station": _flat(rows)}
+    rows: Any = _prices(document) if section == "prices" else document.get(section)
+    if section in ("station", "results"):
+        return {section: _flat(rows)} if rows else {}
     if section == "routes":
         return {f"{'|'.join(row['methods'])} {row['path']}": _flat(_told(row)) for row in rows}
     if isinstance(rows, list):

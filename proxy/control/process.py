@@ -59,7 +59,6 @@ PROBE_S, PROBE_TIMEOUT_S = 0.5, 0.5
 SECOND_S = 1.0
 TIDY_S = 5.0
 ESTIMATES_S = 10.0
-POLL_S = 0.5
 RETENTION_S = 3600.0
 REVIEWS_S = 0.5  # a top-up earns its tier, and a new day its free quota, within 2 s
 CONNECT_RETRY_S = 0.5
@@ -183,7 +182,7 @@ class Control:
         telemetry.spawn("journals", self.journals.keep_draining())
         telemetry.spawn("earlier lives", self._close_earlier_lives(leases, adopter))
         self._keep_going("estimates", ESTIMATES_S, self._tell_estimates)
-        self._keep_going("poller", POLL_S, self._tasks.poller(database, drainer).run_once)
+        self._tasks.start(database, drainer, self._keep_going)
         self._keep_going("reviews", REVIEWS_S, Reviews(database, lambda: self.table).run_once)
         self._keep_going(
             "retention", RETENTION_S, Retention(database, settings.journal_dir, drainer).run_once
@@ -195,6 +194,7 @@ class Control:
         if self.settings.demo:  # whoever sees the node ready may look for the key
             await self._open_station(catalog)
             self._demo_key = await demo.prepare(catalog, self.settings.demo_key_path)
+        await self._tasks.open(catalog)
         await self.keys.open(catalog)
         unadopted = [name for name in await adopter.unadopted() if not self._is_earlier(name)]
         await self.broker.open(leases, leases.windows(), unadopted)
@@ -259,7 +259,8 @@ class Control:
         self.broker.hello(peer, args)
         # After the reply: a worker answers nobody before it was welcomed.
         asyncio.get_running_loop().call_soon(self._bring_up_to_date, peer, args["generation"])
-        return {"generation": self.routes.generation, "has_postgres": self._has_postgres.is_set()}
+        has_postgres = self._has_postgres.is_set()
+        return {"generation": self.routes.generation, "has_postgres": has_postgres, **self._tasks.welcome()}
 
     def _bring_up_to_date(self, peer: Peer, generation: int) -> None:
         if self.routes.generation and generation != self.routes.generation:

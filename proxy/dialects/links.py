@@ -66,10 +66,6 @@ class Linker:
     def _mac(self, purpose: bytes, data: bytes) -> bytes:
         return hmac.digest(self._secret, purpose + b"\0" + data, "sha256")
 
-    def files(self, task: Task, home: Home, told: Any) -> dict[str, str]:
-        """id -> the vendor's URL of every file that a task names; `told` is the vendor's object of it."""
-        return {self.id_of(home, place): url for place, url in files_told(task, told).items()}
-
 
 def files_told(task: Task, told: Any) -> dict[str, str]:
     """place -> URL, of the vendor's object of a task.
@@ -95,11 +91,18 @@ def is_link(value: Any) -> bool:
 def _placed(value: Any, pointer: Pointer, place: str) -> Iterator[tuple[str, Any]]:
     for at, step in enumerate(pointer):
         if step == ANY:
-            for index, element in enumerate(value if type(value) is list else ()):
-                yield from _placed(element, pointer[at + 1 :], f"{place}.{index}")
+            for name, element in _named(value):
+                yield from _placed(element, pointer[at + 1 :], f"{place}.{name}")
             return
         value = value.get(step) if type(value) is dict else None
     yield place, value
+
+
+def _named(value: Any) -> Iterable[tuple[int | str, Any]]:
+    """What ANY stands for: each of a list, or of an object's members."""
+    if type(value) is dict:
+        return value.items()
+    return enumerate(value) if type(value) is list else ()
 
 
 # -- answers -----------------------------------------------------------------------------------------
@@ -109,8 +112,8 @@ class Shown(NamedTuple):
     """How an answer shows tasks."""
 
     task: Task
-    items: Pointer = ()  # where the list of them is; with `id_at` () the answer is about one, its `object`
-    id_at: Pointer = ()  # in an item
+    at: Pointer = ()  # where its object is; with `id_at`: the list of them
+    id_at: Pointer = ()  # in an item of the list; (): the answer is about one
 
 
 Link = Callable[[str, str], str]  # (vendor's id, place) -> the URL of ours
@@ -136,9 +139,28 @@ def relinked(content: bytes, shown: Shown, vendor_id: str, link: Link) -> bytes:
     return "".join((*pieces, text[done:])).encode() if pieces else content
 
 
-def relinked_document(document: Any, shown: Shown, vendor_id: str, link: Link) -> Any:
-    """The same for an object that is not kept as text."""
-    return json.loads(relinked(json.dumps(document).encode(), shown, vendor_id, link))
+class Hosting(NamedTuple):
+    """What the station does with the files of a family of tasks."""
+
+    linker: Linker
+    url: str  # in front of a link; "": answers keep their vendors' URLs
+
+    def files(self, task: Task, home: Home, told: Any) -> dict[str, str]:
+        """id -> the vendor's URL of every file that a task names; `told` is the vendor's object of it."""
+        return {self.linker.id_of(home, place): url for place, url in files_told(task, told).items()}
+
+    def link(self, upstream: str, credential: str) -> Link:
+        def link(vendor_id: str, place: str) -> str:
+            return f"{self.url}{PREFIX}{self.linker.id_of(Home(upstream, credential, vendor_id), place)}"
+
+        return link
+
+    def document(self, document: Any, shown: Shown, home: Home) -> Any:
+        """What `relinked` makes of an answer, of one that is not kept as text."""
+        if not self.url or document is None:
+            return document
+        link = self.link(home.upstream, home.credential)
+        return json.loads(relinked(json.dumps(document).encode(), shown, home.vendor_id, link))
 
 
 Change = tuple[int, int, str]
@@ -148,11 +170,11 @@ def _changes(text: str, shown: Shown, vendor_id: str, link: Link) -> Iterator[Ch
     """Where a URL stands in the text, and the one that replaces it."""
     start = _value_at(text, 0)
     if not shown.id_at:
-        for _, at in _spans(text, start, shown.task.object, ""):
+        for _, at in _spans(text, start, shown.at, ""):
             item, _ = _DECODER.raw_decode(text, at)
             yield from _of_one(text, at, item, shown.task, _partly(link, vendor_id))
         return
-    for _, at in _spans(text, start, (*shown.items, ANY), ""):
+    for _, at in _spans(text, start, (*shown.at, ANY), ""):
         item, _ = _DECODER.raw_decode(text, at)
         named = first(item, (shown.id_at,))
         if type(named) is str or type(named) is int:
@@ -186,14 +208,17 @@ def _spans(text: str, at: int, pointer: Pointer, place: str) -> Iterator[tuple[s
         return
     step, rest = pointer[0], pointer[1:]
     if step == ANY:
+        named: Iterable[tuple[int | str, int]] = ()
         if text[at] == "[":
-            for index, start in enumerate(_elements(text, at)):
-                yield from _spans(text, start, rest, f"{place}.{index}")
+            named = enumerate(_elements(text, at))
+        elif text[at] == "{":
+            named = dict(_members(text, at)).items()  # of a name that is there twice, the last one counts
+        for name, start in named:
+            yield from _spans(text, start, rest, f"{place}.{name}")
     elif text[at] == "{":
-        # Of a name that is there twice, the last one counts for every reader.
-        starts = [start for name, start in _members(text, at) if name == step]
-        if starts:
-            yield from _spans(text, starts[-1], rest, place)
+        found = dict(_members(text, at)).get(str(step))
+        if found is not None:
+            yield from _spans(text, found, rest, place)
 
 
 def _elements(text: str, at: int) -> Iterable[int]:

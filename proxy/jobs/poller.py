@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from proxy import telemetry
+from proxy.dialects.links import Home, Linker, Shown
 from proxy.dialects.news import news_of
 from proxy.dialects.owned import ENDED, FAILED, SUCCEEDED, Task, first, found, ids_told, state_told
 from proxy.jobs.asking import Answer, Asker, Place
@@ -74,9 +75,16 @@ class Poller:
     """One node's. `snapshot()` is the table in force, or None before there is one."""
 
     def __init__(
-        self, due: DueTasks, asker: Asker, snapshot: Callable[[], Snapshot | None], clock: Clock, stats: Stats
+        self,
+        due: DueTasks,
+        asker: Asker,
+        snapshot: Callable[[], Snapshot | None],
+        clock: Clock,
+        stats: Stats,
+        linker: Linker | None = None,
     ) -> None:
         self._due = due
+        self._linker = linker
         self._asker = asker
         self._snapshot = snapshot
         self._clock = clock
@@ -222,7 +230,10 @@ class Poller:
             self._clock.new_id(), self._clock.now_ms(), due.vendor_id, due.upstream, state,
             credential=due.credential, content=_small(answer),
         )  # fmt: skip
-        if due.told_mark is not None and (news := news_of(task, answer.document)) is not None:
+        document = answer.document
+        if task.files and state == SUCCEEDED:
+            seen.files, document = self._hosted(place, due, task, document)
+        if due.told_mark is not None and (news := news_of(task, document)) is not None:
             seen.mark, seen.body = news
         for model, usage in shares.items():
             if not model:
@@ -232,6 +243,16 @@ class Poller:
                 return
         self._learned.seen.append(seen)
         self._learned.made += self._made(task, place, due, answer)
+
+    def _hosted(self, place: Place, due: Due, task: Task, document: Any) -> tuple[dict[str, str], Any]:
+        """The files that are to be kept, and the answer as its owner is shown it."""
+        snapshot, spec = place.snapshot, place.snapshot.operation(due.upstream, task.poll)
+        url = snapshot.endpoint_for(None).url
+        hosting = snapshot.hosting(self._linker, spec.api, url) if spec is not None else None
+        if hosting is None:
+            return {}, document
+        home = Home(due.upstream, due.credential, due.vendor_id)
+        return hosting.files(task, home, document), hosting.document(document, Shown(task), home)
 
     async def _shares(
         self, task: Task, place: Place, due: Due, answer: Answer, state: str

@@ -119,11 +119,11 @@ class ObjectShelf:
         within_s: float,
         data: AsyncIterator[bytes] | None,
     ) -> None:
+        where, times = aiohttp.client.URL(url, encoded=True), aiohttp.ClientTimeout(total=within_s)
         try:
             async with self._session.request(
-                method, aiohttp.client.URL(url, encoded=True), headers=fields, data=data, allow_redirects=False,
-                timeout=aiohttp.ClientTimeout(total=within_s),
-            ) as response:  # fmt: skip
+                method, where, headers=fields, data=data, allow_redirects=False, timeout=times
+            ) as response:
                 if response.status >= 300 and not (method == "DELETE" and response.status == 404):
                     said = (await response.content.read(500)).decode("utf-8", "replace")
                     raise ShelfError(f"the bucket answered {response.status}: {said}")

@@ -15,6 +15,7 @@ from proxy.access.admission import Ticket
 from proxy.access.keyring import KeyRecord
 from proxy.access.limits import Limit
 from proxy.dialects.base import Dialect, OperationSpec
+from proxy.dialects.links import Hosting
 from proxy.errors import ProxyError
 from proxy.ledger.bindings import Binding
 from proxy.ledger.entry import Attempt, Begin
@@ -157,7 +158,9 @@ class Exchange:
     # what lives at the vendor
     bound: Binding | None = None  # what the request names, and where the call must go for it
     sighting: Sighting | None = None  # what the answer is read for
+    hosting: Hosting | None = None  # what becomes of the files that the answer shows
     ownership: Ownership | None = None  # who concludes from either; None: there is neither
+    hook: str = ""  # where the caller wants to be told of the task that it submits
     submission: Claim | None = None  # of a submit that may be another's
     pump: Runner | None = None
 

@@ -71,6 +71,10 @@ class Catalog:
                     "UPDATE station_state SET currency = $1, timezone = $2", currency, timezone
                 )
 
+    async def secret(self) -> bytes:
+        """What only the processes of this station know, the same at every node."""
+        return bytes(await self.database.fetchval("SELECT secret FROM station_state"))
+
     async def currency(self) -> str:
         """The station's currency; "" before its first start."""
         return await self.database.fetchval("SELECT currency FROM station_state") or ""

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects.links import Home, Linker, Shown, files_told, relinked
+from proxy.dialects.links import Home, Hosting, Linker, Shown, files_told, relinked
 from proxy.dialects.owned import FAILED, SUCCEEDED, Task
 from proxy.metering.scanner import ANY
 
@@ -23,7 +23,7 @@ SONGS = Task(
     files=(("data", "data", ANY, "audio_url"), ("data", "data", ANY, "image", "url")),
 )
 PICTURE = Task("mj", "fetch", state=(("status",),), states={"SUCCESS": SUCCEEDED}, files=(("imageUrl",),))
-MANY = Shown(PICTURE, (), ("id",))
+MANY = Shown(PICTURE, id_at=("id",))
 HOME = Home("one", "main", "t-1")
 ANSWER = (
     b'{ "code" : "success","data":\t{"status":"SUCCESS", "task_id":"t-1","note":"https://cdn.test/1.mp3",\n'
@@ -51,7 +51,7 @@ def test_only_the_urls_at_the_pointers_change():
 
 def test_a_task_may_be_wrapped():
     wrapped = replace(SONGS, object=("data",), state=(("status",),), files=(("data", ANY, "audio_url"),))
-    changed = relinked(ANSWER, Shown(wrapped), "t-1", link)
+    changed = relinked(ANSWER, Shown(wrapped, ("data",)), "t-1", link)
     assert changed == ANSWER.replace(
         b'"https:\\/\\/cdn.test\\/1.mp3?sig=a&b"', b'"https://ours.test/t-1/0.0"'
     )
@@ -88,6 +88,14 @@ def test_what_is_no_such_answer_stays_as_it_is(content):
     assert relinked(content, MANY, "t", link) == content
 
 
+def test_files_may_stand_under_names():
+    clips = replace(PICTURE, files=(("clips", ANY, "url"),))
+    content = b'{"status":"SUCCESS","clips":{"b":{"url":"http://x/1"},"a":{},"c":{"url":"http://x/2"}}}'
+    assert files_told(clips, orjson.loads(content)) == {"0.b": "http://x/1", "0.c": "http://x/2"}
+    changed = orjson.loads(relinked(content, Shown(clips), "t", link))
+    assert changed["clips"]["c"]["url"] == "https://ours.test/t/0.c"
+
+
 def test_of_a_name_that_is_there_twice_the_last_counts():
     content = b'{"status":"SUCCESS","imageUrl":"http://x/1","imageUrl":"http://x/2"}'
     changed = relinked(content, Shown(PICTURE), "t", link)
@@ -99,7 +107,7 @@ JSON = st.recursive(
     lambda inner: (
         st.lists(inner, max_size=4)
         | st.dictionaries(
-            st.sampled_from(["data", "audio_url", "image", "url", "status", "x"]), inner, max_size=5
+            st.sampled_from(["data", "audio_url", "image", "url", "status", "0"]), inner, max_size=5
         )
     ),
     max_leaves=20,
@@ -132,9 +140,17 @@ def test_everybody_who_has_the_secret_makes_the_same_id():
 
 def test_files_of_a_task_by_id():
     linker = Linker(b"s" * 32)
-    files = linker.files(SONGS, HOME, orjson.loads(ANSWER))
+    files = Hosting(linker, "").files(SONGS, HOME, orjson.loads(ANSWER))
     assert list(files) == [linker.id_of(HOME, "0.0"), linker.id_of(HOME, "1.1")]
     assert list(files.values())[1] == "https://cdn.test/2.png"
+
+
+def test_a_document_that_is_no_text_any_more():
+    linker = Linker(b"s" * 32)
+    document = {"status": "SUCCESS", "imageUrl": "http://x/1"}
+    shown = Hosting(linker, "https://ours.test").document(document, Shown(PICTURE), HOME)
+    assert shown == {**document, "imageUrl": f"https://ours.test/results/{linker.id_of(HOME, '0')}"}
+    assert Hosting(linker, "").document(document, Shown(PICTURE), HOME) is document
 
 
 @pytest.mark.parametrize(
