@@ -20,13 +20,14 @@ KNOWN_MAX = 100_000  # bindings, about 500 bytes each
 LATE_S = (0.1, 0.2, 0.4, 0.8)  # pauses while another node may be draining
 UNKNOWN_PER_MINUTE = 120  # ids of one account that are looked for everywhere; then only in Postgres
 MINUTE_MS = 60_000
-DRAINED_MS = 10_000  # after this long Postgres has what the node's journals have
+DRAINED_MS = 60_000  # after this long Postgres has what the journals of the node have, on any machine
 LIST_BYTES_MAX = 200 << 10  # of a page: it travels as one message
 
 
 class Listed(Protocol):
     vendor_id: str
     content: dict[str, Any] | None
+    made: str
 
 
 class Source(Protocol):
@@ -34,8 +35,19 @@ class Source(Protocol):
 
     async def find(self, account: int, vendor_ids: list[str]) -> list[Binding]: ...
     async def page(
-        self, account: int, kind: str, limit: int, *, after: str = "", before: str = ""
-    ) -> tuple[list[Any], bool]: ...
+        self,
+        account: int,
+        kind: str,
+        limit: int,
+        *,
+        after: str = "",
+        before: str = "",
+        only_open: bool = False,
+    ) -> list[Any]:
+        """Listed, the newest first; the marks are what `made` says of another."""
+
+    async def listed(self, account: int, kind: str, vendor_ids: list[str]) -> list[Any]: ...
+    async def count(self, account: int, kind: str) -> int: ...
     async def journaled(self) -> Iterable[Bind]:
         """What the node's journals hold and Postgres has not."""
 
@@ -99,37 +111,60 @@ class BindingDesk:
         return {"found": {i: [k.binding.as_dict() for k in known[i]] for i in wanted if i in known}}
 
     async def page(self, args: Args) -> Args:
-        """{"items": [{"id", "content"}, ...], "more": bool}: the account's own of a kind, newest first."""
-        account, kind, limit = args["account"], args["kind"], args["limit"]
+        """{"items": [{"id", "content"}, ...], "more": bool, "total": int}: the account's own of a kind, the
+        newest first; or those that `ids` names, in its order."""
+        if "ids" in args:
+            return {"items": await self._named(args["account"], args["kind"], args["ids"]), "more": False}
+        account, kind, limit, offset = args["account"], args["kind"], args["limit"], args.get("offset", 0)
         after, before = args.get("after", ""), args.get("before", "")
-        listed, more = await self._source().page(account, kind, limit, after=after, before=before)
-        for pause_s in LATE_S:
-            if listed or not self._is_new(account, after or before):
-                break
-            await asyncio.sleep(pause_s)  # the page begins where Postgres is not yet
-            listed, more = await self._source().page(account, kind, limit, after=after, before=before)
-        rows = {row.vendor_id: row.content for row in listed}
-        if not after and not before:
-            rows = self._newest(account, kind) | rows
-        items: list[Args] = []
-        size = 0
-        for id_, content in rows.items():
-            if self._is_gone(account, id_):
-                continue
-            size += len(str(content))
-            if len(items) == limit or size > LIST_BYTES_MAX:
-                more = True
-                break
-            items.append({"id": id_, "content": content})
-        return {"items": items, "more": more}
+        made = await self._made(account, after or before) if after or before else ""
+        if not made and (after or before):
+            return {"items": [], "more": False, "total": 0}
+        is_back = bool(before) and not after
+        span = {"before": made} if is_back else {"after": made}
+        only_open = args.get("open", False)
+        rows = await self._source().page(account, kind, offset + limit + 1, **span, only_open=only_open)
+        # What is new is known here before it is there: a page has both, in one order.
+        listed = {} if only_open else self._newest(account, kind, **span)
+        listed.update({row.vendor_id: (row.made, row.content) for row in rows})
+        found = [(m, id_, c) for id_, (m, c) in listed.items() if not self._is_gone(account, id_)]
+        found.sort(key=lambda item: item[0], reverse=not is_back)
+        items, more = _within_message(found[offset : offset + limit])
+        more |= len(found) > offset + limit
+        total = await self._total(account, kind) if args.get("total") else 0
+        return {"items": items[::-1] if is_back else items, "more": more, "total": total}
 
-    def _newest(self, account: int, kind: str) -> dict[str, dict[str, Any] | None]:
-        """What this node knows and Postgres may not have yet."""
+    async def _named(self, account: int, kind: str, ids: list[str]) -> list[Args]:
+        rows = await self._source().listed(account, kind, ids)
+        there = {row.vendor_id: row.content for row in rows}
+        new = {id_: content for id_, (_, content) in self._newest(account, kind).items()} | there
         known = self._known.get(account, {})
+        items = [("", id_, new.get(id_)) for id_ in ids if id_ in new or id_ in known]
+        return _within_message([item for item in items if not self._is_gone(account, item[1])])[0]
+
+    async def _total(self, account: int, kind: str) -> int:
+        new = list(self._newest(account, kind))
+        drained = await self._source().listed(account, kind, new) if new else []
+        return await self._source().count(account, kind) + len(new) - len(drained)
+
+    async def _made(self, account: int, id_: str) -> str:
+        """Where in lists a thing stands; "" if nobody knows it, however short ago it was made."""
+        await self.find({"account": account, "ids": [id_]})
+        return max((k.binding.made for k in self._known.get(account, {}).get(id_, ())), default="")
+
+    def _newest(
+        self, account: int, kind: str, *, after: str = "", before: str = ""
+    ) -> dict[str, tuple[str, dict[str, Any] | None]]:
+        """What this node knows and Postgres may not have yet."""
         return {
-            id_: found[0].content
-            for id_, found in reversed(known.items())
-            if found[0].binding.kind == kind and found[0].content and self._is_new(account, id_)
+            id_: (made, found[0].content)
+            for id_, found in self._known.get(account, {}).items()
+            if found[0].binding.kind == kind
+            and found[0].content is not None
+            and self._is_new(account, id_)
+            and (made := found[0].binding.made)
+            and (not after or made < after)
+            and (not before or made > before)
         }
 
     def _is_new(self, account: int, id_: str) -> bool:
@@ -166,7 +201,7 @@ class BindingDesk:
                 return
             self._readings += 1
             for record in await self._source().journaled():
-                self._put(Binding.of(record), record.content or None)
+                self._put(Binding.of(record), record.content)
 
     async def _wait_for_others(self, account: int, ids: list[str]) -> list[str]:
         for pause_s in LATE_S:
@@ -176,3 +211,15 @@ class BindingDesk:
             if not ids:
                 break
         return ids
+
+
+def _within_message(found: list[tuple[str, str, dict[str, Any] | None]]) -> tuple[list[Args], bool]:
+    """As many as one message holds, and whether there were more."""
+    items: list[Args] = []
+    size = 0
+    for _, id_, content in found:
+        size += len(str(content))
+        if size > LIST_BYTES_MAX and items:
+            return items, True
+        items.append({"id": id_, "content": content})
+    return items, False

@@ -64,6 +64,7 @@ class Binding:
     mirror: str
     credential: str
     is_told: bool = False  # its account asked to be told of its changes
+    made: str = ""  # the id of its Bind: lists are in this order; "": not known here
 
     @classmethod
     def of(cls, record: Bind) -> Binding:
@@ -75,6 +76,7 @@ class Binding:
             mirror=record.mirror,
             credential=record.credential,
             is_told=bool(record.hook),
+            made=record.id,
         )
 
     def as_dict(self) -> dict[str, Any]:

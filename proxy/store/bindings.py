@@ -29,7 +29,7 @@ from proxy.store.spending import spend
 from proxy.store.submissions import keep_answer
 
 FIRST_POLL_MS = 1000  # after a task was submitted; the poller's own intervals follow
-PAGE_ROWS_MAX = 100
+PAGE_ROWS_MAX = 1001
 SCAN_BYTES_MAX = 64 << 20  # of journals, for ids that were made a moment ago
 
 # -- posting -----------------------------------------------------------------------------------------
@@ -187,6 +187,7 @@ class Listed:
 
     vendor_id: str
     content: dict[str, Any] | None
+    made: str  # what lists are ordered by
 
 
 class Bindings:
@@ -200,22 +201,48 @@ class Bindings:
     async def find(self, account: int, vendor_ids: list[str]) -> list[Binding]:
         """Those of the account, the newest first; two upstreams may use the same id."""
         rows = await self._database.fetch(
-            "SELECT vendor_id, kind, account, upstream, mirror, credential, hook IS NOT NULL AS is_told"
-            " FROM binding WHERE vendor_id = ANY($2) AND account = $1 ORDER BY id DESC", account, vendor_ids,
+            "SELECT vendor_id, kind, account, upstream, mirror, credential, hook IS NOT NULL AS is_told,"
+            " replace(id::text, '-', '') AS made FROM binding"
+            " WHERE vendor_id = ANY($2) AND account = $1 ORDER BY id DESC", account, vendor_ids,
         )  # fmt: skip
         return [Binding(**row) for row in rows]
 
     async def page(
-        self, account: int, kind: str, limit: int, *, after: str = "", before: str = ""
-    ) -> tuple[list[Listed], bool]:
-        """The account's own of a kind, the newest first, and whether there are more. `after` and `before`
-        are ids; before one: those that are nearest to it."""
-        limit = min(max(limit, 1), PAGE_ROWS_MAX)
+        self,
+        account: int,
+        kind: str,
+        limit: int,
+        *,
+        after: str = "",
+        before: str = "",
+        only_open: bool = False,
+    ) -> list[Listed]:
+        """The account's own of a kind, at most `limit`, the newest first. `after` and `before` are what
+        lists are ordered by (Listed.made); before one: those that are nearest to it."""
         is_back = bool(before) and not after
-        sql, mark = (_PAGE_BEFORE, before) if is_back else (_PAGE_AFTER, after)
-        rows = await self._database.fetch(sql, account, kind, mark, limit + 1)
-        page = [Listed(row["vendor_id"], row["content"]) for row in rows[:limit]]
-        return page[::-1] if is_back else page, len(rows) > limit
+        rows = await self._database.fetch(
+            _PAGE_BEFORE if is_back else _PAGE_AFTER, account, kind, after or before or None,
+            min(max(limit, 1), PAGE_ROWS_MAX), only_open,
+        )  # fmt: skip
+        page = [Listed(row["vendor_id"], row["content"], row["id"].hex) for row in rows]
+        return page[::-1] if is_back else page
+
+    async def listed(self, account: int, kind: str, vendor_ids: list[str]) -> list[Listed]:
+        """Those of a kind that are the account's, in no order."""
+        rows = await self._database.fetch(
+            "SELECT id, vendor_id, content FROM binding WHERE account = $1 AND kind = $2"
+            " AND vendor_id = ANY($3) AND gone_ms IS NULL", account, kind, vendor_ids,
+        )  # fmt: skip
+        return [Listed(row["vendor_id"], row["content"], row["id"].hex) for row in rows]
+
+    async def count(self, account: int, kind: str) -> int:
+        """How many of a kind the account has."""
+        return int(
+            await self._database.fetchval(
+                "SELECT count(*) FROM binding WHERE account = $1 AND kind = $2 AND gone_ms IS NULL",
+                account, kind,
+            )
+        )  # fmt: skip
 
     async def journaled(self) -> list[Bind]:
         """What this node's journals hold and Postgres has not."""
@@ -264,15 +291,14 @@ SELECT id, account, state, hold_nanos, entry FROM binding
 WHERE (upstream, credential, vendor_id) = ($1, $2, $3) FOR UPDATE
 """
 _PAGE_AFTER = """
-SELECT vendor_id, content FROM binding
-WHERE account = $1 AND kind = $2 AND gone_ms IS NULL
-  AND ($3 = '' OR id < (SELECT max(id::text)::uuid FROM binding WHERE account = $1 AND vendor_id = $3))
+SELECT id, vendor_id, content FROM binding
+WHERE account = $1 AND kind = $2 AND gone_ms IS NULL AND ($3::uuid IS NULL OR id < $3)
+  AND (NOT $5 OR state = 'pending')
 ORDER BY id DESC LIMIT $4
 """
 _PAGE_BEFORE = """
-SELECT vendor_id, content FROM binding
-WHERE account = $1 AND kind = $2 AND gone_ms IS NULL
-  AND id > (SELECT max(id::text)::uuid FROM binding WHERE account = $1 AND vendor_id = $3)
+SELECT id, vendor_id, content FROM binding
+WHERE account = $1 AND kind = $2 AND gone_ms IS NULL AND id > $3::uuid AND (NOT $5 OR state = 'pending')
 ORDER BY id LIMIT $4
 """
 

@@ -13,8 +13,8 @@ from proxy.ledger.entry import Bind
 from proxy.store.bindings import Listed
 
 
-def binding(vendor_id="file-1", account=7, upstream="openai", kind="file"):
-    return Binding(vendor_id, kind, account, upstream, "direct", "main")
+def binding(vendor_id="file-1", account=7, upstream="openai", kind="file", made=0):
+    return Binding(vendor_id, kind, account, upstream, "direct", "main", made=f"{made:032x}" if made else "")
 
 
 def told(made: Binding, **more):
@@ -37,9 +37,19 @@ class Source:
         self.on_find()
         return [row for row in self.rows if row.account == account and row.vendor_id in vendor_ids]
 
-    async def page(self, account, kind, limit, *, after="", before=""):
-        found = [Listed(r.vendor_id, {"id": r.vendor_id}) for r in self.rows if r.account == account]
-        return found[:limit], len(found) > limit
+    async def page(self, account, kind, limit, *, after="", before="", only_open=False):
+        rows = await self.listed(account, kind, [r.vendor_id for r in self.rows])
+        if before:
+            return sorted((r for r in rows if r.made > before), key=lambda r: r.made)[:limit][::-1]
+        newest = sorted((r for r in rows if not after or r.made < after), key=lambda r: r.made, reverse=True)
+        return newest[:limit]
+
+    async def listed(self, account, kind, vendor_ids):
+        mine = [r for r in self.rows if r.account == account and r.vendor_id in vendor_ids]
+        return [Listed(r.vendor_id, {"id": r.vendor_id}, r.made) for r in mine]
+
+    async def count(self, account, kind):
+        return len([r for r in self.rows if r.account == account])
 
     async def journaled(self):
         self.scans += 1
@@ -124,16 +134,60 @@ async def test_one_id_at_two_upstreams_is_two_bindings(desk):
     assert [b["upstream"] for b in both] == ["mj", "openai"]
 
 
+def new(n, **more):
+    """What a worker tells of the n-th thing that was made."""
+    return told(binding(f"file-{n}", made=n), content={"id": f"file-{n}"}, **more)
+
+
+def ids(page):
+    return [item["id"] for item in page["items"]]
+
+
+LIST = {"account": 7, "kind": "file", "limit": 20}
+
+
 async def test_a_list_shows_what_was_made_a_moment_ago_and_not_what_is_gone(desk, source):
-    source.rows = [binding("file-2"), binding("file-1")]
-    desk.bound(told(binding("file-3"), content={"id": "file-3"}))
-    desk.bound(told(binding("file-1"), gone=True))
-    ask = {"account": 7, "kind": "file", "limit": 20}
-    page = await desk.page(ask)
-    assert [item["id"] for item in page["items"]] == ["file-3", "file-2"]
-    assert not page["more"]
-    assert (await desk.page({**ask, "limit": 1}))["more"]
-    assert (await desk.page({**ask, "account": 8}))["items"] == []
+    source.rows = [binding("file-2", made=2), binding("file-1", made=1)]
+    desk.bound(new(3))
+    desk.bound(told(binding("file-1", made=1), gone=True))
+    page = await desk.page(LIST)
+    assert (ids(page), page["more"]) == (["file-3", "file-2"], False)
+    assert (await desk.page({**LIST, "limit": 1}))["more"]
+    assert ids(await desk.page({**LIST, "account": 8})) == []
+
+
+@pytest.mark.parametrize("drained", range(16))
+async def test_pages_go_on_through_what_is_drained_and_what_is_not(desk, source, drained):
+    """Journals of several workers are drained each in its own time: any of the rows may be missing still."""
+    for n in range(1, 5):
+        desk.bound(new(n))
+    source.rows = [binding(f"file-{n}", made=n) for n in range(1, 5) if drained >> (n - 1) & 1]
+    assert ids(await desk.page({**LIST, "after": "file-3"})) == ["file-2", "file-1"]
+    assert ids(await desk.page({**LIST, "before": "file-2"})) == ["file-4", "file-3"]
+    first = await desk.page({**LIST, "limit": 2})
+    assert (ids(first), first["more"]) == (["file-4", "file-3"], True)
+    second = await desk.page({**LIST, "limit": 2, "after": "file-3"})
+    assert (ids(second), second["more"]) == (["file-2", "file-1"], False)
+    numbered = await desk.page({**LIST, "limit": 3, "offset": 3, "total": True})
+    assert (ids(numbered), numbered["total"]) == (["file-1"], 4)
+    assert ids(await desk.page({**LIST, "ids": ["file-2", "file-9", "file-4"]})) == ["file-2", "file-4"]
+
+
+async def test_a_page_behind_what_nobody_made_is_empty(desk, source):
+    source.rows = [binding("file-1", made=1)]
+    assert ids(await desk.page({**LIST, "after": "file-7"})) == []
+
+
+async def test_a_page_behind_what_another_node_made_waits_for_its_drain(desk, source):
+    source.nodes = True
+    source.rows = [binding("file-1", made=1)]
+
+    def drained():
+        if source.asked == 3:
+            source.rows = [binding("file-2", made=2), *source.rows]
+
+    source.on_find = drained
+    assert ids(await desk.page({**LIST, "after": "file-2"})) == ["file-1"]
 
 
 async def test_memory_is_bounded(desk, monkeypatch):
