@@ -35,8 +35,32 @@ class Splitter(Protocol):
     """What cuts one kind of stream."""
 
     def one(self, content: bytes) -> bytes | None: ...
+    def most(self, content: bytes) -> int:
+        """How many values there can be in a read."""
+        ...
+
     def feed(self, content: bytes) -> list[bytes | PointerScanner]: ...
     def finish(self) -> list[bytes | PointerScanner]: ...
+
+
+class UnreadSplitter:
+    """Of a stream that is not looked at any more: tells how much there is of it."""
+
+    def __init__(self, pass_by: Callable[[int], None]) -> None:
+        self._pass_by = pass_by
+
+    def one(self, content: bytes) -> bytes | None:
+        return None
+
+    def most(self, content: bytes) -> int:
+        return 0
+
+    def feed(self, content: bytes) -> list[bytes | PointerScanner]:
+        self._pass_by(len(content))
+        return []
+
+    def finish(self) -> list[bytes | PointerScanner]:
+        return []
 
 
 class SseSplitter:
@@ -70,6 +94,9 @@ class SseSplitter:
         if first_end == size - 3 and content.endswith(b"\r\n\r\n") and self._between:
             return content[at + 6 : -4] if content.find(b"\r", at) == size - 4 else None
         return None
+
+    def most(self, content: bytes) -> int:
+        return content.count(b"\n") + content.count(b"\r")
 
     def feed(self, content: bytes) -> list[bytes | PointerScanner]:
         """The next bytes, cut anywhere; what they completed."""
@@ -199,6 +226,9 @@ class JsonSplitter:
     def one(self, content: bytes) -> bytes | None:
         """See SseSplitter. Brackets must be counted here: there is no shorter way."""
         return None
+
+    def most(self, content: bytes) -> int:
+        return content.count(b"{") + content.count(b"[")
 
     def feed(self, content: bytes) -> list[bytes | PointerScanner]:
         """The next bytes, cut anywhere; the values that they completed."""

@@ -28,6 +28,7 @@ from proxy.errors import (
     ModelMissing,
     ProxyError,
     StationFault,
+    UpstreamClosed,
 )
 from proxy.ledger import entry
 from proxy.ledger.entry import Attempt
@@ -111,11 +112,12 @@ class _Session:
     async def run(self, choose: Choose) -> None:
         x, first = self._x, b""
         opcode = WSMsgType.TEXT
-        if self._rules.model_in_first:
-            # Its model comes in a frame, so that it cannot be refused in HTTP.
-            self._client = await accept(x, self._ended, ())
-            first, opcode = await self._first_frame()
         try:
+            if self._rules.model_in_first:
+                # Its model comes in a frame, so that it cannot be refused in HTTP.
+                self._client = await accept(x, self._ended, ())
+                first, opcode = await self._first_frame()
+                self._turns.uploaded(len(first))
             x.model = self._model(first)
             self._sessions.books.admission.authorize(x)
             choices = choose(x)
@@ -124,6 +126,8 @@ class _Session:
             if self._client is None:
                 protocol = self._upstream.protocol if self._upstream else None
                 self._client = await accept(x, self._ended, (protocol,) if protocol else ())
+            elif first:
+                await self._begin(first, opcode, choice)
         except ProxyError as e:
             self._turns.interrupt(entry.FAILED, e.code)
             if self._client is None:
@@ -131,9 +135,6 @@ class _Session:
             await self._refuse(e)
             return
         x.status = 101
-        if first:
-            assert self._upstream is not None
-            await self._upstream.send_frame(self._renamed(first, choice), opcode)
         await self._relay()
 
     async def _first_frame(self) -> tuple[bytes, WSMsgType]:
@@ -165,13 +166,17 @@ class _Session:
             raise ModelMissing(param="model")
         return str(model)
 
-    def _renamed(self, first: bytes, choice: Choice) -> bytes:
-        """The first frame, in which the model is called as it is there."""
-        if choice.model == self._x.model:
-            return first
-        told = str(look_up(orjson.loads(first), self._rules.model_in_first))
-        theirs = "".join((*told.rpartition("/")[:2], choice.model))
-        return first.replace(orjson.dumps(told), orjson.dumps(theirs), 1)
+    async def _begin(self, first: bytes, opcode: WSMsgType, choice: Choice) -> None:
+        """Say the first frame, in which the model is called as it is there. Raises UpstreamClosed."""
+        assert self._upstream is not None
+        if choice.model != self._x.model:
+            told = str(look_up(orjson.loads(first), self._rules.model_in_first))
+            theirs = "".join((*told.rpartition("/")[:2], choice.model))
+            first = first.replace(orjson.dumps(told), orjson.dumps(theirs), 1)
+        try:
+            await _send(self._upstream, first, opcode)
+        except ConnectionError as e:
+            raise UpstreamClosed from e
 
     async def _dial(self, choices: list[Choice]) -> Choice:
         """Try the choices in their order. Raises the last failure."""

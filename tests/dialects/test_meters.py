@@ -14,6 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
+from proxy.dialects.answer import DOCUMENTS_MAX, LOOK_BYTES
 from proxy.dialects.base import Meter
 from proxy.metering.usage import Usage
 from tests.dialects import reference
@@ -381,3 +382,35 @@ def test_a_meter_keeps_at_most_64_kib(dialect: str, operation: str, size: int, b
         assert held_bytes(meter) < 72 << 10  # 64 KiB and the objects around them
     meter.finish()
     said(meter)
+
+
+@pytest.mark.parametrize(
+    ("dialect", "operation", "begin", "document"),
+    [
+        ("gemini", "stream_generate_content", b"[", b"{},"),
+        ("ollama", "ollama.chat", b"", b"{}\n"),
+        ("gemini", "live", b"", b"{}"),
+        ("openai", "chat", b"", b"data:{}\n\n"),
+    ],
+)
+def test_of_a_read_that_is_all_small_documents_few_are_looked_at_and_the_rest_is_an_estimate(
+    dialect: str, operation: str, begin: bytes, document: bytes
+):
+    meter = DIALECTS[dialect].make_meter(DIALECTS[dialect].operations[operation], True)
+    content = begin + document * 200_000
+    meter.feed(content)
+    assert DOCUMENTS_MAX <= meter.events <= DOCUMENTS_MAX + LOOK_BYTES // len(document) + 1
+    assert meter.degraded
+    assert meter.unread_bytes > len(content) - (meter.events + 2) * len(document) - LOOK_BYTES
+    before = meter.unread_bytes
+    meter.feed(document)
+    assert (meter.unread_bytes, meter.usage()) == (before + len(document), None)
+
+
+def test_a_long_read_of_documents_as_vendors_send_them_is_read_whole():
+    event = b'data: {"choices":[{"delta":{"content":"hello you"}}]}\n\n'
+    usage = b'data: {"choices":[],"usage":{"prompt_tokens":7,"completion_tokens":9}}\n\ndata: [DONE]\n\n'
+    meter = metered("openai", "chat", [event * 6000 + usage])
+    assert (meter.complete, meter.degraded, meter.events) == (True, False, 6002)
+    found = meter.usage()
+    assert found is not None and (found.input, found.output) == (7, 9)
