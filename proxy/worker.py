@@ -35,6 +35,7 @@ from proxy.relay.body import Bodies
 from proxy.relay.cooldown import Cooldowns
 from proxy.relay.dialler import Dialler
 from proxy.relay.handler import Relay
+from proxy.relay.hooks import Hooks
 from proxy.relay.ids import IdSource
 from proxy.relay.ingress import Ingress
 from proxy.relay.metering_task import MeterQueue
@@ -96,16 +97,18 @@ class Worker:
         books = Books(admission, self.settler, self.journal, IdSource().next)
         self.pool = Pool(loop, ssl_context=tls, clock=monotonic)
         self.dialler = Dialler(tls)
+        self.hooks = Hooks(self.channel.notify, wall_ms)
         self.relay = Relay(
             admission=admission,
             bodies=Bodies(Spool(settings.spool_dir)),
-            pages=Pages(admission, settings.web_path, self.is_ready),
+            pages=Pages(admission, self.hooks, settings.web_path, self.is_ready),
             pool=self.pool,
             journal=self.journal,
             settler=self.settler,
             cooldowns=cooldowns,
             ownership=Ownership(self.channel, self.journal, wall_ms),
             submissions=Submissions(self.channel, wall_ms),
+            hooks=self.hooks,
             sessions=Sessions(books, cooldowns.report, self.dialler),
             tools=Tools(loop, wall_ms, self.meters, self.sweeper, self.settler, cooldowns.report),
         )
@@ -256,6 +259,7 @@ class Worker:
     def _welcome(self, reply: dict[str, Any]) -> None:
         """An outage of Postgres that comes later does not take readiness away: warm keys go on."""
         self._knows_keys = self._knows_keys or reply["has_postgres"]
+        self.hooks.know(bytes.fromhex(reply["secret"]))
 
     def _table(self, args: dict[str, Any]) -> None:
         """One piece of a compiled table; each takes about a millisecond, streams move in between."""

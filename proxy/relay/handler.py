@@ -33,6 +33,7 @@ from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
 from proxy.relay.heartbeat import heartbeat_for
+from proxy.relay.hooks import Hooks
 from proxy.relay.identity import client_address
 from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
@@ -78,6 +79,7 @@ class Relay:
     tools: Tools
     ownership: Ownership
     submissions: Submissions
+    hooks: Hooks
     sessions: Sessions
     heads: Heads | None = None  # swapped whole by a reload; running calls keep theirs
     is_draining: bool = False
@@ -147,7 +149,16 @@ class Relay:
             await self.ownership.list(x)
             return True
         self.ownership.watch(x)
-        return x.operation.task is not None and await self.submissions.claim(x)
+        task = x.operation.task
+        if task is None:
+            return False
+        if task.callback is not None:
+            self.hooks.note(x, task.callback)
+        if await self.submissions.claim(x):
+            return True
+        if x.hook and task.callback is not None:
+            self.hooks.replace(x, task.callback)
+        return False
 
     def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere now, and

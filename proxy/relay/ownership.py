@@ -12,6 +12,7 @@ from typing import Any
 from urllib.parse import parse_qsl
 
 from proxy.channel import Channel, ChannelError
+from proxy.dialects.news import News, news_of
 from proxy.dialects.owned import (
     ENDED,
     ID_CHARS_MAX,
@@ -53,7 +54,7 @@ class Ownership:
         self._wall_ms = wall_ms
         self._ids = IdSource()
         self._known: dict[tuple[int, str], tuple[Binding, ...]] = {}
-        self._told: dict[tuple[str, str, str], str] = {}  # identity -> the state that was journaled last
+        self._told: dict[tuple[str, str, str], str] = {}  # identity -> the look that was journaled last
 
     # -- requests --
 
@@ -198,7 +199,7 @@ class Ownership:
     def _held(x: Exchange, sighting: Sighting) -> str:
         """The id of the task that waits for its end with the hold of this call, or ""."""
         task = sighting.task
-        if task is None or x.begin is None or not x.begin.hold_nanos or sighting.state in ENDED:
+        if task is None or x.begin is None or not (x.begin.hold_nanos or x.hook) or sighting.state in ENDED:
             return ""
         return next((id_ for id_, kind in sighting.ids.items() if kind == task.kind), "")
 
@@ -208,14 +209,15 @@ class Ownership:
         """Once per id, and once more when a hold goes with it."""
         assert x.key is not None
         at = x.attempts[-1]
-        binding = Binding(id_, kind, x.key.account_id, at.upstream, at.mirror, at.credential)
+        hook = x.hook if with_hold else ""
+        binding = Binding(id_, kind, x.key.account_id, at.upstream, at.mirror, at.credential, bool(hook))
         known = self._known.get((binding.account, id_), ())
         if any(b.home == binding.home for b in known) and not with_hold:
             return
         now = self._wall_ms()
         record = Bind(
             self._ids.next(now), now, binding.account, x.key.key_id, kind, id_, binding.upstream,
-            binding.mirror, binding.credential, content=content,
+            binding.mirror, binding.credential, content=content, hook=hook,
         )  # fmt: skip
         if with_hold and x.begin is not None:
             record.id, record.hold_nanos, record.lease = x.begin.id, x.begin.hold_nanos, x.begin.lease
@@ -232,12 +234,13 @@ class Ownership:
             return
         if state in ENDED and (task.model or task.results is not None):
             state = bindings.DUE  # what it costs is more than this answer tells
-        if self._told.get(bound.identity) == state:
+        news = news_of(task, sighting.whole) if bound.is_told and state != bindings.DUE else None
+        if self._told.get(bound.identity) == _mark(state, news):
             return
         usage = sighting.usage.as_dict() or ONE_CALL if sighting.usage is not None else {}
         if state == SUCCEEDED and task.usage is None:
             usage = ONE_CALL
-        self._observe(bound, state, usage, sighting.content)
+        self._observe(bound, state, usage, sighting.content, news)
 
     def _observe(
         self,
@@ -245,18 +248,26 @@ class Ownership:
         state: str,
         usage: dict[str, Any] | None = None,
         content: dict[str, Any] | None = None,
+        news: News | None = None,
     ) -> None:
         now = self._wall_ms()
         seen = Observed(
             self._ids.next(now), now, bound.vendor_id, bound.upstream, state, usage or {}, bound.credential,
             content or {},
         )  # fmt: skip
+        if news is not None:
+            seen.mark, seen.body = news
         self._journal.append(entry.encode(seen), None, settle=True)
-        self._told[bound.identity] = state
+        self._told[bound.identity] = _mark(state, news)
         if len(self._told) > KNOWN_MAX:
             del self._told[next(iter(self._told))]
         if state == bindings.GONE:
             self._channel.notify("bound", {"binding": bound.as_dict(), "gone": True})
+
+
+def _mark(state: str, news: News | None) -> str:
+    """Looks with the same one need no second entry."""
+    return state if news is None else f"{state} {news.mark}"
 
 
 def _ends_with(path: str, id_: str) -> bool:

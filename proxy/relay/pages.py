@@ -18,12 +18,17 @@ from proxy.relay.admission import Admission
 from proxy.relay.answers import dialect_of, whole_answer
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
+from proxy.relay.hooks import Hooks
+from proxy.routing.callbacks import PREFIX
 
 PAGE_TIMEOUT_S = 10.0
 BODY_BYTES_MAX = 64 << 10
 CREATED = 1_700_000_000  # of every model: OpenAI's shape wants a date that nobody reads
 
+CALLBACK_BYTES_MAX = 4 << 20  # a task with its pictures in it
+
 HOLDER_PATHS = ("/me", "/receipts", "/dashboard/billing/subscription", "/dashboard/billing/usage")
+HOLDER_PREFIXES = ("/receipts/", "/me/callback")
 NOT_MEASURED = {"status": "unknown", "first_byte_ms": None, "measured_ms": None}
 OPEN_PREFIXES = ("/portal", "/status")
 KEY_HEADER = "x-headrace-key"  # set here, dropped from clients: control trusts it
@@ -42,8 +47,11 @@ Page = Callable[[Exchange], Awaitable[None]]
 class Pages:
     """`is_ready()` is what /readyz says; `web_path` is control's unix socket."""
 
-    def __init__(self, admission: Admission, web_path: str, is_ready: Callable[[], bool]) -> None:
+    def __init__(
+        self, admission: Admission, hooks: Hooks, web_path: str, is_ready: Callable[[], bool]
+    ) -> None:
         self._admission = admission
+        self._hooks = hooks
         self._web_path = web_path
         self._is_ready = is_ready
         self._session: aiohttp.ClientSession | None = None
@@ -70,8 +78,10 @@ class Pages:
         if page is None:
             if path.startswith(("/models/", "/v1beta/models/")) and x.method in ("GET", "HEAD"):
                 page = self._model
-            elif path in HOLDER_PATHS or path.startswith("/receipts/"):
+            elif path in HOLDER_PATHS or path.startswith(HOLDER_PREFIXES):
                 page = self._holder_page
+            elif path.startswith(PREFIX):
+                page = self._callback
             elif x.path.startswith(OPEN_PREFIXES) and x.path.split("/")[1] in ("portal", "status"):
                 page = self._open_page
             else:
@@ -153,6 +163,18 @@ class Pages:
                 snapshot.table.upstreams[c.upstream].enabled for c in snapshot.table.models[name].candidates
             )
         ]
+
+    async def _callback(self, x: Exchange) -> None:
+        """A vendor says that something became of a task. What it says is not looked at."""
+        if x.method != "POST":
+            raise MethodNotAllowed
+        self._hooks.hear(x.path.rpartition("/")[2])
+        size = 0
+        while piece := await x.body.more():
+            size += len(piece)
+            if size > CALLBACK_BYTES_MAX:
+                raise BodyTooLarge
+        respond_json(x, {"status": "ok"})
 
     async def _holder_page(self, x: Exchange) -> None:
         await self._identify(x)

@@ -31,7 +31,7 @@ class Sighting:
 
     __slots__ = (
         "_buffer", "_holder", "_kinds", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content",
-        "ids", "state", "task", "usage",
+        "ids", "state", "task", "usage", "whole",
     )  # fmt: skip
 
     def __init__(self, out: tuple[IdOut, ...], task: Task | None, on_id: Callable[[str, str], None]) -> None:
@@ -39,6 +39,7 @@ class Sighting:
         self.state: str | None = None
         self.usage: Usage | None = None
         self.content: dict[str, Any] = {}
+        self.whole: Any = None  # an answer that was short enough
         self._out = out
         self.task = task
         self._on_id = on_id
@@ -96,6 +97,7 @@ class Sighting:
             shown = first(document, (self._holder,))
             if type(shown) is dict and len(self._buffer) <= CONTENT_BYTES_MAX:
                 self.content = shown
+            self.whole = document
             self._document(document)
         self._buffer = self._scanner = None
 
