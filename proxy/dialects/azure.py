@@ -11,7 +11,7 @@ import orjson
 
 from proxy.dialects import openai_format as fmt
 from proxy.dialects import openai_media, openai_realtime
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import KEEP_ALIVE, Dialect
 from proxy.dialects.openai import OPENAI
 
 # What a deployment in the path stands for; the newer surface has OpenAI's own paths and no api-version.
@@ -68,7 +68,7 @@ AZURE = Dialect(
     response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
     error_body=error_body,
     stream_error=fmt.in_stream(error_body),
-    heartbeat=fmt.HEARTBEAT,
+    heartbeat=KEEP_ALIVE,
     id_header=b"apim-request-id",
     make_meter=fmt.make_meter,
 )

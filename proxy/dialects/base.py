@@ -94,6 +94,9 @@ class Session:
     transcript: str = ""  # the operation as which it is billed
 
 
+# A comment, as DeepSeek sends it: clients that read server-sent events skip it.
+KEEP_ALIVE = b": keep-alive\n\n"
+
 Foretell = Callable[[Mapping[str, Any], Mapping[str, Any], Callable[[bytes], bytes | None]], Usage | None]
 """(request document, content of the price, header of the answer by name) -> what is known of the usage
 without the content of the answer; None: nothing."""
@@ -124,6 +127,8 @@ class OperationSpec:
     streams: bool = False  # has a `stream` member
     streams_unasked: bool = False  # what the absence of that member means
     stream_header: str = ""  # the request header that asks for a stream instead
+    is_sse: bool = True  # its stream is server-sent events
+    sse_query: tuple[str, ...] = ()  # ... but only where one of these query parameters says `sse`
     include_usage: bool = False  # understands stream_options.include_usage
     generates_text: bool = False  # its output can be counted where the vendor reports no usage
     billed: bool = True  # False: free (models, count_tokens, moderations)

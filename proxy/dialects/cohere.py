@@ -14,7 +14,7 @@ import orjson
 from proxy.dialects import headers
 from proxy.dialects import openai_format as fmt
 from proxy.dialects.answer import known_int
-from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules
+from proxy.dialects.base import ANY, KEEP_ALIVE, Dialect, OperationSpec, Rules
 from proxy.dialects.rules import RuledMeter, reading
 from proxy.metering.usage import Usage
 
@@ -92,6 +92,7 @@ _CHAT_V1 = replace(
     _CHAT,
     name="cohere.chat_v1",
     path="v1/chat",
+    is_sse=False,
     terminal_hint=b"stream-end",
     meter=reading(read_usage, ("meta",), ("response", "meta")),
     rules=Rules(
@@ -157,6 +158,7 @@ COHERE = Dialect(
     response_pass=headers.RESPONSE | {b"num_chars", b"num_tokens", b"x-api-warning"},
     error_body=error_body,
     stream_error=stream_error,
+    heartbeat=KEEP_ALIVE,
     id_header=b"x-debug-trace-id",
     make_meter=RuledMeter,
 )

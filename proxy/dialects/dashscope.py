@@ -13,7 +13,7 @@ import orjson
 from proxy.dialects import headers
 from proxy.dialects import openai_format as fmt
 from proxy.dialects.answer import known_int
-from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules
+from proxy.dialects.base import ANY, KEEP_ALIVE, Dialect, OperationSpec, Rules
 from proxy.dialects.rules import RuledMeter, reading
 from proxy.metering.usage import Usage
 
@@ -111,6 +111,7 @@ DASHSCOPE = Dialect(
     response_pass=headers.RESPONSE,
     error_body=error_body,
     stream_error=stream_error,
+    heartbeat=KEEP_ALIVE,
     id_header=b"x-request-id",
     make_meter=RuledMeter,
 )

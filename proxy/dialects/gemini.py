@@ -85,6 +85,11 @@ USAGE = reading(read_usage, ("usageMetadata",))
 
 # -- operations ------------------------------------------------------------------------------------
 
+# What the meter reads; `alt=proto` would be an answer without a bill.
+_QUERY_FORMATS: dict[str, frozenset[str]] = {
+    "alt": frozenset({"sse", "json"}),
+    "$alt": frozenset({"json", "sse", "json;enum-encoding=int"}),
+}
 _SEARCHES = ("candidates", ANY, "groundingMetadata", "webSearchQueries")
 _PARTS = ("candidates", ANY, "content", "parts", ANY)
 
@@ -155,6 +160,7 @@ OPERATIONS: dict[str, OperationSpec] = {
             path="models/{model}:streamGenerateContent",
             streams=True,
             streams_unasked=True,
+            sse_query=tuple(_QUERY_FORMATS),
         ),
         OperationSpec(
             "count_content_tokens",
@@ -228,10 +234,7 @@ def stream_error(*refusal: Any) -> bytes:
 
 # Not x-goog-user-project: who is billed at Google stays our affair.
 _REQUEST_PASS = headers.REQUEST | {b"x-goog-api-client", b"x-goog-upload-protocol", b"x-server-timeout"}
-# Formats that the meter reads; `alt=proto` would be an answer without a bill.
-_QUERY: dict[str, frozenset[str]] = {
-    "alt": frozenset({"sse", "json"}),
-    "$alt": frozenset({"json", "sse", "json;enum-encoding=int"}),
+_QUERY = _QUERY_FORMATS | {
     "updateMask": frozenset(),
     "uploadType": frozenset(),
     "upload_protocol": frozenset(),
@@ -252,5 +255,6 @@ GEMINI = Dialect(
     query_pass=_QUERY,
     error_body=error_body,
     stream_error=stream_error,
+    heartbeat=b"\r\n\r\n",  # nothing dispatches nothing; a comment is what google-genai takes for an error
     make_meter=make_meter,
 )

@@ -12,7 +12,7 @@ import orjson
 
 from proxy.dialects import openai_format as fmt
 from proxy.dialects.answer import known_int
-from proxy.dialects.base import Dialect, OperationSpec, Rules
+from proxy.dialects.base import KEEP_ALIVE, Dialect, OperationSpec, Rules
 from proxy.dialects.rules import reading
 from proxy.metering.usage import Usage
 
@@ -56,6 +56,7 @@ MISTRAL = Dialect(
     response_pass_prefixes=fmt.RESPONSE_PASS_PREFIXES,
     error_body=error_body,
     stream_error=fmt.in_stream(error_body),
+    heartbeat=KEEP_ALIVE,
     id_header=b"mistral-correlation-id",
     make_meter=fmt.make_meter,
 )

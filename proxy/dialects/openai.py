@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proxy.dialects import openai_format as fmt
 from proxy.dialects import openai_media, openai_realtime, openai_resources, openai_responses
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import KEEP_ALIVE, Dialect
 from proxy.dialects.owned import IdOut
 
 # A chat may be kept there (only when asked to), and may name files.
@@ -37,6 +37,6 @@ OPENAI = Dialect(
     query_pass=fmt.QUERY_PASS,
     error_body=fmt.error_body,
     stream_error=fmt.in_stream(fmt.error_body),
-    heartbeat=fmt.HEARTBEAT,
+    heartbeat=KEEP_ALIVE,
     make_meter=fmt.make_meter,
 )

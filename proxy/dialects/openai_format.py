@@ -309,8 +309,6 @@ def in_stream(error_body: Callable[..., bytes]) -> Callable[..., bytes]:
     return stream_error
 
 
-HEARTBEAT = b": keep-alive\n\n"  # a comment, as DeepSeek sends it
-
 # -- headers ---------------------------------------------------------------------------------------
 
 REQUEST_PASS = frozenset({

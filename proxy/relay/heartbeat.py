@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from time import monotonic
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -34,7 +35,7 @@ LOOK_AGAIN_S = 0.05  # for an attempt that is still connecting
 EVENT_ENDS = (b"\n\n", b"\r\n\r\n")
 SPACE = b" "
 # What these consume, their answers in one piece are JSON: white space may stand in front (RFC 8259 2).
-JSON_KINDS = frozenset({"text", "embeddings", "images"})
+JSON_KINDS = frozenset({"text", "embeddings", "images", "rerank", "pages", "predictions"})
 EVENT_KINDS = frozenset({"text", "images"})
 
 Timer = Callable[[float, Callable[[], None]], asyncio.TimerHandle]
@@ -56,13 +57,22 @@ def rhythm_of(x: Exchange) -> Rhythm | None:
         return None
     timeout_s = timeout_ms / 1000
     if x.is_stream:
-        if x.operation.kind not in EVENT_KINDS or not x.dialect.heartbeat:
+        if x.operation.kind not in EVENT_KINDS or not x.dialect.heartbeat or not _is_sse(x):
             return None
         return Rhythm(x.dialect.heartbeat, b"text/event-stream", timeout_s * BEAT_AFTER)
     is_json = x.operation.request == "json" and x.operation.kind in JSON_KINDS
     if x.endpoint.slow_calls == "trickle" and is_json:
         return Rhythm(SPACE, b"application/json", timeout_s * BEAT_AFTER)
     return Rhythm(b"", b"", timeout_s - min(timeout_s * MARGIN, MARGIN_MAX_S))
+
+
+def _is_sse(x: Exchange) -> bool:
+    """Will the stream be server-sent events? There is nothing to say within JSON, or between its lines."""
+    assert x.operation is not None
+    names = x.operation.sse_query
+    return x.operation.is_sse and (
+        not names or any(name in names and word == "sse" for name, word in parse_qsl(x.query))
+    )
 
 
 def heartbeat_for(x: Exchange, loop: asyncio.AbstractEventLoop) -> AbstractContextManager[None]:

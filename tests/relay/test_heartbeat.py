@@ -146,6 +146,43 @@ def test_an_anthropic_stream_gets_pings() -> None:
     assert body_of(kept.take()) == b'event: ping\ndata: {"type": "ping"}\n\n'
 
 
+@pytest.mark.parametrize(
+    ("dialect", "operation", "query", "beat"),
+    [
+        ("gemini", "stream_generate_content", "alt=sse", b"\r\n\r\n"),
+        ("vertex", "stream_generate_content", "$alt=sse&key=x", b"\r\n\r\n"),
+        ("vertex", "stream_raw_predict", "", b"\r\n\r\n"),
+        ("mistral", "chat", "", b": keep-alive\n\n"),
+        ("cohere", "cohere.chat", "", b": keep-alive\n\n"),
+        ("dashscope", "dashscope.text", "", b": keep-alive\n\n"),
+    ],
+)
+def test_the_events_of_every_family_are_kept_apart_by_what_its_clients_skip(
+    dialect: str, operation: str, query: str, beat: bytes
+) -> None:
+    kept = Kept(dialect=dialect, operation=operation, query=query)
+    kept.timer.run(40)
+    assert body_of(kept.take()) == beat
+
+
+@pytest.mark.parametrize(
+    ("dialect", "operation", "query"),
+    [
+        ("gemini", "stream_generate_content", ""),
+        ("gemini", "stream_generate_content", "alt=json"),
+        ("cohere", "cohere.chat_v1", ""),
+        ("ollama", "ollama.chat", ""),
+        ("bedrock", "converse_stream", ""),
+    ],
+)
+def test_nothing_is_said_within_arrays_between_lines_and_in_frames(
+    dialect: str, operation: str, query: str
+) -> None:
+    spec = DIALECTS[dialect].operations[operation]
+    x = call(endpoint=OTHERS["cdn"], dialect=DIALECTS[dialect], operation=spec, is_stream=True, query=query)
+    assert rhythm_of(x) is None
+
+
 def test_an_answer_behind_an_early_head_comes_without_its_own() -> None:
     kept = Kept()
     kept.timer.run(40)
