@@ -24,8 +24,8 @@ from proxy.store.database import Database
 from tests.waiting import until, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
-START_S = 60.0
-STOP_S = 40.0
+START_S = 180.0
+STOP_S = 120.0
 
 ROUTES = """
 station: {{currency: USD, default_tier: Test, on_outage: unlimited}}
@@ -154,11 +154,16 @@ class Station:
                 found[line["child"]] = line["pid"]
         return {child: pid for child, pid in found.items() if child.startswith(name) and _lives(pid)}
 
+    def child(self, name: str) -> int:
+        """pid of one, once it lives."""
+        return int(wait_for(lambda: self.children().get(name), f"{name} lives"))
+
     def log(self) -> str:
         return self.log_path.read_text() if self.log_path.exists() else ""
 
     def log_lines(self) -> list[dict[str, Any]]:
-        return [orjson.loads(line) for line in self.log().splitlines() if line.startswith("{")]
+        whole = self.log().rpartition("\n")[0]  # the last line may be on its way
+        return [orjson.loads(line) for line in whole.splitlines() if line.startswith("{")]
 
     # -- what an operator does; each on a connection of its own --
 

@@ -18,7 +18,7 @@ import orjson
 
 from proxy.errors import ConfigError
 
-COMPILE_S = 20.0
+COMPILE_S = 120.0  # for what never ends; ten thousand models take 3 s, and a busy machine its time
 CHILD_BYTES_MAX = 2 << 30  # of address space; ten thousand models take a tenth of it
 
 

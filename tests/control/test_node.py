@@ -147,7 +147,7 @@ async def test_calls_go_on_while_control_dies_and_comes_back(
     key = await station.customer("control-dies")
     await until_answer(station, key, 200)
     for _ in range(3):
-        before = station.children("control")["control"]
+        before = station.child("control")
         os.kill(before, signal.SIGKILL)
         assert await call(station, key) == 200  # with what the worker holds
         began_s = time.monotonic()
@@ -163,7 +163,10 @@ async def test_calls_go_on_while_control_dies_and_comes_back(
     assert violations == []
 
 
-def test_metrics_sum_over_workers_that_come_and_go(station: Station) -> None:
+async def test_metrics_sum_over_workers_that_come_and_go(station: Station, upstream: UpstreamServer) -> None:
+    upstream.script("/v1/chat/completions", [whole(ANSWER)])
+    assert await call(station, await station.customer("counted")) == 200
+
     def calls() -> float:
         return sum(
             float(line.split()[-1])
@@ -173,7 +176,7 @@ def test_metrics_sum_over_workers_that_come_and_go(station: Station) -> None:
 
     wait_for(lambda: calls() > 0, "numbers")
     before = calls()
-    os.kill(station.children("w0")["w0"], signal.SIGKILL)
+    os.kill(station.child("w0"), signal.SIGKILL)
     wait_for(lambda: len(generations(station)) == WORKERS, "a new worker")
     assert calls() >= before
 

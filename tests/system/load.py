@@ -25,6 +25,7 @@ from proxy.store.audit import audit
 from proxy.store.journal_audit import audit_journals
 from tests.fakes.upstream_server import Action, Pause, Request, UpstreamServer, chunk, chunked_head
 from tests.station import Station
+from tests.waiting import DEADLINE_S, until
 
 # Long forms of these tests.
 SLOW = [
@@ -128,10 +129,10 @@ class Load:
     def __exit__(self, *_: object) -> None:
         self.stop()
 
-    def stop(self, within_s: float = 60.0) -> list[Call]:
+    def stop(self) -> list[Call]:
         """Users end the call that they are in; all calls."""
         self._stopping.set()
-        self._thread.join(within_s)
+        self._thread.join(2 * DEADLINE_S)
         assert not self._thread.is_alive(), "a call hangs"
         return self.calls
 
@@ -146,7 +147,7 @@ class Load:
 
     async def _run(self) -> None:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        patience = aiohttp.ClientTimeout(total=None, sock_connect=30, sock_read=30)
+        patience = aiohttp.ClientTimeout(total=None, sock_connect=DEADLINE_S, sock_read=DEADLINE_S)
         async with aiohttp.ClientSession(connector=connector, timeout=patience) as session:
             await asyncio.gather(*(self._user(session, number) for number in range(self._users)))
 
@@ -187,9 +188,7 @@ class Books:
     outcomes: Counter[str]
 
 
-async def books(
-    station: Station, account: str, calls: Sequence[Call], upstream: UpstreamServer, within_s: float = 30.0
-) -> Books:
+async def books(station: Station, account: str, calls: Sequence[Call], upstream: UpstreamServer) -> Books:
     """Wait until everything has landed, then hold it against the oracle.
 
     A whole call has one complete row at its exact price. One that was broken off has one row, complete
@@ -202,7 +201,7 @@ async def books(
     answered = {call.id: call for call in calls if call.status == 200}
     unanswered = [call for call in calls if not call.id]
     at_least = sum(call.marker in asked for call in unanswered)
-    rows = await _landed(station, account, set(answered), at_least, within_s)
+    rows = await _landed(station, account, set(answered), at_least)
     for id_, call in answered.items():
         row = rows[id_]
         if call.is_whole:
@@ -222,23 +221,19 @@ async def books(
     return Books(rows, Counter(row["outcome"] for row in rows.values()))
 
 
-async def _landed(
-    station: Station, account: str, known: set[str], others: int, within_s: float
-) -> dict[str, dict[str, Any]]:
-    deadline = time.monotonic() + within_s
+async def _landed(station: Station, account: str, known: set[str], others: int) -> dict[str, dict[str, Any]]:
     database = await station.open_database()
+
+    async def landed() -> tuple[dict[str, dict[str, Any]]] | None:
+        found = await database.fetch(
+            "SELECT * FROM usage WHERE account = (SELECT id FROM account WHERE name = $1)", account
+        )
+        rows = {row["id"].hex: dict(row) for row in found}
+        return (rows,) if known <= rows.keys() and len(rows.keys() - known) >= others else None
+
     try:
-        while True:
-            found = await database.fetch(
-                "SELECT * FROM usage WHERE account = (SELECT id FROM account WHERE name = $1)", account
-            )
-            rows = {row["id"].hex: dict(row) for row in found}
-            if known <= rows.keys() and len(rows.keys() - known) >= others:
-                return rows
-            assert time.monotonic() < deadline, (
-                f"{len(known - rows.keys())} of {len(known)} calls have no row, {len(rows)} have one"
-            )
-            await asyncio.sleep(0.1)
+        (rows,) = await until(landed, f"rows of {len(known)} calls and {others} others")
+        return rows
     finally:
         await database.close()
 

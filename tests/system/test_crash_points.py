@@ -23,8 +23,6 @@ from tests.station import ROOT, Station, routes
 from tests.system.load import PATH, SLOW, Call, Load, books, held, marker_of, stream
 from tests.waiting import wait_for
 
-PATIENCE_S = 60.0
-
 # Where the worker dies -> what becomes of the call. None: it has no row. Around a sync a call is anywhere.
 CUT, WHOLE, NONE = "interrupted_relay", "complete", None
 WORKER: dict[str, set[str | None]] = {
@@ -95,7 +93,7 @@ def adoptions(station: Station) -> int:
 
 def restart(station: Station, child: str) -> None:
     """The next life reads the script anew."""
-    pid = station.children()[child]
+    pid = station.child(child)
     os.kill(pid, signal.SIGKILL)
     wait_for(lambda: station.children().get(child, pid) != pid, f"a new {child}")
 

@@ -215,7 +215,7 @@ def test_leaving_while_control_is_asked_takes_nothing(troubled: Troubled, key: s
     lane = troubled.lane()
     lane.script(HELLO)
     assert troubled.call(lane, key=key).status == 200
-    (control,) = troubled.station.children("control").values()
+    control = troubled.station.child("control")
     os.kill(control, signal.SIGSTOP)
     try:
         with troubled.connect() as client:

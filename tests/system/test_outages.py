@@ -26,10 +26,9 @@ from proxy.store.catalog import Catalog, KeySettings
 from tests.fakes.upstream_server import Pause, UpstreamServer
 from tests.station import ROOT, Station, routes
 from tests.system.load import PATH, SLOW, Call, Load, books, held, stream
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 USERS = 50
-PATIENCE_S = 60.0
 ALLOWANCE_NANOS = 50_000_000
 TIERS = """
   Refuse: {rank: 1, models: ["*"], limits: {concurrency: 200}, hold: max, on_outage: refuse}
@@ -117,7 +116,7 @@ def topup(station: Station, account: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "proxy", "account", "topup", account, "--amount", "1"]
     command += ["--ref", "bank-7"]
     environ = {**os.environ, "DATABASE_URL": station.dsn}
-    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=PATIENCE_S)
+    return subprocess.run(command, cwd=ROOT, env=environ, capture_output=True, text=True, timeout=DEADLINE_S)
 
 
 def accounts_page(station: Station) -> int:
@@ -146,7 +145,7 @@ async def test_no_call_fails_while_postgres_is_away(
             began_s = time.time()
             wait_for(is_away, "the outage is declared")
             assert accounts_page(station) == 503
-            wait_for(lambda: time.time() - began_s > seconds, "the outage lasts", PATIENCE_S * 2)
+            wait_for(lambda: time.time() - began_s > seconds, "the outage lasts", 2 * DEADLINE_S)
             during = [call for call in load.ended if call.began_s > began_s]
             assert len(during) >= USERS / 2
         back_s = time.time()
@@ -154,7 +153,7 @@ async def test_no_call_fails_while_postgres_is_away(
         over_s = time.time() - back_s
         assert accounts_page(station) == 200
     calls = load.stop()
-    found = await books(station, account, calls, upstream, within_s=60.0)
+    found = await books(station, account, calls, upstream)
     print(f"{how} {seconds} s: before {first_byte_ms(before)}; during {first_byte_ms(during)}")
     print(f"back after {over_s:.2f} s, all {len(calls)} landed after {time.time() - back_s:.2f} s")
     assert [str(call) for call in calls if not call.is_whole] == []
@@ -232,7 +231,7 @@ async def test_each_tier_spends_in_an_outage_what_it_was_promised(
         wait_for(is_away, "the outage is declared")
         for name, key in keys.items():
             loads[name] = [hold(station, key, 60, until, upstream)]
-        control = station.children()["control"]
+        control = station.child("control")
         os.kill(control, signal.SIGKILL)
         wait_for(lambda: station.children().get("control", control) != control, "a new control")
         wait_for(is_served, "workers are served")

@@ -22,7 +22,7 @@ from proxy.store.catalog import Catalog
 from tests.conftest import Databases
 from tests.fakes.socket_server import Frame, SocketServer
 from tests.station import Station
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, until, wait_for
 
 ROUTES = """
 upstreams:
@@ -116,7 +116,7 @@ async def play(socket: ClientWebSocketResponse[bool], frames: list[Frame]) -> li
         if frame["dir"] == "client":
             await socket.send_frame(frame["data"].encode(), WSMsgType[frame["kind"].upper()])
         elif frame["kind"] != "close":
-            message = await socket.receive(timeout=20)
+            message = await socket.receive(timeout=DEADLINE_S)
             heard.append((message.type.name.lower(), message.data))
     return heard
 
@@ -127,12 +127,12 @@ async def turns(station: Station, key: str, count: int) -> list[dict[str, Any]]:
         "SELECT u.* FROM usage u JOIN api_key k ON k.id = u.key "
         f"WHERE k.digest = sha256('{key}'::bytea) ORDER BY u.id"
     )
-    for _ in range(1000):
+
+    async def there() -> list[dict[str, Any]] | None:
         rows = await station.rows(sql)
-        if len(rows) >= count:
-            return rows
-        await asyncio.sleep(0.02)
-    raise AssertionError(f"{len(rows)} rows, not {count}")
+        return rows if len(rows) >= count else None
+
+    return list(await until(there, f"{count} rows"))
 
 
 def usage_of(row: dict[str, Any]) -> Usage:
@@ -212,9 +212,9 @@ async def test_the_next_turn_is_refused_without_credit(station: Station, vendor:
     async with session(station, "/v1/realtime?model=voice-poor", key) as socket:
         heard = await play(socket, script[:3])
         assert len(heard) == 2
-        refused = await socket.receive(timeout=10)
+        refused = await socket.receive(timeout=DEADLINE_S)
         assert orjson.loads(refused.data)["error"]["code"] == "insufficient_quota"
-        closed = await socket.receive(timeout=10)
+        closed = await socket.receive(timeout=DEADLINE_S)
         assert (closed.type, closed.data, closed.extra) == (WSMsgType.CLOSE, 1008, "insufficient_quota")
 
 
@@ -300,7 +300,7 @@ async def test_close_codes_and_pings_pass(station: Station, vendor: SocketServer
     vendor.script("voice-signs", [*script, {"dir": "server", "kind": "close", "data": "3001"}])
     async with session(station, "/v1/realtime?model=voice-signs", key) as socket:
         assert (await play(socket, script))[1] == ("ping", b"are you there")
-        closed = await socket.receive(timeout=10)
+        closed = await socket.receive(timeout=DEADLINE_S)
         assert (closed.type, closed.data) == (WSMsgType.CLOSE, 3001)
     assert (WSMsgType.PING, b"me too") in vendor.sessions[-1].received
 
@@ -341,7 +341,7 @@ GROWTH_MAX = 16 << 20
 
 
 def worker_bytes(station: Station) -> int:
-    (pid,) = station.children("w").values()
+    pid = station.child("w0")
     return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
 
@@ -376,7 +376,7 @@ async def test_a_vendor_that_floods_waits_for_a_slow_client(
         await another_is_served(station, vendor, f"vendor {flood}")
         assert worker_bytes(station) - before < GROWTH_MAX
         for _ in range(times):
-            assert (await socket.receive(timeout=30)).data == data.encode()
+            assert (await socket.receive(timeout=DEADLINE_S)).data == data.encode()
         await socket.close()
     wait_for(played.ended.is_set, "the vendor's end")
     assert played.sent == times + 1
@@ -447,7 +447,7 @@ async def test_a_frame_beyond_every_limit_ends_its_session_only(
         await play(socket, [CREATED])
         with contextlib.suppress(ConnectionError):
             await socket.send_frame(bytes(64 << 20), WSMsgType.BINARY)
-        ended = await socket.receive(timeout=30)
+        ended = await socket.receive(timeout=DEADLINE_S)
         assert ended.type in (WSMsgType.CLOSE, WSMsgType.CLOSED, WSMsgType.ERROR)
         assert ended.type is not WSMsgType.CLOSE or ended.data == 1009
     wait_for(vendor.sessions[-1].ended.is_set, "the vendor's end")
@@ -466,9 +466,9 @@ async def test_a_revoked_key_ends_its_sessions_in_words(station: Station, vendor
             await Catalog(database).set_account("revoked", status="frozen")
         finally:
             await database.close()
-        told = await socket.receive(timeout=20)
+        told = await socket.receive(timeout=DEADLINE_S)
         assert orjson.loads(told.data)["type"] == "error"
-        closed = await socket.receive(timeout=10)
+        closed = await socket.receive(timeout=DEADLINE_S)
         assert (closed.type, closed.data) == (WSMsgType.CLOSE, 1008)
     (row,) = await turns(station, key, 1)
     assert row["outcome"] == "cut" and usage_of(row).output == 2
@@ -494,11 +494,11 @@ async def test_a_worker_that_stops_lets_a_turn_end(stopping: Station, vendor: So
         await play(busy, [CREATED, ASK, words])
         assert stopping.process is not None
         stopping.process.terminate()
-        await idle.receive(timeout=20)  # the error event
-        closed = await idle.receive(timeout=20)
+        await idle.receive(timeout=DEADLINE_S)  # the error event
+        closed = await idle.receive(timeout=DEADLINE_S)
         assert (closed.type, closed.data) == (WSMsgType.CLOSE, 1012)
         assert (await play(busy, [go_on, done()]))[0][1] == done()["data"].encode()
-        closed = await busy.receive(timeout=20)
+        closed = await busy.receive(timeout=DEADLINE_S)
         assert (closed.type, closed.data) == (WSMsgType.CLOSE, 1012)
     status = await asyncio.to_thread(stopping.process.wait, 30)
     assert status == 0

@@ -156,7 +156,7 @@ def test_what_nobody_reads_passes_whatever_it_is(troubled: Troubled) -> None:
 
 
 def worker_status(troubled: Troubled) -> Path:
-    (pid,) = troubled.station.children("w").values()
+    pid = troubled.station.child("w0")
     return Path(f"/proc/{pid}")
 
 

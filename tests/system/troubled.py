@@ -257,7 +257,7 @@ class Troubled:
 
     def worker_bytes(self) -> int:
         """What its one worker has in memory."""
-        (pid,) = self.station.children("w").values()
+        pid = self.station.child("w0")
         return int(Path(f"/proc/{pid}/statm").read_text().split()[1]) * resource.getpagesize()
 
     def violations(self) -> list[Any]:
