@@ -27,7 +27,7 @@ AGAIN_MS = 1000  # more often than this, one task is not asked about for a hint
 HINTS_PER_SECOND = 500  # of one worker
 SECOND_MS = 1000
 
-Tell = Callable[[str, dict[str, Any]], object]
+Tell = Callable[[str, dict[str, Any]], bool]  # False: nobody heard it
 
 
 class Hooks:
@@ -98,9 +98,9 @@ class Hooks:
             raise UnknownPath from e
         if not hmac.compare_digest(self._token(call).encode(), token.encode()):
             raise UnknownPath
-        now = self._now_ms()
-        if self._is_heard(call.hex(), now):
-            self._tell("hint", {"call": call.hex()})
+        if self._is_heard(call.hex(), self._now_ms()) and not self._tell("hint", {"call": call.hex()}):
+            del self._heard[call.hex()]
+            raise StationFault(retry_after_s=2.0)  # control is being restarted: vendors call again
 
     def _is_heard(self, call: str, now_ms: int) -> bool:
         """False: it was a moment ago. Raises Overloaded."""

@@ -27,10 +27,13 @@ class Control:
     def __init__(self) -> None:
         self.now_ms = 1_800_000_000_000
         self.hints: list[str] = []
+        self.is_away = False
 
-    def tell(self, op: str, args: dict[str, Any]) -> None:
+    def tell(self, op: str, args: dict[str, Any]) -> bool:
         assert op == "hint"
-        self.hints.append(args["call"])
+        if not self.is_away:
+            self.hints.append(args["call"])
+        return not self.is_away
 
 
 @pytest.fixture
@@ -175,6 +178,17 @@ def test_nobody_can_make_up_a_token(hooks, control):
         with pytest.raises(UnknownPath):
             hooks.hear(made_up)
     assert control.hints == []
+
+
+def test_while_control_is_away_vendors_are_told_to_call_again(hooks, control):
+    token = token_of(hooks)
+    control.is_away = True
+    for _ in range(2):
+        with pytest.raises(StationFault):
+            hooks.hear(token)
+    control.is_away = False
+    hooks.hear(token)
+    assert control.hints == [CALL]
 
 
 def test_one_call_is_hinted_at_once_a_second_and_a_worker_passes_on_a_bounded_number(hooks, control):
