@@ -1,6 +1,6 @@
 """`headrace dispute`: tasks whose end the vendor never told, with the holds that wait for a decision.
 
-Owns the arguments and the layout; that a decision counts once is store.due's.
+Owns the arguments and the layout; what a decision does is store.disputes'.
 """
 
 from __future__ import annotations
@@ -12,35 +12,35 @@ from datetime import UTC, datetime
 
 from proxy.cli import station
 from proxy.cli.explanation import money
-from proxy.relay.ids import IdSource
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database
-from proxy.store.drainer import days_of
-from proxy.store.due import Dispute, DueTasks, decided
+from proxy.store.disputes import Disputes
+from proxy.store.due import Dispute
 
-WHO = "operator"  # stands for the life of a process in what is posted
+CHARGED, RELEASED, ASKED = "charged", "released", "asked about"
 
 
 def configure(command: str, parser: argparse.ArgumentParser) -> None:
     actions = parser.add_subparsers(required=True, metavar="ACTION")
     show = actions.add_parser("list", help="every open dispute, and when time decides it")
     show.set_defaults(run=run_list)
-    for name, is_charged, what in (
-        ("charge", True, "the task was done: take its hold"),
-        ("release", False, "the task was not done: give its hold back, as a loss of the station's"),
+    for name, done, what in (
+        ("charge", CHARGED, "the task was done: take its hold"),
+        ("release", RELEASED, "the task was not done: give its hold back, as a loss of the station's"),
+        ("ask", ASKED, "ask the vendor once more: an end that it tells now counts"),
     ):
         decide = actions.add_parser(name, help=what)
         decide.add_argument(
             "call", metavar="CALL", help="of the call that submitted it, as the list shows it"
         )
-        decide.set_defaults(run=run_decide, is_charged=is_charged)
+        decide.set_defaults(run=run_decide, done=done)
         station.add_arguments(decide)
     station.add_arguments(show)
 
 
 def run_list(args: argparse.Namespace) -> int:
     async def work(database: Database) -> tuple[list[Dispute], str]:
-        return await DueTasks(database, WHO).disputes(), await Catalog(database).currency()
+        return await Disputes(database).all(), await Catalog(database).currency()
 
     disputes, currency = station.ask(args, work)
     rows = [
@@ -57,21 +57,16 @@ def run_decide(args: argparse.Namespace) -> int:
     """Raises LookupError: there is no such dispute (any more)."""
 
     async def work(database: Database) -> tuple[Dispute, str]:
-        due, catalog = DueTasks(database, WHO), Catalog(database)
-        call = args.call.replace("-", "")
-        dispute = next((d for d in await due.disputes() if d.id == call), None)
-        if dispute is None:
-            raise LookupError(f"no open dispute about {args.call}")
-        now_ms = time.time_ns() // 1_000_000
-        seen = decided(dispute, IdSource().next(now_ms), args.is_charged, now_ms)
-        if not await due.settle([seen], days_of(await catalog.timezone(), now_ms)):
-            raise LookupError(f"the dispute about {args.call} was decided meanwhile")
-        return dispute, await catalog.currency()
+        disputes, now_ms = Disputes(database), time.time_ns() // 1_000_000
+        if args.done == ASKED:
+            dispute = await disputes.ask(args.call, now_ms)
+        else:
+            dispute = await disputes.decide(args.call, args.done == CHARGED, now_ms)
+        return dispute, await Catalog(database).currency()
 
     dispute, currency = station.ask(args, work)
-    what = "charged" if args.is_charged else "released"
-    line = f"{what}: {money(dispute.hold_nanos, currency)} of {dispute.account}"
-    station.show(args, {**asdict(dispute), "decided": what}, [line])
+    line = f"{args.done}: {money(dispute.hold_nanos, currency)} of {dispute.account}"
+    station.show(args, {**asdict(dispute), "decided": args.done}, [line])
     return 0
 
 

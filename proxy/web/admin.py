@@ -11,7 +11,7 @@ from aiohttp import web
 
 from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
-from proxy.web import accounts, callbacks, margins, money
+from proxy.web import accounts, callbacks, disputes, margins, money
 from proxy.web.answers import BODY_BYTES_MAX, errors_as_json, json_answer
 from proxy.web.guard import make_guard
 
@@ -59,6 +59,7 @@ def make_admin_app(control: Control, token: str) -> web.Application:
     margins.add_routes(app, control.catalog)
     money.add_routes(app, control.catalog.database)
     callbacks.add_admin_routes(app, control.catalog)
+    disputes.add_routes(app, control.catalog.database)
     return app
 
 

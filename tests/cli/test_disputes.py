@@ -75,6 +75,8 @@ def test_disputes_are_listed_and_decided_once(headrace, disputed, database_dsn):
     lines = headrace("list").splitlines()
     assert len(lines) == 3 and "resp_1" in lines[1]
     assert balance(database_dsn) == (100 * YUAN, 100 * YUAN - 2 * HOLD, [])
+    assert "asked about" in headrace("ask", both[1]["id"])
+    assert len(headrace("list", "--json")) == 2
     assert "charged" in headrace("charge", both[0]["id"])
     assert "released" in headrace("release", both[1]["id"])
     assert balance(database_dsn) == (100 * YUAN - HOLD, 100 * YUAN - HOLD, [])

@@ -9,9 +9,11 @@ import pytest
 from proxy.store.audit import audit
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.drainer import Drainer
+from proxy.store.due import Deadline, DueTasks
 from proxy.store.reports import Reports
 from proxy.web.admin import make_admin_app
 from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, Station, end
+from tests.store.tasks import HOLD, submitted
 
 
 @pytest.fixture
@@ -122,3 +124,26 @@ async def test_margins_are_told_by_upstream_for_a_month_or_some_days(admin, cata
     assert (await (await admin.get("/admin/margin?month=2020-01")).json())["data"] == []
     assert (await admin.get("/admin/margin?by=key")).status == 400
     assert (await admin.get("/admin/margin?month=2020")).status == 400
+
+
+async def test_a_dispute_is_listed_and_decided_once(admin, catalog, database, tmp_path):
+    account, life = await catalog.account("acme"), Life(tmp_path)
+    ids = ("t1", "t2", "t3")
+    await life.write([PRICE_ENTRY, *(e for id_ in ids for e in submitted(account.id, id_))])
+    await Drainer(database, tmp_path, NODE, Station(), now_ms=lambda: NOW_MS).run_once()
+    await life.die()
+    await DueTasks(database, "c-1").sweep([Deadline(("openai", "response"), NOW_MS + 1, NOW_MS * 2)], 0, 0)
+    found = (await (await admin.get("/admin/disputes")).json())["data"]
+    assert [(d["account"], d["vendor_id"], d["hold_nanos"]) for d in found] == [
+        ("acme", id_, HOLD) for id_ in ids
+    ]
+    for dispute, decision in zip(found, ("charge", "release", "ask"), strict=True):
+        path = f"/admin/disputes/{dispute['id']}"
+        assert (await admin.post(path, json={"decision": "forget"})).status == 400
+        answer = await admin.post(path, json={"decision": decision})
+        assert (answer.status, (await answer.json())["decision"]) == (200, decision)
+    assert (await admin.post(f"/admin/disputes/{found[0]['id']}", json={"decision": "release"})).status == 404
+    assert [d["vendor_id"] for d in (await (await admin.get("/admin/disputes")).json())["data"]] == ["t3"]
+    assert await database.fetchval("SELECT next_poll_ms IS NOT NULL FROM binding WHERE state = 'disputed'")
+    assert (await catalog.account("acme")).balance_nanos == 10 * YUAN - HOLD
+    assert await audit(database) == []
