@@ -38,12 +38,14 @@ from proxy.relay.handler import Relay
 from proxy.relay.hooks import Hooks
 from proxy.relay.ids import IdSource
 from proxy.relay.ingress import Ingress
+from proxy.relay.linking import Links
 from proxy.relay.metering_task import MeterQueue
 from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
 from proxy.relay.plan import Tools
 from proxy.relay.pool import Pool, tls_context
 from proxy.relay.realtime import Sessions
+from proxy.relay.results import ResultPages
 from proxy.relay.returns import Returns
 from proxy.relay.settling import Settler
 from proxy.relay.spool import Spool
@@ -98,15 +100,19 @@ class Worker:
         self.pool = Pool(loop, ssl_context=tls, clock=monotonic)
         self.dialler = Dialler(tls)
         self.hooks = Hooks(self.channel.notify, wall_ms)
+        self.links = Links()
+        self.results = ResultPages(
+            self.channel, lambda: self.links.linker, settings.data, wall_ms, self.stats
+        )
         self.relay = Relay(
             admission=admission,
             bodies=Bodies(Spool(settings.spool_dir)),
-            pages=Pages(admission, self.hooks, settings.web_path, self.is_ready),
+            pages=Pages(admission, self.hooks, self.results.serve, settings.web_path, self.is_ready),
             pool=self.pool,
             journal=self.journal,
             settler=self.settler,
             cooldowns=cooldowns,
-            ownership=Ownership(self.channel, self.journal, wall_ms),
+            ownership=Ownership(self.channel, self.journal, wall_ms, self.links),
             submissions=Submissions(self.channel, wall_ms),
             hooks=self.hooks,
             sessions=Sessions(books, cooldowns.report, self.dialler),
@@ -200,6 +206,7 @@ class Worker:
                 x.pump.cut("shutdown", StationFault(retry_after_s=1.0))
         self._tell_numbers()
         await self.relay.pages.close()
+        await self.results.close()
         await self.dialler.close()
         await self.ingress.shutdown(1.0)
         self.pool.close()
@@ -259,7 +266,9 @@ class Worker:
     def _welcome(self, reply: dict[str, Any]) -> None:
         """An outage of Postgres that comes later does not take readiness away: warm keys go on."""
         self._knows_keys = self._knows_keys or reply["has_postgres"]
-        self.hooks.know(bytes.fromhex(reply["secret"]))
+        secret = bytes.fromhex(reply["secret"])
+        self.hooks.know(secret)
+        self.links.know(secret)
 
     def _table(self, args: dict[str, Any]) -> None:
         """One piece of a compiled table; each takes about a millisecond, streams move in between."""

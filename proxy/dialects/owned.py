@@ -126,6 +126,10 @@ class Task:
     files: tuple[Pointer, ...] = ()  # URLs of its results, in a poll's answer
     progress: tuple[Pointer, ...] = ()  # what besides its state is a change worth telling
 
+    def is_about_many(self, operation: str) -> bool:
+        """Does the answer of an operation show several?"""
+        return self.many is not None and self.many.operation == operation
+
 
 @dataclass(frozen=True, eq=False)
 class Listing:

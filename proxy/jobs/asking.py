@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
+from urllib.parse import urlencode
 
 import aiohttp
 import orjson
@@ -88,11 +89,14 @@ class Asker:
     async def ask(
         self, place: Place, operation: str, id_: str, task: Task, body: Mapping[str, Any] | None = None
     ) -> Answer:
-        """The answer of an operation about one id, or (with a body) about those that it names."""
+        """The task in the answer of an operation about one id, or (with a body) the answer about those that
+        it names."""
         try:
             async with self._request(place, operation, id_, task, body) as response:
                 data = await _read(response)
                 document = orjson.loads(data) if response.status < 300 else None
+                if body is None:
+                    document = first(document, (task.object,))
                 return Answer(response.status, document, len(data), _retry_after(response))
         except UNHEARD as e:
             return Answer(error=type(e).__name__)
@@ -137,7 +141,8 @@ class Asker:
         snapshot, upstream, mirror = place.snapshot, place.upstream, place.mirror
         offered = upstream.operations[operation]
         dialect = snapshot.dialects[offered.dialect or upstream.dialect]
-        target = upstream_target(offered, mirror, "", {"id": id_}, "", dialect)
+        query = urlencode({task.poll_query: id_}) if task.poll_query and id_ else ""
+        target = upstream_target(offered, mirror, "", {"id": id_}, query, dialect)
         fields = [*task.headers, *upstream.headers.request_set]
         if place.credential.secret:
             name, prefix = offered.auth

@@ -263,7 +263,7 @@ class Poller:
             ids = [str(id_) for id_ in found(answer.document, at)] if at else [due.vendor_id]
             return await self._asker.results(place, task, ids)
         if task.usage is None:
-            return {"": Usage(calls=1)} if state == SUCCEEDED else {}
+            return {"": Usage(calls=1)} if state in task.charged else {}
         told = first(answer.document, task.usage.places)
         usage = task.usage.read(told) if isinstance(told, dict) else None
         model = first(answer.document, (task.model,)) if task.model else None

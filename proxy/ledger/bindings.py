@@ -50,6 +50,8 @@ NEXT = {
 }
 
 WAS_DISPUTED = "disputed"  # a flag of the bill
+EXISTS = "exists"  # why a call is void whose task was there before
+ONE_CALL = Usage(calls=1)
 _OUTCOMES = {SUCCEEDED: entry.COMPLETE, FAILED: entry.UPSTREAM_ERROR, CANCELLED: entry.FAILED}
 
 
@@ -128,7 +130,7 @@ def undone(end: End) -> End:
     """The End of a call whose task turned out to be another call's: it exists already."""
     return replace(
         end, state=entry.VOID, cost_nanos=0, usage={}, provenance=Provenance.NONE.value, lease="",
-        cut=end.cut or "exists",
+        cut=end.cut or EXISTS,
     )  # fmt: skip
 
 
@@ -179,8 +181,11 @@ def _bill(end: End, seen: Observed, reported: Usage | None, price: Price, flags:
     counted = Usage.from_dict(end.usage)
     if seen.state == CHARGED:
         return Bill(end.hold_nanos, counted, Provenance.ESTIMATED, [*flags, settlement.CAPPED])
+    outcome = _OUTCOMES[seen.state]
+    if reported == ONE_CALL:  # a success, or an end that its family charges as one: what was asked for
+        reported, outcome = replace(counted, input=0), entry.COMPLETE
     figures = Figures(reported, reported is not None, counted, is_estimate=True)
-    found = settlement.bill(end, _OUTCOMES[seen.state], figures, price, Terms())
+    found = settlement.bill(end, outcome, figures, price, Terms())
     return found._replace(flags=[*flags, *found.flags])
 
 

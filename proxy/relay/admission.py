@@ -181,7 +181,7 @@ class Admission:
             model.context if model else None,
             model.max_output if model else None,
         )
-        usage = bound.usage
+        usage = bound.usage if x.operation.amounts is None else x.operation.amounts(x.doc)
         x.input_bound, x.output_bound = usage.input_tokens_all(), usage.output_tokens_all()
         if standing.tier.hold == "estimate":
             expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS) * bound.n

@@ -12,6 +12,7 @@ import math
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -40,6 +41,8 @@ from proxy.routing.table import Parameters
 BODIES_BYTES_MAX = 512 << 20  # request bodies in memory, per worker
 PARSE_IN_THREAD_BYTES = 256 << 10  # parsing more would hold up streams for a millisecond and longer
 MODEL_CHARS_MAX = 256  # tables of models and prices remember the names that they were asked for
+
+NOTHING: Mapping[str, str] = {}
 
 _PASSING = frozenset({"form", "opaque"})  # requests that may be uploads
 # What these consume does not depend on the other fields of a form: they go on as soon as the model is known.
@@ -188,6 +191,10 @@ def _understand(content: bytes, guarded: tuple[str, ...], policy: Parameters | N
 def _model_of(x: Exchange) -> str:
     """Path before body before the route's default (Azure's deployment wins over a `model` member)."""
     assert x.route is not None and x.operation is not None
+    naming = x.operation.naming
+    if naming is not None:
+        query = dict(parse_qsl(x.query)) if x.query else NOTHING
+        return _within_bounds(naming.model(x.doc, x.captures, query, x.route.bill))
     named = x.captures.get("model")
     if named is None and x.operation.model_at == "body":
         named = x.doc.get("model")
@@ -197,9 +204,13 @@ def _model_of(x: Exchange) -> str:
         raise ModelMissing(param="model")
     if not isinstance(named, str | None):
         raise BodyNotJson("The member 'model' must be a string.", param="model")
-    if named and len(named) > MODEL_CHARS_MAX:
+    return _within_bounds(named or "")
+
+
+def _within_bounds(named: str) -> str:
+    if len(named) > MODEL_CHARS_MAX:
         raise UnknownModel(param="model")
-    return named or ""
+    return named
 
 
 def _check(policy: Parameters, doc: Mapping[str, Any]) -> None:

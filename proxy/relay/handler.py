@@ -145,8 +145,7 @@ class Relay:
         assert x.operation is not None
         if x.operation.ids_in and (named := self.ownership.names(x)):
             await self.ownership.claim(x, named)
-        if x.operation.lists is not None:
-            await self.ownership.list(x)
+        if x.operation.lists is not None and await self.ownership.answer_list(x):
             return True
         self.ownership.watch(x)
         task = x.operation.task
@@ -206,7 +205,7 @@ class Relay:
                 if error is not None:
                     continue
             plan = self.plan(x, choice)
-            fresh = False
+            fresh = not x.operation.replayable  # what cannot be sent twice finds no stale connection
             while True:
                 tried += 1
                 pump = pump_for(x, plan, self.tools)
@@ -266,7 +265,7 @@ class Relay:
                 framing = b"content-length: %d\r\n" % len(content)
             if x.facts.body_coding and content == x.coded:
                 framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
-        is_kept = x.heartbeat is not None and x.heartbeat.needs_identity
+        is_kept = x.hosting is not None or (x.heartbeat is not None and x.heartbeat.needs_identity)
         head = x.heads.block(x, x.facts, choice, identity=injects or is_kept)
         if dialect.sign is not None:
             head += dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())

@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 from urllib.parse import parse_qsl
 
-_KEY_HEADERS = ("api-key", "x-api-key", "x-goog-api-key", "mj-api-secret")
+_KEY_HEADERS = ("api-key", "x-api-key", "x-goog-api-key", "mj-api-secret", "x-key")
+_SCHEMES = frozenset({"bearer", "key", "token"})  # fal writes the second, Replicate once wrote the third
 _KEY_PROTOCOL = "openai-insecure-api-key."
 
 
@@ -15,7 +16,7 @@ def key_of(headers: Mapping[str, str], query: str) -> str:
     authorization = headers.get("Authorization")
     if authorization:
         scheme, _, rest = authorization.partition(" ")
-        if scheme.lower() == "bearer":
+        if scheme.lower() in _SCHEMES:
             if rest.strip():
                 return rest.strip()
         elif not rest and scheme != "midjourney-proxy":

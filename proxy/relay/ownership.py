@@ -7,11 +7,13 @@ ledger.bindings'; where ids are is the dialects' tables.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from enum import Enum, auto
 from typing import Any
 from urllib.parse import parse_qsl
 
 from proxy.channel import Channel, ChannelError
+from proxy.dialects.links import Home, Shown
 from proxy.dialects.news import News, news_of
 from proxy.dialects.owned import (
     ENDED,
@@ -19,8 +21,7 @@ from proxy.dialects.owned import (
     IDS_MAX,
     RUNNING,
     SUCCEEDED,
-    Listing,
-    Places,
+    Task,
 )
 from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, MalformedRequest, UnknownId
 from proxy.journal.segments import Journal
@@ -28,27 +29,37 @@ from proxy.ledger import bindings, entry
 from proxy.ledger.bindings import Binding
 from proxy.ledger.entry import Bind, Observed
 from proxy.metering.usage import Usage
+from proxy.relay import listing as listing_
 from proxy.relay.exchange import Exchange
 from proxy.relay.ids import IdSource
+from proxy.relay.linking import Links
 from proxy.relay.pages import respond_json
-from proxy.relay.sighting import Sighting, sighting_of
+from proxy.relay.sighting import Seen, Sighting, sighting_of
 from proxy.routing.selection import Choice, Wish, by_preference
 
 LOOKUP_S = 3.0  # control may wait for another node's drain
 KNOWN_MAX = 50_000
-LIST_DEFAULT, LIST_MAX = 20, 100
 NOTHING: dict[str, str] = {}
 LOOKS = frozenset({"GET", "HEAD"})  # methods that change nothing of what they name
 ONE_CALL = Usage(calls=1).as_dict()
 
 # What is over, whoever asked: these answers started nothing.
-_NOTHING_STARTED = frozenset({entry.FAILED, entry.UPSTREAM_ERROR})
+NOTHING_STARTED = frozenset({entry.FAILED, entry.UPSTREAM_ERROR})
+
+
+class Fate(Enum):
+    """What an answer leaves of its call."""
+
+    OVER = auto()
+    GOES_ON = auto()  # as a task
+    EXISTS = auto()  # the task was there before, and is not this call's
 
 
 class Ownership:
     """The bindings of one worker."""
 
-    def __init__(self, channel: Channel, journal: Journal, wall_ms: Callable[[], int]) -> None:
+    def __init__(self, channel: Channel, journal: Journal, wall_ms: Callable[[], int], links: Links) -> None:
+        self._links = links
         self._channel = channel
         self._journal = journal
         self._wall_ms = wall_ms
@@ -61,10 +72,7 @@ class Ownership:
     def names(self, x: Exchange) -> dict[str, str]:
         """id -> where it stands, of everything that a request names. Raises MalformedRequest."""
         assert x.operation is not None
-        ids_in = x.operation.ids_in
-        places = _PLACES.get(id(ids_in))
-        if places is None:
-            places = _PLACES[id(ids_in)] = Places(ids_in)
+        places = x.operation.places
         if x.content and x.upload is None and places.are_free_of(x.content):
             return {}
         named = places.ids_named(x.doc, x.captures, dict(parse_qsl(x.query)) if x.query else NOTHING)
@@ -85,23 +93,23 @@ class Ownership:
         x.ownership = self
 
     async def _find(self, account: int, named: dict[str, str]) -> list[tuple[Binding, ...]]:
-        missing = [id_ for id_ in named if (account, id_) not in self._known and len(id_) <= ID_CHARS_MAX]
+        found = await self._bound(account, named)
+        for id_, place in named.items():
+            if not found[id_]:
+                raise UnknownId(param=place)
+        return list(found.values())
+
+    async def _bound(self, account: int, ids: Iterable[str]) -> dict[str, tuple[Binding, ...]]:
+        """id -> where it is bound to the account; () for what is not."""
+        missing = [id_ for id_ in ids if (account, id_) not in self._known and len(id_) <= ID_CHARS_MAX]
         if missing:
-            try:
-                reply = await self._channel.call_again(
-                    "binding", {"account": account, "ids": missing}, LOOKUP_S
-                )
-            except ChannelError as e:
-                raise BindingLookupUnavailable(retry_after_s=2.0, detail=str(e)) from e
+            reply = await self._ask("binding", {"account": account, "ids": missing})
             for id_, records in reply["found"].items():
                 self._remember(account, id_, tuple(Binding(**record) for record in records))
-        found = []
-        for id_, place in named.items():
-            usable = tuple(b for b in self._known.get((account, id_), ()) if bindings.usable(b, account))
-            if not usable:
-                raise UnknownId(param=place)
-            found.append(usable)
-        return found
+        return {
+            id_: tuple(b for b in self._known.get((account, id_), ()) if bindings.usable(b, account))
+            for id_ in ids
+        }
 
     def _remember(self, account: int, id_: str, found: tuple[Binding, ...]) -> None:
         self._known.pop((account, id_), None)
@@ -143,23 +151,41 @@ class Ownership:
 
     # -- lists --
 
-    async def list(self, x: Exchange) -> None:
-        """Answer a list from bindings: the account's own and nothing else."""
+    async def answer_list(self, x: Exchange) -> bool:
+        """Answer a list from bindings: the account's own and nothing else. False: it is one by ids, and its
+        vendor can tell more of those that are left of them."""
         assert x.operation is not None and x.operation.lists is not None and x.key is not None
         listing = x.operation.lists
-        query = dict(parse_qsl(x.query))
-        ask = {
-            "account": x.key.account_id,
-            "kind": listing.kind,
-            "limit": _limit(query.get(listing.limit, "")),
-            "after": query.get(listing.after, ""),
-            "before": query.get(listing.before, ""),
-        }
+        if not listing.ids:
+            ask = listing_.asked(x, listing)
+        else:
+            named = listing_.ids_asked(x, listing)
+            found = {id_: own for id_, own in (await self._bound(x.key.account_id, named)).items() if own}
+            if self._is_for_one(x, list(found.values())):
+                if len(found) < len(named):
+                    listing_.narrow(x, listing, [named[id_] for id_ in found])
+                return False
+            ask = {"account": x.key.account_id, "kind": listing.kind, "ids": list(found)}
+        reply = await self._ask("bindings", ask) if ask.get("ids", True) else {"items": [], "more": False}
+        respond_json(x, listing_.page(x, listing, reply))
+        return True
+
+    def _is_for_one(self, x: Exchange, found: list[tuple[Binding, ...]]) -> bool:
+        """Do all of them live at one place? Then the call goes there."""
+        if not found:
+            return False
         try:
-            reply = await self._channel.call_again("bindings", ask, LOOKUP_S)
+            x.bound = _common(found, self._candidates(x))
+        except IdsApart:
+            return False
+        x.ownership = self
+        return True
+
+    async def _ask(self, op: str, args: dict[str, Any]) -> dict[str, Any]:
+        try:
+            return await self._channel.call_again(op, args, LOOKUP_S)
         except ChannelError as e:
             raise BindingLookupUnavailable(retry_after_s=2.0, detail=str(e)) from e
-        respond_json(x, _listed(listing, reply["items"], reply["more"]))
 
     # -- answers --
 
@@ -176,24 +202,38 @@ class Ownership:
             self._bind(x, kind, id_, {})
 
         x.sighting = sighting_of(operation, x.doc, on_id)
+        x.hosting = self._links.hosting(x)
         x.ownership = self
 
-    def conclude(self, x: Exchange, outcome: str) -> bool:
-        """The answer is over: bind what it made, note what it showed. True: the call started a task that
-        goes on, and its hold goes with the binding; its End is to be appended in the same tick."""
+    def conclude(self, x: Exchange, outcome: str) -> Fate:
+        """The answer is over: bind what it made, note what it showed. Where the call goes on, its hold goes
+        with the binding; its End is to be appended in the same tick."""
         sighting, attempt = x.sighting, x.attempts[-1] if x.attempts else None
-        if attempt is None or not 200 <= attempt.status < 300 or outcome in _NOTHING_STARTED:
-            return False
+        if attempt is None or not 200 <= attempt.status < 300 or outcome in NOTHING_STARTED:
+            return Fate.OVER
         if x.bound is not None and x.method == "DELETE" and _ends_with(x.path, x.bound.vendor_id):
             self._observe(x.bound, bindings.GONE)
+        if x.bound is not None and x.operation is not None and x.operation.hurries:
+            self._observe(x.bound, bindings.DUE)
         if sighting is None:
-            return False
+            return Fate.OVER
+        if sighting.exists and not self._may_claim(x, sighting):
+            return Fate.EXISTS
         held = self._held(x, sighting)
+        is_shown = sighting.task is None or not held or sighting.state is not None
         for id_, kind in sighting.ids.items():
-            self._bind(x, kind, id_, sighting.content, with_hold=id_ == held)
+            self._bind(x, kind, id_, sighting.content if is_shown else {}, with_hold=id_ == held)
         if x.bound is not None:
-            self._note(x, x.bound, sighting)
-        return bool(held)
+            self._look(x, x.bound, sighting)
+        return Fate.GOES_ON if held else Fate.OVER
+
+    def _may_claim(self, x: Exchange, sighting: Sighting) -> bool:
+        """Is a task that was there before the caller's? It is if it comes of one that is, or is known to be:
+        then Postgres finds the call that paid for it. Any other may be another account's."""
+        assert x.key is not None
+        if x.bound is not None:
+            return True
+        return all((x.key.account_id, id_) in self._known for id_ in sighting.ids)
 
     @staticmethod
     def _held(x: Exchange, sighting: Sighting) -> str:
@@ -208,39 +248,53 @@ class Ownership:
     ) -> None:
         """Once per id, and once more when a hold goes with it."""
         assert x.key is not None
-        at = x.attempts[-1]
-        hook = x.hook if with_hold else ""
-        binding = Binding(id_, kind, x.key.account_id, at.upstream, at.mirror, at.credential, bool(hook))
-        known = self._known.get((binding.account, id_), ())
-        if any(b.home == binding.home for b in known) and not with_hold:
+        at, account = x.attempts[-1], x.key.account_id
+        known = self._known.get((account, id_), ())
+        if any(b.home == (at.upstream, at.credential) for b in known) and not with_hold:
             return
         now = self._wall_ms()
         record = Bind(
-            self._ids.next(now), now, binding.account, x.key.key_id, kind, id_, binding.upstream,
-            binding.mirror, binding.credential, content=content, hook=hook,
+            self._ids.next(now), now, account, x.key.key_id, kind, id_, at.upstream, at.mirror, at.credential,
+            content=content, hook=x.hook if with_hold else "",
         )  # fmt: skip
         if with_hold and x.begin is not None:
             record.id, record.hold_nanos, record.lease = x.begin.id, x.begin.hold_nanos, x.begin.lease
         self._journal.append(entry.encode(record), None, settle=True)
-        self._remember(binding.account, id_, (binding, *(b for b in known if b.home != binding.home)))
+        binding = Binding.of(record)
+        self._remember(account, id_, (binding, *(b for b in known if b.home != binding.home)))
         self._channel.notify("bound", {"binding": binding.as_dict(), "content": content})
 
-    def _note(self, x: Exchange, bound: Binding, sighting: Sighting) -> None:
+    def _look(self, x: Exchange, bound: Binding, sighting: Sighting) -> None:
         """A client looked at something of its own, or changed it."""
-        task, state = sighting.task, sighting.state
-        if task is None or task.kind != bound.kind or state is None:
-            if x.method not in LOOKS and bound.vendor_id in (sighting.content.get("id"), *sighting.ids):
-                self._observe(bound, RUNNING, content=sighting.content)
+        task = sighting.task
+        for id_, seen in sighting.many.items():
+            for binding in self._known.get((bound.account, id_), ()):
+                if task is not None and binding.home == bound.home and binding.kind == task.kind:
+                    self._note(x, binding, task, seen)
+        if task is not None and task.kind == bound.kind and sighting.state is not None:
+            self._note(x, bound, task, sighting.one)
+        elif x.method not in LOOKS and bound.vendor_id in (sighting.content.get("id"), *sighting.ids):
+            self._observe(bound, RUNNING, content=sighting.content)
+
+    def _note(self, x: Exchange, bound: Binding, task: Task, seen: Seen) -> None:
+        state, told, files = seen.state, seen.told, {}
+        if state is None:
             return
         if state in ENDED and (task.model or task.results is not None):
             state = bindings.DUE  # what it costs is more than this answer tells
-        news = news_of(task, sighting.whole) if bound.is_told and state != bindings.DUE else None
-        if self._told.get(bound.identity) == _mark(state, news):
+        if x.hosting is not None and state == SUCCEEDED:
+            if not seen.is_whole:
+                state = bindings.DUE  # where its files are is told in a longer answer than we keep
+            home = Home(bound.upstream, bound.credential, bound.vendor_id)
+            files = x.hosting.files(task, home, told)
+            told = x.hosting.document(told, Shown(task), home)
+        news = news_of(task, told) if bound.is_told and seen.is_whole and state != bindings.DUE else None
+        if self._told.get(bound.identity) == _mark(state, news, files):
             return
-        usage = sighting.usage.as_dict() or ONE_CALL if sighting.usage is not None else {}
-        if state == SUCCEEDED and task.usage is None:
+        usage = seen.usage.as_dict() or ONE_CALL if seen.usage is not None else {}
+        if state in task.charged and task.usage is None:
             usage = ONE_CALL
-        self._observe(bound, state, usage, sighting.content, news)
+        self._observe(bound, state, usage, seen.content, news, files)
 
     def _observe(
         self,
@@ -249,25 +303,26 @@ class Ownership:
         usage: dict[str, Any] | None = None,
         content: dict[str, Any] | None = None,
         news: News | None = None,
+        files: dict[str, str] | None = None,
     ) -> None:
         now = self._wall_ms()
         seen = Observed(
             self._ids.next(now), now, bound.vendor_id, bound.upstream, state, usage or {}, bound.credential,
-            content or {},
+            content or {}, files=files or {},
         )  # fmt: skip
         if news is not None:
             seen.mark, seen.body = news
         self._journal.append(entry.encode(seen), None, settle=True)
-        self._told[bound.identity] = _mark(state, news)
+        self._told[bound.identity] = _mark(state, news, files)
         if len(self._told) > KNOWN_MAX:
             del self._told[next(iter(self._told))]
         if state == bindings.GONE:
             self._channel.notify("bound", {"binding": bound.as_dict(), "gone": True})
 
 
-def _mark(state: str, news: News | None) -> str:
+def _mark(state: str, news: News | None, files: dict[str, str] | None) -> str:
     """Looks with the same one need no second entry."""
-    return state if news is None else f"{state} {news.mark}"
+    return f"{state} {news.mark if news is not None else ''} {len(files or ())}"
 
 
 def _ends_with(path: str, id_: str) -> bool:
@@ -284,27 +339,3 @@ def _common(found: list[tuple[Binding, ...]], candidates: list[str]) -> Binding:
     return min(
         there, key=lambda b: candidates.index(b.upstream) if b.upstream in candidates else len(candidates)
     )
-
-
-# By the identity of a table's tuple: hashing one costs more than its use.
-_PLACES: dict[int, Places] = {}
-
-
-def _limit(text: str) -> int:
-    return min(max(int(text), 1), LIST_MAX) if text.isascii() and text.isdigit() else LIST_DEFAULT
-
-
-def _listed(listing: Listing, items: list[dict[str, Any]], more: bool) -> dict[str, Any]:
-    """A page in the vendor's shape; an object that was never seen whole is told by its id."""
-    ids = [item["id"] for item in items]
-    bare = {"object": listing.kind} if listing.named == "id" else {}
-    data = [item["content"] or {listing.named: item["id"], **bare} for item in items]
-    page = {**listing.fixed, listing.member: data}
-    if listing.token:
-        return {**page, listing.token: ids[-1]} if more else page
-    return {
-        **page,
-        "has_more": more,
-        "first_id": ids[0] if ids else None,
-        "last_id": ids[-1] if ids else None,
-    }

@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import orjson
 
+from proxy.dialects.links import PREFIX as RESULTS
 from proxy.errors import BodyTooLarge, MethodNotAllowed, StationFault, UnknownModel
 from proxy.http1.head import Field
 from proxy.relay.admission import Admission
@@ -48,12 +49,18 @@ class Pages:
     """`is_ready()` is what /readyz says; `web_path` is control's unix socket."""
 
     def __init__(
-        self, admission: Admission, hooks: Hooks, web_path: str, is_ready: Callable[[], bool]
+        self,
+        admission: Admission,
+        hooks: Hooks,
+        results: Page,
+        web_path: str,
+        is_ready: Callable[[], bool],
     ) -> None:
         self._admission = admission
         self._hooks = hooks
         self._web_path = web_path
         self._is_ready = is_ready
+        self._results = results
         self._session: aiohttp.ClientSession | None = None
         self.measured: dict[str, dict[str, Any]] = {}  # endpoint -> what control has measured of it
         self._pages: dict[str, Page] = {
@@ -82,6 +89,8 @@ class Pages:
                 page = self._holder_page
             elif path.startswith(PREFIX):
                 page = self._callback
+            elif path.startswith(RESULTS):
+                page = self._results
             elif x.path.startswith(OPEN_PREFIXES) and x.path.split("/")[1] in ("portal", "status"):
                 page = self._open_page
             else:

@@ -26,6 +26,7 @@ from proxy.metering.usage import Provenance, Usage
 from proxy.relay import prompts
 from proxy.relay.exchange import Exchange
 from proxy.relay.metering_task import Tap
+from proxy.relay.ownership import Fate
 from proxy.telemetry import Stats
 
 log = getLogger("headrace.calls")
@@ -174,9 +175,13 @@ class Settler:
         reported = tap.meter.usage() if tap is not None else None
         if reported is not None:
             price = self._narrowed(x, price, tap)
-        if x.ownership is not None and x.ownership.conclude(x, ending.outcome):
-            self._defer(x, facts, price, then)
-            return
+        if x.ownership is not None:
+            fate = x.ownership.conclude(x, ending.outcome)
+            if fate is Fate.GOES_ON:
+                self._defer(x, facts, price, then)
+                return
+            if fate is Fate.EXISTS:
+                reported, facts.cut = None, bindings.EXISTS
         is_last_word = ending.is_whole or (tap is not None and tap.meter.usage_is_final())
         is_final = reported is not None and is_last_word
         terms = self._terms(x)
@@ -198,7 +203,12 @@ class Settler:
     def _defer(self, x: Exchange, facts: Facts, price: Price, then: Then | None) -> None:
         """The call is over, what it started at the vendor is not: its hold is the binding's from here on."""
         assert x.begin is not None
-        known = Figures(counted=Usage(calls=1, input=x.begin.input_bound), is_estimate=True)
+        assert x.operation is not None
+        if x.operation.amounts is not None:
+            counted = x.operation.amounts(x.doc)
+        else:
+            counted = Usage(calls=1, input=x.begin.input_bound)
+        known = Figures(counted=counted, is_estimate=True)
         end = bindings.deferred(settlement.pending(x.begin, facts, known, price))
         self._journal.append(entry.encode(end), then, settle=True)
         self._release(x, end.hold_nanos, end.usage)

@@ -9,12 +9,24 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
-from proxy.dialects.base import OperationSpec, Pointer
-from proxy.dialects.owned import IDS_MAX, IdOut, Task, first, ids_told, starts, state_told
+from proxy.dialects.base import ANY, OperationSpec, Pointer
+from proxy.dialects.owned import (
+    IDS_MAX,
+    IdOut,
+    Many,
+    Task,
+    first,
+    found,
+    ids_told,
+    meets,
+    starts,
+    state_told,
+    text_of,
+)
 from proxy.metering.events import SseSplitter
 from proxy.metering.scanner import PointerScanner
 from proxy.metering.usage import Usage
@@ -25,27 +37,45 @@ CONTENT_BYTES_MAX = 8 << 10  # of an object that lists show
 _BLANK = b" \t\r\n\xef\xbb\xbf"
 
 
+class Seen(NamedTuple):
+    """A task as an answer shows it."""
+
+    state: str | None  # None: the answer says nothing of it
+    usage: Usage | None
+    told: Any  # the vendor's object, or as much of a long one as is looked at
+    is_whole: bool
+    content: dict[str, Any]  # the object, where it is small enough for lists
+
+
 class Sighting:
     """What one answer has told so far. `on_id(kind, id)` is called at the first sight of each in a stream:
     its client may use it before the stream ends."""
 
     __slots__ = (
-        "_buffer", "_holder", "_kinds", "_on_id", "_out", "_pointers", "_scanner", "_splitter", "content",
-        "ids", "state", "task", "usage", "whole",
+        "_buffer", "_exists", "_holder", "_kinds", "_many", "_object", "_on_id", "_out", "_pointers",
+        "_scanner", "_splitter", "content", "exists", "ids", "many", "state", "task", "usage", "whole",
     )  # fmt: skip
 
-    def __init__(self, out: tuple[IdOut, ...], task: Task | None, on_id: Callable[[str, str], None]) -> None:
+    def __init__(
+        self, operation: OperationSpec, out: tuple[IdOut, ...], task: Task | None,
+        on_id: Callable[[str, str], None],
+    ) -> None:  # fmt: skip
         self.ids: dict[str, str] = {}  # id -> kind
         self.state: str | None = None
         self.usage: Usage | None = None
         self.content: dict[str, Any] = {}
         self.whole: Any = None  # an answer that was short enough
+        self.exists = False  # the task that it names was there before
+        self.many: dict[str, Seen] = {}  # by id, of an answer about several
+        self._exists = operation.exists
         self._out = out
         self.task = task
         self._on_id = on_id
-        self._pointers = _pointers(out, task)
+        self._many = task.many if task is not None and task.is_about_many(operation.name) else None
+        self._object = task.object if task is not None and not operation.billed else ()
+        self._pointers = _pointers(out, task, (*self._many.items, ANY) if self._many else self._object)
         self._kinds = frozenset(place.kind for place in out)
-        self._holder = next((place.holder for place in out if place.holder), ())
+        self._holder = self._object or next((place.holder for place in out if place.holder), ())
         self._buffer: bytearray | None = bytearray()
         self._splitter: SseSplitter | None = None
         self._scanner: PointerScanner | None = None
@@ -135,16 +165,48 @@ class Sighting:
         )
 
     def _document(self, document: Any) -> None:
-        for kind, id_ in ids_told(self._out, document, {}):
-            if len(self.ids) < IDS_MAX:
-                self.ids.setdefault(id_, kind)
+        if self._many is not None:
+            self._several(self._many, document)
+            return
+        if self._exists:
+            self.exists = meets(self._exists, document)
+        if self._object:
+            document = first(document, (self._object,))
+        self._made(document)
         if self.task is None:
             return
         self.state = state_told(self.task, document) or self.state
-        usage = self.task.usage
-        if usage is not None:
-            told = first(document, usage.places)
-            self.usage = (usage.read(told) if type(told) is dict else None) or self.usage
+        self.usage = _usage_told(self.task, document) or self.usage
+
+    def _several(self, many: Many, document: Any) -> None:
+        assert self.task is not None
+        is_whole = self.whole is not None
+        for item in found(document, (*many.items, ANY)):
+            id_ = text_of(first(item, (many.id_at,)))
+            if id_ is None or type(item) is not dict or len(self.many) == IDS_MAX:
+                continue
+            self._made(item)
+            content = item if is_whole and len(orjson.dumps(item)) <= CONTENT_BYTES_MAX else {}
+            state, usage = state_told(self.task, item), _usage_told(self.task, item)
+            self.many[id_] = Seen(state, usage, item, is_whole, content)
+
+    @property
+    def one(self) -> Seen:
+        """The task of an answer about one."""
+        told = first(self.whole, (self._object,))
+        return Seen(self.state, self.usage, told, self.whole is not None, self.content)
+
+    def _made(self, document: Any) -> None:
+        for kind, id_ in ids_told(self._out, document, {}):
+            if len(self.ids) < IDS_MAX:
+                self.ids.setdefault(id_, kind)
+
+
+def _usage_told(task: Task, document: Any) -> Usage | None:
+    if task.usage is None:
+        return None
+    told = first(document, task.usage.places)
+    return task.usage.read(told) if type(told) is dict else None
 
 
 def sighting_of(
@@ -159,7 +221,7 @@ def sighting_of(
         for place in operation.ids_out
         if not place.asked or request.get(place.asked, place.by_default)
     )
-    return Sighting(out, task, on_id) if out or task is not None else None
+    return Sighting(operation, out, task, on_id) if out or task is not None else None
 
 
 @cache
@@ -169,12 +231,14 @@ def _leaves(place: IdOut) -> frozenset[bytes]:
     return frozenset(f'"{name}"'.encode() for name in names)
 
 
-def _pointers(out: tuple[IdOut, ...], task: Task | None) -> tuple[Pointer, ...]:
+def _pointers(out: tuple[IdOut, ...], task: Task | None, at: Pointer) -> tuple[Pointer, ...]:
+    """What is looked for in a long answer; `at`: what all of it is within."""
     pointers = [pointer for place in out for pointer in place.at]
     if task is not None:
         pointers += task.state
         pointers += task.usage.places if task.usage is not None else ()
-    return tuple(pointer for pointer in pointers if pointer)
+        pointers += [task.many.id_at] if task.many is not None else []
+    return tuple((*at, *pointer) for pointer in pointers if pointer)
 
 
 def _loads(data: bytes) -> Any:

@@ -28,7 +28,7 @@ OWN_HEADERS = frozenset(
 )  # fmt: skip
 
 CREDENTIAL_HEADERS = frozenset(
-    b"authorization proxy-authorization api-key x-api-key apikey x-apikey x-goog-api-key mj-api-secret "
+    b"authorization proxy-authorization api-key x-api-key apikey x-apikey x-goog-api-key mj-api-secret x-key "
     b"x-auth-token x-access-token x-authorization ocp-apim-subscription-key cookie cookie2 "
     b"sec-websocket-protocol x-amz-security-token".split()
 )  # fmt: skip

@@ -89,6 +89,8 @@ async def observe(connection: Connection, seen: Observed, incarnation: str) -> C
             state = row["state"]  # the call's End comes from another journal: the next poll finds both
         else:
             closing = found
+            if any(end.state == entry.SETTLED for end in found.ends):
+                state = bindings.SETTLED  # also a failure, where its family charges for the try
     if seen.mark and (state != row["state"] or seen.state not in bindings.FINAL):
         is_end = seen.state in bindings.FINAL
         change = Change(seen.id, row["id"].hex, seen.at_ms, seen.mark, seen.body, is_end)

@@ -15,7 +15,8 @@ from proxy.ledger import entry
 from proxy.ledger.bindings import GONE, Binding
 from proxy.ledger.entry import Attempt, Bind, Observed
 from proxy.relay import ownership as module
-from proxy.relay.ownership import Ownership
+from proxy.relay.linking import Links
+from proxy.relay.ownership import Fate, Ownership
 from proxy.snapshot import Snapshot
 from tests.routing.compiling import compile_text
 
@@ -84,7 +85,7 @@ def journal() -> Journal:
 
 @pytest.fixture
 def owner(channel, journal) -> Ownership:
-    return Ownership(channel, journal, lambda: 1_800_000_000_000)  # type: ignore[arg-type]
+    return Ownership(channel, journal, lambda: 1_800_000_000_000, Links())  # type: ignore[arg-type]
 
 
 def call(doc: dict[str, Any] | None = None, *, account: int = 7, method: str = "GET", **captures: str) -> Any:
@@ -93,7 +94,7 @@ def call(doc: dict[str, Any] | None = None, *, account: int = 7, method: str = "
         operation=SPEC, doc=doc or {}, captures=captures, query="", content=b"", method=method, begin=None,
         path="/v1/files/" + captures.get("id", ""), snapshot=snapshot, model="", is_stream=False,
         standing=None, route=SimpleNamespace(operation="chat", candidates=()), bound=None, sighting=None,
-        ownership=None,
+        ownership=None, hosting=None, hook="", endpoint=SimpleNamespace(url="http://x.test"),
         key=SimpleNamespace(account_id=account, key_id=1, mirror="cdn"),
         attempts=[Attempt("one", "direct", "main", "ok", 200)],
     )  # fmt: skip
@@ -189,12 +190,12 @@ def test_an_answers_id_is_bound_once_and_told(owner, channel, journal):
         owner.watch(x)
         x.sighting.feed(b'{"id": "file-1", "bytes": 5}')
         x.sighting.finish()
-        assert not owner.conclude(x, entry.COMPLETE)
+        assert owner.conclude(x, entry.COMPLETE) is Fate.OVER
     [bind] = journal.entries
     assert isinstance(bind, Bind)
     assert (bind.account, bind.vendor_id, bind.credential, bind.content["bytes"]) == (7, "file-1", "main", 5)
     [told] = channel.told
-    assert told["binding"] == at("file-1").as_dict()
+    assert told["binding"] == {**at("file-1").as_dict(), "made": bind.id}
 
 
 @pytest.mark.parametrize(("status", "outcome"), [(404, entry.COMPLETE), (200, entry.UPSTREAM_ERROR)])
@@ -204,7 +205,7 @@ def test_an_answer_that_is_an_error_makes_nothing(owner, journal, status, outcom
     owner.watch(x)
     x.sighting.feed(b'{"id": "file-1"}')
     x.sighting.finish()
-    assert not owner.conclude(x, outcome)
+    assert owner.conclude(x, outcome) is Fate.OVER
     assert journal.entries == []
 
 

@@ -30,7 +30,7 @@ def _family(one: Family) -> Row:
         "auth": [part.decode("latin-1") for part in one.auth],
         "request_pass": [name.lower() for name in said.headers.request],
         "response_pass": [name.lower() for name in said.headers.response],
-        "query_pass": said.query,
+        "query_pass": [*said.query, *([said.task.poll.query] if said.task.poll.query else [])],
         "errors": said.errors and {"body": said.errors.body, "codes": said.errors.codes},
         "tasks": [_task(one, kind, word) for kind, word in words.items()],
         "operations": [_operation(one, operation) for operation in operations],
