@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import orjson
 
-from proxy.dialects.owned import Task, first, found
+from proxy.dialects.owned import Task, first, found, text_of
 
 MARK_BYTES = 12
 BODY_BYTES_MAX = 1 << 20  # a longer one is nothing that a receiver waits for
@@ -24,12 +24,12 @@ class News(NamedTuple):
 
 
 def news_of(task: Task, document: Any) -> News | None:
-    """None: nobody is told of such tasks, or the answer does not show one."""
+    """`document` is the vendor's object of the task. None: nobody is told of such tasks, or it shows none."""
     callback = task.callback
     if callback is None:
         return None
-    word, told = first(document, task.state), first(document, (callback.body,))
-    if type(word) is not str or told is None:
+    word, told = text_of(first(document, task.state)), first(document, (callback.body,))
+    if word is None or told is None:
         return None
     progress = [list(found(document, pointer)) for pointer in task.progress]
     mark = hashlib.blake2b(orjson.dumps([word, progress]), digest_size=MARK_BYTES).hexdigest()

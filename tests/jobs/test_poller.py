@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import OperationSpec, UsagePointers
-from proxy.dialects.owned import ANY, FAILED, SUCCEEDED, IdOut, Many, Results, Task
+from proxy.dialects.owned import ANY, FAILED, SUCCEEDED, Callback, IdOut, Many, Results, Task
 from proxy.jobs.asking import Answer, Asker
 from proxy.jobs.poller import Clock, Poller, pause
 from proxy.ledger.entry import Bind
@@ -30,7 +31,8 @@ from proxy.store.overrides import Overrides
 from proxy.telemetry import Stats
 from tests.routing.compiling import official
 from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, Station, new_id
-from tests.store.tasks import COST, DAYS, HOLD, USAGE, submitted
+from tests.store.tasks import COST, DAYS, HOLD, USAGE
+from tests.store.told import HOOK, hooked
 
 STATES = {"done": SUCCEEDED, "failed": FAILED}
 READ = UsagePointers((("usage",),), lambda told: Usage(**told))
@@ -39,6 +41,7 @@ TASKS = {
     "response": Task("response", "get", usage=READ, **COMMON),
     "batch": Task("batch", "get", usage=READ, model=("model",), headers=((b"x-version", b"1"),), **COMMON),
     "lines": Task("lines", "get", results=Results("content", ("output",), READ, ("model",)), **COMMON),
+    "told": Task("told", "get", callback=Callback(("hook",)), progress=(("progress",),), **COMMON),
     "mj": Task("mj", "get", many=Many("list", "ids", (), ("id",), at_once=10), **COMMON),
 }
 SPECS = {
@@ -124,8 +127,8 @@ class Rig:
         clock = Clock(lambda: self.now_ms, new_id, lambda: DAYS)
         return Poller(DueTasks(self.database, name), self.asker, lambda: self.snapshot, clock, Stats())
 
-    async def submit(self, account: int, *ids: str, kind: str = "response") -> None:
-        entries = [e for id_ in ids for e in submitted(account, id_, kind=kind)]
+    async def submit(self, account: int, *ids: str, kind: str = "response", hook: str = "") -> None:
+        entries = [e for id_ in ids for e in hooked(account, id_, hook, kind=kind)]
         await self.life.write([PRICE_ENTRY, *entries])
         await self.drainer.run_once()
 
@@ -193,6 +196,20 @@ async def test_a_task_is_asked_about_until_its_end_and_billed_once(rig, accounts
     assert await rig.round(after_s=10_000) == 0
     assert rig.vendor.asked["r1"] == 2
     assert rig.vendor.headers[0]["Authorization"] == "Bearer sk-vendor"
+    assert await audit(rig.database) == []
+
+
+async def test_who_asked_is_told_of_each_change_that_a_poll_shows_and_nobody_else(rig, accounts):
+    await rig.submit(accounts[0], "t1", kind="told", hook=HOOK)
+    await rig.submit(accounts[0], "t2", kind="told")
+    for status, progress in (("run", 1), ("run", 1), ("run", 2), ("done", 3), ("done", 4)):
+        told = {"status": status, "progress": progress, "title": "a cat"}
+        rig.vendor.answers |= {"t1": told, "t2": told}
+        await rig.round(after_s=400)
+    rows = await rig.rows("SELECT sequence, url, body FROM outbox ORDER BY sequence")
+    assert [(n, url) for n, url, _ in rows] == [(1, HOOK), (2, HOOK), (3, HOOK)]
+    assert [json.loads(body)["progress"] for *_, body in rows] == [1, 2, 3]
+    assert rows[0][2] == '{"status":"run","progress":1,"title":"a cat"}'
     assert await audit(rig.database) == []
 
 

@@ -16,9 +16,11 @@ from tests.store.tasks import DAYS, seen, submitted
 HOOK = "https://hooks.example.com/mj?x=1"
 
 
-def hooked(account: int, vendor_id: str, hook: str = HOOK, *, key: int = 1) -> list[Any]:
+def hooked(
+    account: int, vendor_id: str, hook: str = HOOK, *, key: int = 1, kind: str = "response"
+) -> list[Any]:
     """What a worker writes of such a submit."""
-    entries = submitted(account, vendor_id)
+    entries = submitted(account, vendor_id, kind=kind)
     for e in entries:
         if isinstance(e, Bind):
             e.hook, e.key = hook, key
