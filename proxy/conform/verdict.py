@@ -15,7 +15,7 @@ import orjson
 from proxy.conform.recordings import Figures, Recording, figures
 from proxy.dialects.base import Dialect, OperationSpec
 from proxy.http1.head import Head
-from proxy.http1.headers import ResponseRules, filter_response
+from proxy.http1.headers import Admission, ResponseRules
 from proxy.metering.usage import Usage
 from proxy.relay.answers import Verdict, judge
 
@@ -84,7 +84,8 @@ def header_differences(
     """`sent`: by the vendor. What the policy passes arrives as it was, and nothing else does."""
     ours = OURS.union(name.decode() for name in caller.own_id_headers)
     raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in sent]
-    passing = filter_response(raw, vendor.response_pass, vendor.response_pass_prefixes, policy)
+    ended = [value for name, value in raw if name == b"connection"]
+    passing = Admission(vendor.response_pass, vendor.response_pass_prefixes, policy).fields(raw, ended)
     due = [
         (n, value.decode("latin-1").strip()) for name, value in passing if (n := name.decode()) not in ours
     ]

@@ -200,7 +200,7 @@ class Meter(Protocol):
         """Generated text since the last call, kept only while no usage is known, for counting."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """One family of wire formats.
 

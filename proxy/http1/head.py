@@ -6,6 +6,8 @@ out. Repairs nothing: what one reader mends and the next one takes literally is 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
@@ -15,6 +17,8 @@ HEAD_BYTES_MAX = 64 * 1024  # far above any vendor's; a longer head is an attack
 FIELDS_MAX = 128
 NAME_BYTES_MAX = 256
 NAMES_REMEMBERED_MAX = 1024  # with the limit above at most half a megabyte, whatever upstreams invent
+LINES_REMEMBERED_MAX = 512
+LINE_REMEMBERED_BYTES_MAX = 256
 CONTENT_LENGTH_DIGITS_MAX = 18  # below 2**63
 
 CRLF = b"\r\n"
@@ -26,7 +30,6 @@ TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm
 _VERSIONS: dict[bytes, tuple[int, int]] = {b"HTTP/1.1 ": (1, 1), b"HTTP/1.0 ": (1, 0)}
 _PREFIX = b"HTTP/1."
 _NO_BODY_STATUSES = frozenset({204, 304})
-_FRAMING_FIELDS = frozenset({b"content-length", b"transfer-encoding", b"connection", b"keep-alive"})
 
 Field = tuple[bytes, bytes]
 
@@ -46,7 +49,27 @@ class _LowerNames(dict[bytes, bytes]):
 _LOWER_NAMES = _LowerNames()
 
 
-class Head(NamedTuple):
+class _Lines(dict[bytes, Field]):
+    """Line of a head -> its field. Of twenty lines of a vendor's head fifteen are the same each time; those
+    that never come again make room now and then."""
+
+    def __missing__(self, line: bytes) -> Field:
+        name, colon, value = line.partition(b":")
+        if not colon:
+            raise UpstreamGarbage(detail="field without colon")
+        read = _LOWER_NAMES[name], value.strip()
+        if len(line) <= LINE_REMEMBERED_BYTES_MAX:
+            if len(self) == LINES_REMEMBERED_MAX:
+                self.clear()
+            self[line] = read
+        return read
+
+
+_LINES = _Lines()
+
+
+@dataclass(slots=True)
+class Head:
     """The head of one answer. Names are lower-case; `end` is the offset of the first body byte."""
 
     status: int
@@ -54,13 +77,23 @@ class Head(NamedTuple):
     version: tuple[int, int]
     headers: list[Field]
     end: int
+    _first: dict[bytes, bytes] = field(init=False, compare=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self._first = dict(reversed(self.headers))
 
     def value(self, name: bytes) -> bytes | None:
         """The value of the first field called `name` (lower-case), or None."""
-        for field_name, value in self.headers:
-            if field_name == name:
-                return value
-        return None
+        return self._first.get(name)
+
+    def values(self, name: bytes) -> Sequence[bytes]:
+        """Those of all fields called `name`."""
+        first = self._first.get(name)
+        if first is None:
+            return ()
+        if len(self._first) == len(self.headers):
+            return (first,)
+        return [value for field_name, value in self.headers if field_name == name]
 
 
 class Framing(NamedTuple):
@@ -96,15 +129,8 @@ def parse(data: bytes | bytearray, scanned: int = 0) -> Head | None:
     if block.translate(None, FIELD_BYTES) != CRLF * (len(lines) - 1):
         raise UpstreamGarbage(detail="control byte in head")
     status, reason, version = _status_line(lines[0])
-    headers: list[Field] = []
-    lower_names = _LOWER_NAMES
     del lines[0]
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        if not colon:
-            raise UpstreamGarbage(detail="field without colon")
-        headers.append((lower_names[name], value.strip()))
-    return Head(status, reason, version, headers, end + 4)
+    return Head(status, reason, version, [_LINES[line] for line in lines], end + 4)
 
 
 def framing(head: Head, method: str) -> Framing:
@@ -113,21 +139,10 @@ def framing(head: Head, method: str) -> Framing:
     Raises UpstreamGarbage where two readers could disagree: length and chunked together, a repeated length,
     another coding than chunked, chunked in HTTP/1.0.
     """
-    lengths: list[bytes] = []
-    codings: list[bytes] = []
-    options: list[bytes] = []
-    idle_s: int | None = None
-    for name, value in head.headers:
-        if name in _FRAMING_FIELDS:
-            if name == b"content-length":
-                lengths.append(value)
-            elif name == b"connection":
-                options.append(value)
-            elif name == b"transfer-encoding":
-                codings.append(value)
-            else:
-                idle_s = _idle_s(value)
-    keep_alive = _keeps_alive(head.version, options)
+    lengths, codings = head.values(b"content-length"), head.values(b"transfer-encoding")
+    keep_alive = _keeps_alive(head.version, head.values(b"connection"))
+    says = head.value(b"keep-alive")
+    idle_s = None if says is None else _idle_s(says)
     length = _content_length(lengths) if lengths else None
     if method == "HEAD" or head.status in _NO_BODY_STATUSES:
         return Framing("none", length, keep_alive, idle_s)
@@ -169,7 +184,7 @@ def _status_line(line: bytes) -> tuple[int, bytes, tuple[int, int]]:
     return status, line[13:], version
 
 
-def _content_length(values: list[bytes]) -> int:
+def _content_length(values: Sequence[bytes]) -> int:
     value = values[0]
     if len(values) > 1 or not value.isdigit() or len(value) > CONTENT_LENGTH_DIGITS_MAX:
         raise UpstreamGarbage(detail="content-length")
@@ -186,10 +201,10 @@ def _idle_s(value: bytes) -> int | None:
     return None
 
 
-def _keeps_alive(version: tuple[int, int], options: list[bytes]) -> bool:
+def _keeps_alive(version: tuple[int, int], options: Sequence[bytes]) -> bool:
     if not options:
         return version == (1, 1)
-    if options == [b"keep-alive"]:  # as nearly all who say anything say it
+    if options == (b"keep-alive",):  # as nearly all who say anything say it
         return True
     tokens = {token.strip(b" \t").lower() for value in options for token in value.split(b",")}
     return b"close" not in tokens and (version == (1, 1) or b"keep-alive" in tokens)

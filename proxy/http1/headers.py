@@ -44,7 +44,6 @@ class ResponseRules(Protocol):
     def response_set(self) -> tuple[Field, ...]: ...
     @property
     def response_drop(self) -> frozenset[bytes]: ...
-    def __hash__(self) -> int: ...
 
 
 def connection_nominated(values: Iterable[bytes]) -> frozenset[bytes]:
@@ -59,17 +58,27 @@ def _ended_by(connection: bytes) -> frozenset[bytes]:
     return connection_nominated((connection,)) - HOP_BY_HOP
 
 
-class _Admission(dict[bytes, bool]):
-    """name -> may it pass; each name is decided once (measured: 1 of 2.4 us per answer)."""
+class Admission(dict[bytes, bool]):
+    """Which fields of an answer may reach a client: name (in lower case) -> may it pass.
 
-    __slots__ = ("_passed", "_prefixes", "_refused", "added")
+    A field passes when the dialect (by name or prefix) or the policy lets it, the policy does not drop or
+    replace it, and it is not hop-by-hop. Each name is decided once (measured: 1 of 2.4 us per answer).
+    """
 
-    def __init__(self, passed: frozenset[bytes], prefixes: tuple[bytes, ...], policy: ResponseRules) -> None:
+    __slots__ = ("_added", "_passed", "_prefixes", "_refused")
+
+    def __init__(
+        self,
+        passed: frozenset[bytes],
+        prefixes: tuple[bytes, ...],
+        policy: ResponseRules,
+        refused: Iterable[bytes] = (),
+    ) -> None:
         replaced = {name for name, _ in policy.response_set}
         self._passed = passed | policy.response_pass
         self._prefixes = prefixes
-        self._refused = _NEVER_PASSED | policy.response_drop | replaced
-        self.added = [field for field in policy.response_set if field[0] not in _NEVER_PASSED]
+        self._refused = _NEVER_PASSED.union(policy.response_drop, replaced, refused)
+        self._added = [field for field in policy.response_set if field[0] not in _NEVER_PASSED]
 
     def __missing__(self, name: bytes) -> bool:
         admitted = name not in self._refused and (name in self._passed or name.startswith(self._prefixes))
@@ -77,39 +86,14 @@ class _Admission(dict[bytes, bool]):
             self[name] = admitted
         return admitted
 
-
-@lru_cache(maxsize=256)  # one per upstream and dialect in use, also those of the table before a reload
-def _admission(
-    dialect_pass: frozenset[bytes], prefixes: tuple[bytes, ...], policy: ResponseRules
-) -> _Admission:
-    return _Admission(dialect_pass, prefixes, policy)
-
-
-def filter_response(
-    headers: Iterable[Field],
-    dialect_pass: frozenset[bytes],
-    prefixes: tuple[bytes, ...],
-    policy: ResponseRules,
-) -> list[Field]:
-    """Return the fields that may reach the client, in their order, then those that the policy sets.
-
-    `headers` are an answer's, names in lower case. A field passes when the dialect (by name or prefix) or the
-    policy lets it, the policy does not drop or replace it, and it is not hop-by-hop, by itself or because
-    Connection names it.
-    """
-    admits = _admission(dialect_pass, prefixes, policy)
-    passed: list[Field] = []
-    nominated: frozenset[bytes] = frozenset()
-    for field in headers:
-        name = field[0]
-        if admits[name]:
-            passed.append(field)
-        elif name == b"connection":
-            nominated |= _ended_by(field[1])
-    if nominated:
-        passed = [field for field in passed if field[0] not in nominated]
-    passed += admits.added
-    return passed
+    def fields(self, headers: Iterable[Field], connection: Iterable[bytes] = ()) -> list[Field]:
+        """Those of an answer's headers that may reach the client, in their order, then those that the policy
+        sets. `connection`: the values of Connection, which name what else ends here."""
+        passed = [field for field in headers if self[field[0]]]
+        for value in connection:
+            if nominated := _ended_by(value):
+                passed = [field for field in passed if field[0] not in nominated]
+        return passed + self._added if self._added else passed
 
 
 def serialize(status: int, reason: bytes, headers: Iterable[Field]) -> bytes:

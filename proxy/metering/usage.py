@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, fields
 from enum import StrEnum
+from itertools import compress
+from operator import attrgetter
 
 
 class Provenance(StrEnum):
@@ -82,7 +84,8 @@ class Usage:
 
     def as_dict(self) -> dict[str, int | dict[str, int]]:
         """Only what is not zero: the form that is journaled and stored."""
-        return {f.name: v for f in FIELDS if (v := getattr(self, f.name))}
+        values = _values(self)
+        return dict(compress(zip(_NAMES, values, strict=True), values))
 
     @classmethod
     def from_dict(cls, data: dict[str, int | dict[str, int]]) -> Usage:
@@ -91,3 +94,5 @@ class Usage:
 
 
 FIELDS = fields(Usage)
+_NAMES = tuple(f.name for f in FIELDS)
+_values = attrgetter(*_NAMES)

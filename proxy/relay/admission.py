@@ -186,7 +186,7 @@ class Admission:
         if standing.tier.hold == "estimate":
             expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS) * bound.n
             usage.output = min(usage.output, expected)
-        x.tokens_expected = usage.input_tokens_all() + usage.output_tokens_all()
+        x.tokens_expected = x.input_bound + usage.output_tokens_all()
         return cost_nanos(standing.price, usage, standing.model_ppm, standing.tier_ppm)
 
 

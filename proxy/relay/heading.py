@@ -10,8 +10,8 @@ from typing import NamedTuple
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
-from proxy.http1.head import Field, Framing, Head
-from proxy.http1.headers import REASONS, filter_response, serialize
+from proxy.http1.head import Framing, Head
+from proxy.http1.headers import REASONS, Admission, serialize
 from proxy.relay.answers import own_fields
 from proxy.relay.exchange import Exchange
 from proxy.routing.table import HeaderPolicy, Upstream
@@ -29,17 +29,11 @@ class Heading(NamedTuple):
     is_event_stream: bool
 
 
-class _Rules(NamedTuple):
-    """An upstream's policy, and that the vendor's request ids do not pass beside ours."""
-
-    response_pass: frozenset[bytes]
-    response_set: tuple[Field, ...]
-    response_drop: frozenset[bytes]
-
-
-@lru_cache(maxsize=256)  # one per upstream and caller's dialect
-def _rules(policy: HeaderPolicy, own_id_headers: tuple[bytes, ...]) -> _Rules:
-    return _Rules(policy.response_pass, policy.response_set, policy.response_drop.union(own_id_headers))
+@lru_cache(maxsize=256)  # one per upstream and caller's dialect, also of the table before a reload
+def _admission(policy: HeaderPolicy, vendor: Dialect, caller: Dialect) -> Admission:
+    """The vendor's request ids do not pass beside ours."""
+    passed, prefixes = vendor.response_pass, vendor.response_pass_prefixes
+    return Admission(passed, prefixes, policy, refused=caller.own_id_headers)
 
 
 def heading_for(
@@ -48,12 +42,8 @@ def heading_for(
     """`dialect` is the upstream's; `changes_length`: an event may be left out, so a Content-Length of
     the upstream is not ours."""
     assert x.dialect is not None
-    fields = filter_response(
-        head.headers,
-        dialect.response_pass,
-        dialect.response_pass_prefixes,
-        _rules(upstream.headers, x.dialect.own_id_headers),
-    )
+    admission = _admission(upstream.headers, dialect, x.dialect)
+    fields = admission.fields(head.headers, head.values(b"connection"))
     kind = (head.value(b"content-type") or b"").lower()
     is_event_stream = kind.startswith(_STREAMS) or (x.operation is not None and x.operation.streams_unasked)
     own = [own_fields(x), b"server-timing: relay;dur=%.2f\r\n" % ((x.sent - x.uploaded) * 1000)]

@@ -125,7 +125,7 @@ class OfferedOperation:
     auth: tuple[bytes, bytes] = (b"", b"")  # header, prefix
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class HeaderPolicy:
     """What an upstream adds to and takes from its dialect's allow-lists."""
 
