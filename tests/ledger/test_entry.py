@@ -21,6 +21,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
     "bool": st.booleans(),
     "list[str]": st.lists(TEXT, max_size=3),
     "dict[str, Any]": st.dictionaries(TEXT, NANOS | TEXT, max_size=3),
+    "dict[str, str]": st.dictionaries(TEXT, TEXT, max_size=3),
 }
 
 
