@@ -289,6 +289,8 @@ class Ownership:
             files = x.hosting.files(task, home, told)
             told = x.hosting.document(told, Shown(task), home)
         news = news_of(task, told) if bound.is_told and seen.is_whole and state != bindings.DUE else None
+        if bound.is_told and news is None and state in ENDED:
+            state = bindings.DUE  # its owner is to be told more than this answer shows
         if self._told.get(bound.identity) == _mark(state, news, files):
             return
         usage = seen.usage.as_dict() or ONE_CALL if seen.usage is not None else {}

@@ -5,14 +5,15 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
+import orjson
 import pytest
 
 from proxy.channel import ChannelDown
 from proxy.dialects.base import OperationSpec
-from proxy.dialects.owned import DEEP, IDS_MAX, IdIn, IdOut, Listing
+from proxy.dialects.owned import DEEP, IDS_MAX, SUCCEEDED, Callback, IdIn, IdOut, Listing, Task
 from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, MalformedRequest, UnknownId
 from proxy.ledger import entry
-from proxy.ledger.bindings import GONE, Binding
+from proxy.ledger.bindings import DUE, GONE, Binding
 from proxy.ledger.entry import Attempt, Bind, Observed
 from proxy.relay import ownership as module
 from proxy.relay.linking import Links
@@ -217,3 +218,65 @@ async def test_a_delete_that_was_answered_ends_the_listing(owner, channel, journ
     assert isinstance(seen, Observed)
     assert (seen.state, seen.vendor_id, seen.credential) == (GONE, "file-1", "main")
     assert channel.told[-1]["gone"]
+
+
+TOLD = Task(
+    "task:mj", "fetch", (("status",),), {"SUCCESS": SUCCEEDED},
+    callback=Callback(("notifyHook",)), progress=(("progress",),),
+)  # fmt: skip
+FETCH = OperationSpec("fetch", billed=False, ids_in=(IdIn(("path", "id")),), task=TOLD)
+
+
+def look(owner: Ownership, content: bytes, *, is_told: bool) -> None:
+    """A client asks for its own task."""
+    x = call(id="t1")
+    x.operation = FETCH
+    x.bound = Binding("t1", TOLD.kind, 7, "one", "direct", "main", is_told)
+    owner.watch(x)
+    x.sighting.feed(content)
+    x.sighting.finish()
+    owner.conclude(x, entry.COMPLETE)
+
+
+def shown(status: str, progress: int, more: str = "") -> bytes:
+    return orjson.dumps({"id": "t1", "status": status, "progress": progress, "more": more})
+
+
+def test_a_client_that_looks_brings_each_change_into_the_books_for_who_asked_to_be_told(owner, journal):
+    for status, progress in (("RUN", 1), ("RUN", 1), ("RUN", 2), ("SUCCESS", 3), ("SUCCESS", 3)):
+        look(owner, shown(status, progress), is_told=True)
+    assert [(e.state, e.body.encode()) for e in journal.entries] == [
+        ("running", shown("RUN", 1)), ("running", shown("RUN", 2)), ("succeeded", shown("SUCCESS", 3)),
+    ]  # fmt: skip
+    assert len({e.mark for e in journal.entries}) == 3
+
+
+def test_a_client_that_looks_brings_states_only_where_nobody_asked_to_be_told(owner, journal):
+    for status, progress in (("RUN", 1), ("RUN", 2), ("SUCCESS", 3)):
+        look(owner, shown(status, progress), is_told=False)
+    assert [(e.state, e.mark, e.body) for e in journal.entries] == [
+        ("running", "", ""), ("succeeded", "", ""),
+    ]  # fmt: skip
+
+
+def test_an_end_that_cannot_be_told_from_what_was_kept_of_it_is_asked_for(owner, journal):
+    look(owner, shown("SUCCESS", 100, "x" * (70 << 10)), is_told=True)
+    assert [(e.state, e.mark) for e in journal.entries] == [(DUE, "")]
+
+
+@pytest.mark.parametrize(
+    ("hold", "hook", "is_pending"), [(7, "", True), (0, "https://h.example/", True), (0, "", False)]
+)
+def test_a_hook_goes_with_the_task_and_makes_one_that_is_free_wait_for_its_end(
+    owner, channel, journal, hold, hook, is_pending
+):
+    x = call({"prompt": "a cat"}, method="POST")
+    x.operation = OperationSpec("imagine", ids_out=(IdOut(TOLD.kind, (("result",),)),), task=TOLD)
+    x.hook, x.begin = hook, SimpleNamespace(id="0" * 32, hold_nanos=hold, lease="")
+    owner.watch(x)
+    x.sighting.feed(b'{"code": 1, "result": "t1"}')
+    x.sighting.finish()
+    assert (owner.conclude(x, entry.COMPLETE) is Fate.GOES_ON) is is_pending
+    [bind] = journal.entries
+    assert (bind.hook, bind.hold_nanos, bind.id == "0" * 32) == (hook, hold, is_pending)
+    assert channel.told[0]["binding"]["is_told"] is bool(hook)
