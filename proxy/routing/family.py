@@ -223,5 +223,5 @@ class Family(Section):
         default={}, description="Operations with this word in their path are made once for each."
     )
     task: Task = Task()
-    prices: dict[ModelName, Price] = Field(default={}, description="Where the station has none.")
+    prices: dict[ModelName, Price] = Field(default={}, description="Where the station does not name it.")
     operations: dict[Name, Operation] = {}

@@ -38,14 +38,13 @@ def nanos(draft: Draft, path: Path, amount: units.Amount) -> int:
 
 
 def own_prices(draft: Draft) -> dict[str, Content]:
-    """The prices of the file by name or glob, and those of its task families for what it does not price.
+    """The prices of the file by name or glob, and those of its task families for what it does not name.
     They come before the official ones, however particular."""
     prices = draft.file.prices
     own = {name: price_content(draft, ("prices", name), price) for name, price in prices.items()}
-    known = Globs(prices)
     for one in draft.families:
         for name, price in one.said.prices.items():
-            if known.find(name) is None:
+            if name not in prices:
                 own.setdefault(name, price_content(draft, (SECTION, one.name, "prices", name), price))
     return own
 
