@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from proxy.errors import ParameterRefused
+from proxy.metering import sliced
 from proxy.metering.scanner import ANY, Pointer
 
 if TYPE_CHECKING:
@@ -210,9 +211,11 @@ class Places:
 
     def are_free_of(self, content: bytes) -> bool:
         """Nothing that stands at a place is in a JSON text, however it is spelled: no need to look for it."""
-        if self._has_more or b"\\u" in content:
+        if self._has_more:
             return False
-        return not any(mark in content for mark in self._marks)
+        if len(content) > sliced.FOUND_BYTES:
+            return all(sliced.find(content, mark) < 0 for mark in (b"\\u", *self._marks))
+        return b"\\u" not in content and not any(mark in content for mark in self._marks)
 
     def ids_named(
         self, doc: dict[str, Any], captures: Mapping[str, str], query: Mapping[str, str]

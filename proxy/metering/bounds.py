@@ -339,7 +339,7 @@ class _Parts:
         """Characters of base64 in a part: they are in the body, but are no text."""
         for name in ("image_url", "source", "input_audio", "file", "video_url"):
             holder = part.get(name)
-            if type(holder) is str:
+            if isinstance(holder, str):
                 holder = {"url": holder}
             if type(holder) is dict:
                 size = max((_base64_chars(holder.get(field), field) for field in _DATA), default=0)
@@ -363,7 +363,7 @@ _OF_MIME = {"image/": "image", "video/": "image", "audio/": "input_audio"}
 
 
 def _base64_chars(value: object, field: str) -> int:
-    if type(value) is not str:
+    if not isinstance(value, str):
         return 0
     return len(value) if field == "data" or value.startswith("data:") else 0
 

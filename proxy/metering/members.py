@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 
 from proxy.errors import BodyNotJson, BodyTooLarge, DuplicateMember
+from proxy.metering import sliced
 
 Span = tuple[int, int]
 
@@ -61,8 +62,12 @@ def check_values(body: bytes) -> None:
 
 
 def _values(body: bytes, start: int, end: int) -> int:
-    containers = body.count(b"[", start, end) + body.count(b"{", start, end)
-    return body.count(b",", start, end) + containers * _PER_CONTAINER
+    found = 0
+    for at in range(start, end, sliced.FOUND_BYTES):
+        to = min(at + sliced.FOUND_BYTES, end)
+        containers = body.count(b"[", at, to) + body.count(b"{", at, to)
+        found += body.count(b",", at, to) + containers * _PER_CONTAINER
+    return found
 
 
 def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
@@ -73,7 +78,7 @@ def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
     of the two counts, so that one could be billed and another executed.
     """
     try:
-        doc = orjson.loads(body)
+        doc = sliced.loads(body)
     except ValueError as e:
         raise BodyNotJson(detail=str(e)) from e
     if type(doc) is not dict:
@@ -98,17 +103,18 @@ def _locate_unique(body: bytes, guarded: tuple[str, ...], doc: dict[str, Any]) -
     A key is a quoted name. Without `\\u` no other spelling of these names exists, so a quoted name
     that occurs once in the whole body is the key that the parser saw. None: scan.
     """
+    find = bytes.find if len(body) <= sliced.FOUND_BYTES else sliced.find
     # One character is looked for six times as fast as two (0.15 us per KB), and most bodies have none.
-    if b"\\" in body and b"\\u" in body:
+    if b"\\" in body and find(body, b"\\u") >= 0:
         return None
     spans: dict[str, Span] = {}
     members: dict[str, Span] = {}
     for name, quoted in _quoted(guarded):
         if name not in doc:
             continue
-        at = body.find(quoted)
+        at = find(body, quoted)
         after = at + len(quoted)
-        if at < 0 or body.find(quoted, after) >= 0:
+        if at < 0 or find(body, quoted, after) >= 0:
             return None
         scalar = _SCALAR_MEMBER.match(body, after)
         if scalar is not None:

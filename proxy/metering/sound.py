@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from proxy.metering.sliced import LongText
 from proxy.metering.usage import Usage
 
 SPEECH_TOKENS_PER_SECOND = 12  # of recorded speech; 37 of 3.25 s were seen
@@ -84,11 +85,11 @@ _TEXT_BYTES_PER_TOKEN = 4
 def speech_usage(doc: Mapping[str, Any], *, by_character: bool) -> Usage:
     """What speech consumes, from its request: characters (code points), or the tokens that they stand for."""
     text = doc.get("input")
-    text = text if type(text) is str else ""
+    text = text if isinstance(text, str) else ""
     usage = Usage(characters=len(text), calls=1)
     if not by_character:
         told = doc.get("instructions")
-        spoken = len(text.encode("utf-8", "replace"))
+        spoken = text.size if isinstance(text, LongText) else len(text.encode("utf-8", "replace"))
         read = spoken + len(told.encode("utf-8", "replace") if type(told) is str else b"")
         usage.input = -(-read // _TEXT_BYTES_PER_TOKEN)
         usage.output_audio = -(-spoken * _SPOKEN_TOKENS_PER_10_BYTES // 10)

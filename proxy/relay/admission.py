@@ -28,7 +28,7 @@ from proxy.metering.bounds import hold_bound
 from proxy.metering.pricing import PPM, cost_nanos, price_from_content, unpriced_options
 from proxy.metering.quote import Sale
 from proxy.metering.usage import Usage
-from proxy.relay import gathered
+from proxy.relay import body, gathered
 from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
 from proxy.routing.table import Model, Upstream
@@ -148,7 +148,10 @@ class Admission:
         Raises LimitExceeded, NoCredit, StationFault, Overloaded; what gathered.hold_nanos raises.
         """
         assert x.standing is not None and x.operation is not None
-        hold_nanos = self.hold(x, x.standing)
+        if len(x.content) > body.PARSE_IN_THREAD_BYTES:
+            hold_nanos = await asyncio.to_thread(self.hold, x, x.standing)
+        else:
+            hold_nanos = self.hold(x, x.standing)
         if x.operation.calls_in:
             estimates = dict(self._desk.estimates)
             hold_nanos += await asyncio.to_thread(

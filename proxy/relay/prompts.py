@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import orjson
-
+from proxy.metering import sliced
 from proxy.metering.count import count_tokens
 
 DEPTH_MAX = 12
@@ -29,27 +28,29 @@ _SKIPPED = frozenset({
 def text_of(content: bytes) -> str:
     """All text of a JSON request body, in order; "" if it has none."""
     try:
-        doc = orjson.loads(content)
+        doc = sliced.loads(content)
     except ValueError:
         return ""
     pieces: list[str] = []
     for name in _READ:
-        _collect(doc.get(name), pieces, DEPTH_MAX)
+        _collect(content, doc.get(name), pieces, DEPTH_MAX)
     return "\n".join(pieces)
 
 
-def _collect(value: Any, pieces: list[str], depth: int) -> None:
+def _collect(content: bytes, value: Any, pieces: list[str], depth: int) -> None:
     if type(value) is str:
         pieces.append(value)
+    elif isinstance(value, sliced.LongText):
+        pieces.append("".join(sliced.pieces(content, value)))
     elif depth == 0:
         return
     elif type(value) is list:
         for part in value:
-            _collect(part, pieces, depth - 1)
+            _collect(content, part, pieces, depth - 1)
     elif type(value) is dict:
         for name, part in value.items():
             if name not in _SKIPPED:
-                _collect(part, pieces, depth - 1)
+                _collect(content, part, pieces, depth - 1)
 
 
 def count(content: bytes, model: str) -> int:
