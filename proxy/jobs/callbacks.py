@@ -21,7 +21,7 @@ from proxy import telemetry
 from proxy.jobs.guarded import UNREACHED, AddressRefused, GuardedSession, Reply
 from proxy.journal.crashpoint import crash_point
 from proxy.routing.foreign import Network
-from proxy.store.outbox import DELIVERED, FAILED, Event, Outbox
+from proxy.store.outbox import DELIVERED, FAILED, PER_ROUND, Event, Outbox
 from proxy.telemetry import Stats
 
 log = logging.getLogger("headrace.callbacks")
@@ -29,6 +29,7 @@ log = logging.getLogger("headrace.callbacks")
 TOTAL_S = 5.0
 ANSWER_BYTES_MAX = 64 << 10  # a receiver that says more is not listened to
 AT_ONCE = 4  # requests to one receiver
+UNDER_WAY_MAX = 256  # to all of them
 CLAIM_MS = 30_000  # longer than a try may take
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 900.0  # between tries: 5, 10, 20, ...
 RETRY_AFTER_S_MAX = 3600.0
@@ -63,11 +64,16 @@ class Deliverer:
         """Begin to send what is due; how many events that are. Raises DatabaseUnavailable."""
         now = self._now_ms()
         await self._tidy(now)
-        events = await self._outbox.claim(self._busy, AT_ONCE, now, now + CLAIM_MS)
-        for event in events:
-            self._busy[event.host] += 1
-            telemetry.spawn("callback", self._deliver(event))
-        return len(events)
+        begun = 0
+        while self._busy.total() < UNDER_WAY_MAX:
+            events = await self._outbox.claim(self._busy, AT_ONCE, now, now + CLAIM_MS)
+            for event in events:
+                self._busy[event.host] += 1
+                telemetry.spawn("callback", self._deliver(event))
+            begun += len(events)
+            if len(events) < PER_ROUND:
+                break
+        return begun
 
     async def _tidy(self, now_ms: int) -> None:
         if now_ms >= self._count_ms:

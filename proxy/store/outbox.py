@@ -19,7 +19,7 @@ from proxy.store.database import Connection, Database
 LASTS_MS = 24 * 3_600_000
 EVENTS_MAX = 1000  # of one task; its end is told all the same
 PER_KEY = 10  # events of one key that a sender gets in one round
-PER_ROUND = 64
+PER_ROUND = 64  # by one claim
 OVERLAP_MS = 24 * 3_600_000  # for which a secret signs beside the one that replaced it
 SECRET_BYTES = 32  # Standard Webhooks: 24 to 64
 NOTE_CHARS_MAX = 200
@@ -214,10 +214,12 @@ FROM news ON CONFLICT DO NOTHING RETURNING true
 # Receivers are found one by one by the index: a claim costs what is due, not what waits.
 _CLAIM = """
 WITH RECURSIVE receiver AS (
-    (SELECT host FROM outbox WHERE state = 'waiting' ORDER BY host LIMIT 1)
+    (SELECT host, next_try_ms FROM outbox WHERE state = 'waiting' ORDER BY host, next_try_ms LIMIT 1)
     UNION ALL
-    SELECT (SELECT host FROM outbox o WHERE o.state = 'waiting' AND o.host > r.host ORDER BY host LIMIT 1)
-    FROM receiver r WHERE r.host IS NOT NULL
+    SELECT o.* FROM receiver r CROSS JOIN LATERAL (
+        SELECT host, next_try_ms FROM outbox WHERE state = 'waiting' AND host > r.host
+        ORDER BY host, next_try_ms LIMIT 1
+    ) o
 ), due AS (
     SELECT o.id, o.next_try_ms, row_number() OVER (PARTITION BY o.key ORDER BY o.next_try_ms, o.id) AS nth
     FROM receiver r LEFT JOIN unnest($2::text[], $3::int[]) AS b (host, busy) USING (host)
@@ -227,7 +229,7 @@ WITH RECURSIVE receiver AS (
           AND NOT EXISTS (SELECT FROM outbox e
                           WHERE e.binding = w.binding AND e.state = 'waiting' AND e.sequence < w.sequence)
         ORDER BY w.next_try_ms LIMIT greatest($4 - coalesce(b.busy, 0), 0)
-    ) o WHERE r.host IS NOT NULL
+    ) o WHERE r.next_try_ms <= $1
 ), mine AS (
     SELECT id FROM outbox
     WHERE id IN (SELECT id FROM due WHERE nth <= $5 ORDER BY next_try_ms LIMIT $6)
