@@ -143,19 +143,12 @@ class Relay:
         so? True: it was a list or a submit's repetition, and is answered. Raises UnknownId and the other
         refusals of ownership and submissions."""
         assert x.operation is not None
-<<<<<<< Updated upstream
-        if x.operation.ids_in and (named := self.ownership.names(x)):
-            await self.ownership.claim(x, named)
-        if x.operation.lists is not None and await self.ownership.answer_list(x):
-=======
         if x.operation.ids_in:
             is_long = len(x.content) > body.PARSE_IN_THREAD_BYTES
             named = await asyncio.to_thread(self.ownership.names, x) if is_long else self.ownership.names(x)
             if named:
                 await self.ownership.claim(x, named)
-        if x.operation.lists is not None:
-            await self.ownership.list(x)
->>>>>>> Stashed changes
+        if x.operation.lists is not None and await self.ownership.answer_list(x):
             return True
         self.ownership.watch(x)
         task = x.operation.task
