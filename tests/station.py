@@ -21,6 +21,7 @@ import orjson
 from proxy.store.audit import audit
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.database import Database
+from tests.midday import MIDDAY
 from tests.waiting import until, wait_for
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -28,7 +29,7 @@ START_S = 180.0
 STOP_S = 120.0
 
 ROUTES = """
-station: {{currency: USD, default_tier: Test, on_outage: unlimited}}
+station: {{currency: USD, timezone: {zone}, default_tier: Test, on_outage: unlimited}}
 endpoints: {{direct: {{url: "http://127.0.0.1:1", cors: true}}}}
 upstreams:
   one:
@@ -53,7 +54,7 @@ CANARIES = {"ONE_KEY": "sk-upstream-canary-one-0123456789", "CLAUDE_KEY": "sk-an
 
 def routes(url: str) -> str:
     """The plain routes.yaml: all of it at one upstream server."""
-    return ROUTES.format(url=url)
+    return ROUTES.format(url=url, zone=MIDDAY)
 
 
 def free_port() -> int:

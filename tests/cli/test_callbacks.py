@@ -12,6 +12,7 @@ from proxy.cli import main
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database
 from proxy.store.outbox import FAILED, Outbox
+from tests.midday import MIDDAY
 from tests.store.journals import NOW_MS, YUAN
 from tests.store.told import HOOK, tell
 
@@ -36,7 +37,7 @@ def call(database_dsn, tmp_path: Path) -> str:
     async def prepare() -> str:
         database = await Database.connect(database_dsn)
         catalog = Catalog(database)
-        await catalog.open_station("CNY", "Asia/Shanghai")
+        await catalog.open_station("CNY", MIDDAY)
         account = (await catalog.create_account("ada")).id
         await catalog.top_up("ada", 100 * YUAN, "R1")
         call = await tell(database, tmp_path, account)

@@ -14,6 +14,7 @@ from proxy.store.catalog import Catalog
 from proxy.store.database import Database
 from proxy.store.drainer import Drainer
 from proxy.store.due import DueTasks
+from tests.midday import MIDDAY
 from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, Station
 from tests.store.tasks import HOLD, submitted
 
@@ -40,7 +41,7 @@ def disputed(database_dsn, tmp_path: Path) -> None:
     async def prepare() -> None:
         database = await Database.connect(database_dsn)
         catalog = Catalog(database)
-        await catalog.open_station("CNY", "Asia/Shanghai")
+        await catalog.open_station("CNY", MIDDAY)
         account = (await catalog.create_account("ada")).id
         await catalog.top_up("ada", 100 * YUAN, "R1")
         (tmp_path / "journal").mkdir()

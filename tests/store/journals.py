@@ -18,6 +18,7 @@ from proxy.ledger.entry import Begin, End, Entry, PriceEntry
 from proxy.metering.pricing import cost_nanos, price_from_content
 from proxy.metering.usage import Usage
 from proxy.relay.ids import IdSource
+from tests.midday import MIDDAY
 
 NODE = "0199a000-0000-7000-8000-000000000001"
 YUAN = 1_000_000_000
@@ -101,11 +102,11 @@ class Life:
         await self._journal.close()
 
 
-def day_in_shanghai(at_ms: int) -> date:
+def day_of_station(at_ms: int) -> date:
     return datetime.fromtimestamp(at_ms / 1000, ZoneInfo(Station.timezone)).date()
 
 
 class Station:
     """What the drainer asks of the station."""
 
-    timezone = "Asia/Shanghai"
+    timezone = MIDDAY

@@ -41,6 +41,7 @@ from proxy.store.journal_audit import audit_journals
 from proxy.store.leases import Leases
 from proxy.store.payments import Movement, Payments
 from proxy.store.reviews import Reviews, Rules
+from tests.midday import MIDDAY
 from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, Station, begin, end, new_id
 
 NAMES = ("ada", "ben")
@@ -56,7 +57,7 @@ SEED = random.randrange(1 << 32) if "HEADRACE_SOAK" in os.environ else 0
 MEMORY = "/dev/shm" if os.access("/dev/shm", os.W_OK) else None  # for journals: no disk to wait for
 
 RULES = Rules(
-    SimpleNamespace(timezone="Asia/Shanghai", default_tier="Free", codes_earn_tiers=False),
+    SimpleNamespace(timezone=MIDDAY, default_tier="Free", codes_earn_tiers=False),
     {
         name: Tier(
             name,

@@ -10,7 +10,7 @@ import pytest
 from proxy.ledger import entry
 from proxy.ledger.entry import Allowance, Bind, Observed, Settle
 from proxy.store.drainer import Drainer
-from tests.store.journals import NOW_MS, PRICE_ENTRY, YUAN, Life, Station, begin, day_in_shanghai, end, new_id
+from tests.store.journals import NOW_MS, PRICE_ENTRY, YUAN, Life, Station, begin, day_of_station, end, new_id
 
 COST = 45_000
 
@@ -38,7 +38,7 @@ async def test_a_call_becomes_a_row_and_its_cost_leaves_the_balance(database, jo
     row = await database.fetchrow("SELECT * FROM usage")
     assert (row["id"].hex, row["cost_nanos"], row["usage"]) == (call.id, COST, {"input": 10, "output": 20})
     assert row["attempts"][0]["upstream"] == "openai"
-    assert row["posted_day"] == day_in_shanghai(NOW_MS)
+    assert row["posted_day"] == day_of_station(NOW_MS)
     assert await money(database, accounts[0]) == (100 * YUAN - COST, 100 * YUAN - COST)
     assert await totals(database) == (1, COST, COST)
     cursor = await database.fetchrow("SELECT begins, ends, entries FROM segment_cursor")
@@ -280,7 +280,7 @@ async def test_the_posted_day_is_the_stations_and_never_a_closed_one(
     )
     await drainer.run_once()
     days = await database.fetch("SELECT posted_day FROM usage ORDER BY key")
-    today = day_in_shanghai(NOW_MS)
+    today = day_of_station(NOW_MS)
     assert [(today - r["posted_day"]).days for r in days] == [1, 3, 0]
     await life.die()
 

@@ -14,10 +14,10 @@ from proxy.store.payments import Payments
 from proxy.store.reports import Reports
 from proxy.store.statements import Span
 from tests.routing.compiling import table
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, day_in_shanghai, end, new_id
+from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, day_of_station, end, new_id
 
 COST = 45_000
-TODAY = Span(day_in_shanghai(NOW_MS), day_in_shanghai(NOW_MS) + timedelta(days=1))
+TODAY = Span(day_of_station(NOW_MS), day_of_station(NOW_MS) + timedelta(days=1))
 ROUTES = """
 station: {currency: USD}
 upstreams:

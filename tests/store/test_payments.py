@@ -19,6 +19,7 @@ from proxy.store.catalog import Catalog
 from proxy.store.codes import Codes
 from proxy.store.orders import Orders
 from proxy.store.payments import Movement, Payments
+from tests.midday import MIDDAY
 from tests.store.journals import NOW_MS, PRICE_ENTRY, YUAN, Life, end, new_id
 
 GATEWAY = Gateway("epay", "epay", "0123456789abcdef", "https://pay.example", "1", "USD", "7", 300_000)
@@ -27,7 +28,7 @@ GATEWAY = Gateway("epay", "epay", "0123456789abcdef", "https://pay.example", "1"
 @pytest.fixture
 async def shop(database):
     catalog = Catalog(database)
-    await catalog.open_station("CNY", "Asia/Shanghai")
+    await catalog.open_station("CNY", MIDDAY)
     account = await catalog.create_account("acme")
     return SimpleNamespace(
         database=database, catalog=catalog, id=account.id,

@@ -9,7 +9,7 @@ import pytest
 from proxy.ledger import entry
 from proxy.ledger.entry import Settle
 from proxy.store.reports import Reports
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, day_in_shanghai, end, new_id
+from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, day_of_station, end, new_id
 
 COST = 45_000
 
@@ -33,7 +33,7 @@ async def calls(database, journal_dir, accounts, drainer):
 
 
 async def test_a_month_equals_its_ledger_to_the_nano(database, accounts, calls):
-    month = await Reports(database).month(accounts[0], day_in_shanghai(NOW_MS).replace(day=1))
+    month = await Reports(database).month(accounts[0], day_of_station(NOW_MS).replace(day=1))
     assert month.used_nanos == month.charged_nanos == 25 * COST + 5
     assert [(line.model, line.calls, line.input_tokens, line.output_tokens) for line in month.lines] == [
         ("m0", 13, 130, 260),

@@ -14,6 +14,7 @@ from proxy.store.audit import audit
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.payments import Movement, Payments
 from proxy.store.reviews import Reviews, Rules
+from tests.midday import MIDDAY
 from tests.store.journals import NOW_MS, PRICE_ENTRY, YUAN, Life, end
 
 VIP = (Earning(20 * YUAN, period("1 month")), Earning(40 * YUAN, period("6 months")))
@@ -25,7 +26,7 @@ def tier(name: str, rank: int, earned_by=(), quota: FreeQuota | None = None) -> 
 
 
 def rules(*, quota: FreeQuota | None = None, codes_earn: bool = False, vip=VIP) -> Rules:
-    station = SimpleNamespace(timezone="Asia/Shanghai", default_tier="Free", codes_earn_tiers=codes_earn)
+    station = SimpleNamespace(timezone=MIDDAY, default_tier="Free", codes_earn_tiers=codes_earn)
     tiers = (tier("Free", 0, quota=quota), tier("VIP", 1, vip), tier("Premium", 2))
     return Rules(station, {t.name: t for t in tiers})
 
@@ -33,7 +34,7 @@ def rules(*, quota: FreeQuota | None = None, codes_earn: bool = False, vip=VIP) 
 @pytest.fixture
 async def shop(database):
     catalog = Catalog(database)
-    await catalog.open_station("CNY", "Asia/Shanghai")
+    await catalog.open_station("CNY", MIDDAY)
     await catalog.create_account("acme")
     return SimpleNamespace(catalog=catalog, payments=Payments(database), database=database)
 

@@ -12,17 +12,18 @@ from proxy.store.catalog import Catalog
 from proxy.store.payments import Payments
 from proxy.store.reports import Reports
 from proxy.store.statements import EVERYTHING, RECEIPTS, Cursor, Span
-from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, YUAN, Life, day_in_shanghai, end, new_id
+from tests.midday import MIDDAY
+from tests.store.journals import NOW_MS, PRICE, PRICE_ENTRY, YUAN, Life, day_of_station, end, new_id
 
 DAY_MS = 86_400_000
-TODAY = day_in_shanghai(NOW_MS)
+TODAY = day_of_station(NOW_MS)
 ALWAYS = Span()
 
 
 @pytest.fixture
 async def calls(database, journal_dir, accounts, drainer):
     """Of ada: calls of three days, corrections of two of them, a void one; and one call of ben."""
-    await Catalog(database).open_station("CNY", "Asia/Shanghai")
+    await Catalog(database).open_station("CNY", MIDDAY)
     life = Life(journal_dir)
     calls = [
         end(accounts[0], at_ms=NOW_MS - n % 3 * DAY_MS, id=new_id(NOW_MS - 3 * DAY_MS)) for n in range(20)
@@ -89,7 +90,7 @@ async def test_receipts_are_calls_and_their_corrections(database, accounts, call
 
 async def test_free_corrected_and_refunded_calls_add_up_too(database, journal_dir, accounts, drainer):
     """60,000 of two calls of 45,000 were free: one wholly, the other for a third."""
-    await Catalog(database).open_station("CNY", "Asia/Shanghai")
+    await Catalog(database).open_station("CNY", MIDDAY)
     await database.execute(
         "INSERT INTO pocket (account, period_start, period_end, amount_nanos)"
         " VALUES ($1, now() - interval '1 day', now() + interval '1 day', 60000)",

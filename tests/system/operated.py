@@ -21,6 +21,7 @@ import aiohttp
 import orjson
 
 from tests.fakes.upstream_server import Action, Pause, Request, UpstreamServer, chunk, chunked_head, whole
+from tests.midday import MIDDAY
 from tests.station import ROOT, Station, free_port
 from tests.waiting import until
 
@@ -52,7 +53,7 @@ def routes(url: str, dead: int) -> dict[str, Any]:
         "hk": {"url": f"{url}/hk"},
     }
     return {
-        "station": {"default_tier": "Open", "no_credit": {"status": 402}},
+        "station": {"timezone": MIDDAY, "default_tier": "Open", "no_credit": {"status": 402}},
         "endpoints": {
             "direct": {"url": "http://direct.test", "label": "Direct", "region": "us", "cors": True},
             "cdn": {"url": "http://cdn.test", "proxy_read_timeout": "100s", "tags": ["stable"]},

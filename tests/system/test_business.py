@@ -12,6 +12,7 @@ from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.overrides import Overrides
 from tests.conftest import Databases
 from tests.fakes.upstream_server import UpstreamServer, whole
+from tests.midday import MIDDAY
 from tests.station import Station
 
 YUAN = 1_000_000_000
@@ -20,7 +21,7 @@ ANSWER = (
     b'"content":"Hello"},"finish_reason":"stop"}],"usage":{"prompt_tokens":0,"completion_tokens":50000}}'
 )
 ROUTES = """
-station: {{currency: CNY, rates: {{USD: 7}}, timezone: Asia/Shanghai, default_tier: Free,
+station: {{currency: CNY, rates: {{USD: 7}}, timezone: {zone}, default_tier: Free,
           no_credit: {{status: 401}}, not_permitted: {{status: 401}}, sign_up: {{trial: 3}}}}
 upstreams:
   vendor:
@@ -50,7 +51,7 @@ def station(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> I
     with UpstreamServer() as upstream:
         upstream.script("/v1/chat/completions", [whole(ANSWER)])
         data = tmp_path_factory.mktemp("business") / "data"
-        station = Station(data, ROUTES.format(url=upstream.url), dsn)
+        station = Station(data, ROUTES.format(url=upstream.url, zone=MIDDAY), dsn)
         station.start()
         yield station
         assert station.stop() == 0

@@ -23,6 +23,7 @@ from proxy.store.audit import audit
 from proxy.store.catalog import Catalog, KeySettings
 from tests.fakes.raw_client import Answer, RawClient, request
 from tests.fakes.upstream_server import Action, Request, UpstreamServer, whole
+from tests.midday import MIDDAY
 from tests.station import Station
 from tests.waiting import wait_for
 
@@ -74,7 +75,12 @@ def routes(url: str) -> str:
     # Permitted, but without a price; and the names that no upstream of a test answers to.
     models["wild-*"] = {"candidates": [{"upstream": "lane-solo-0-0"}]}
     document = {
-        "station": {"default_tier": "All", "on_outage": "unlimited", "trusted_proxies": ["127.0.0.1"]},
+        "station": {
+            "timezone": MIDDAY,
+            "default_tier": "All",
+            "on_outage": "unlimited",
+            "trusted_proxies": ["127.0.0.1"],
+        },
         "endpoints": {
             "open": {"url": "http://station.test", "cors": True},
             "plain": {"url": "http://plain.test"},

@@ -11,6 +11,7 @@ from proxy.errors import ConfigError
 from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
 from proxy.web.admin import make_admin_app
+from tests.midday import MIDDAY
 
 TOKEN = "operator-token-of-this-test"
 BEARER = {"Authorization": f"Bearer {TOKEN}"}
@@ -46,7 +47,7 @@ class Node:
 @pytest.fixture
 async def node(database):
     catalog = Catalog(database)
-    await catalog.open_station("CNY", "Asia/Shanghai")
+    await catalog.open_station("CNY", MIDDAY)
     return Node(catalog, Reports(database))
 
 

@@ -18,8 +18,9 @@ from proxy.store.reports import Reports
 from proxy.store.windows import Windows
 from proxy.web.caller import KEY_HEADER
 from proxy.web.holder import make_holder_app
+from tests.midday import MIDDAY
 from tests.store.conftest import accounts, drainer, journal_dir  # noqa: F401 - fixtures
-from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, day_in_shanghai, end
+from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, day_of_station, end
 
 HIDDEN = {"upstream": "an-upstream", "credential": "a-credential", "upstream_id": "req-of-a-vendor"}
 
@@ -27,7 +28,7 @@ HIDDEN = {"upstream": "an-upstream", "credential": "a-credential", "upstream_id"
 @pytest.fixture
 async def catalog(database):
     catalog = Catalog(database)
-    await catalog.open_station("CNY", "Asia/Shanghai")
+    await catalog.open_station("CNY", MIDDAY)
     return catalog
 
 
@@ -94,7 +95,7 @@ async def test_receipts_come_newest_first_and_page_by_page(ada, calls):
 
 
 async def test_receipts_are_asked_for_by_days(ada, calls):
-    today = day_in_shanghai(NOW_MS)
+    today = day_of_station(NOW_MS)
     for query, count in (
         (f"from={today}", 3),
         (f"from={today}&to={today}", 3),
@@ -117,7 +118,7 @@ async def test_receipts_are_a_table_too(ada, calls, query, accept):
 
 
 async def test_a_month_adds_up_to_its_receipts_and_to_the_ledger(ada, calls):
-    month = f"{day_in_shanghai(NOW_MS):%Y-%m}"
+    month = f"{day_of_station(NOW_MS):%Y-%m}"
     sums = await (await ada.get(f"/receipts/{month}")).json()
     data = (await (await ada.get(f"/receipts?from={month}-01")).json())["data"]
     assert sums["used"] == sums["charged"] == "0.000135"
@@ -172,7 +173,7 @@ async def test_what_is_not_there_is_refused_as_json(ada, path, status):
     ],
 )
 async def test_chat_clients_see_what_is_left(ada, calls, asked):
-    today = day_in_shanghai(NOW_MS)
+    today = day_of_station(NOW_MS)
     dates = {"month": f"{today:%Y-%m}", "today": today, "later": today + timedelta(days=2)}
     limit = (await (await ada.get("/dashboard/billing/subscription")).json())["hard_limit_usd"]
     used = (await (await ada.get("/dashboard/billing/usage" + asked.format_map(dates))).json())["total_usage"]
@@ -181,7 +182,7 @@ async def test_chat_clients_see_what_is_left(ada, calls, asked):
 
 
 async def test_usage_is_that_of_the_days_that_are_asked_for(ada, calls):
-    today = day_in_shanghai(NOW_MS)
+    today = day_of_station(NOW_MS)
     for dates, count in (
         (f"start_date={today}", 3),
         (f"start_date={today - timedelta(days=99)}&end_date={today}", 3),
