@@ -40,6 +40,7 @@ COMMANDS: dict[str, Command] = {
     "reconcile": Command("reconciliation", "hold an upstream's bill against our own calls"),
     "dispute": Command("disputes", "tasks whose end nobody could tell: list them, decide them"),
     "callback": Command("callbacks", "what customers were told of their tasks: list it, send it again"),
+    "result": Command("results", "files that tasks have made: list them, show one, remove them"),
     "node": Command("node", "list the nodes of a station, retire one that will not come back"),
     "conform": Command("conform", "prove that bytes pass unchanged and are metered as vendors meant it"),
     "bench": Command("bench", "measure the relay beside nginx and a textbook proxy"),

@@ -233,6 +233,7 @@ class Poller:
         document = answer.document
         if task.files and state == SUCCEEDED:
             seen.files, document = self._hosted(place, due, task, document)
+            seen.content = document if seen.content else {}
         if due.told_mark is not None and (news := news_of(task, document)) is not None:
             seen.mark, seen.body = news
         for model, usage in shares.items():

@@ -277,7 +277,7 @@ class Ownership:
             self._observe(bound, RUNNING, content=sighting.content)
 
     def _note(self, x: Exchange, bound: Binding, task: Task, seen: Seen) -> None:
-        state, told, files = seen.state, seen.told, {}
+        state, told, content, files = seen.state, seen.told, seen.content, {}
         if state is None:
             return
         if state in ENDED and (task.model or task.results is not None):
@@ -287,7 +287,7 @@ class Ownership:
                 state = bindings.DUE  # where its files are is told in a longer answer than we keep
             home = Home(bound.upstream, bound.credential, bound.vendor_id)
             files = x.hosting.files(task, home, told)
-            told = x.hosting.document(told, Shown(task), home)
+            told, content = (x.hosting.document(shown, Shown(task), home) for shown in (told, content))
         news = news_of(task, told) if bound.is_told and seen.is_whole and state != bindings.DUE else None
         if bound.is_told and news is None and state in ENDED:
             state = bindings.DUE  # its owner is to be told more than this answer shows
@@ -296,7 +296,7 @@ class Ownership:
         usage = seen.usage.as_dict() or ONE_CALL if seen.usage is not None else {}
         if state in task.charged and task.usage is None:
             usage = ONE_CALL
-        self._observe(bound, state, usage, seen.content, news, files)
+        self._observe(bound, state, usage, content, news, files)
 
     def _observe(
         self,

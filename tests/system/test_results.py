@@ -47,9 +47,11 @@ tasks:
       state: status
       states: {{done: succeeded, bad: failed}}
       files: [url, stills.*]
+      callback: {{fields: [notify]}}
     operations:
       create: {{path: /film/create, submits: true, bill: film}}
       fetch: {{path: "/film/{{id}}", method: GET, names: [path.id], shows: true}}
+      list: {{path: /films, method: GET, lists: {{}}}}
 prices: {{film: {{call: 1 USD}}}}
 callbacks: {{allow: [127.0.0.0/8]}}
 results: {{keep: {keep}, rewrite: true, size_limit: 1 MiB}}
@@ -69,6 +71,8 @@ class Studio:
         self.app = web.Application()
         self.app.router.add_post("/film/create", self.create)
         self.app.router.add_get("/film/{id}", self.fetch)
+        self.app.router.add_post("/heard", self.hear)
+        self.heard: list[dict[str, Any]] = []  # by a customer, of its callbacks
         self.app.add_subapp("/s3", self.bucket.app)
 
     def done(self, id_: str, *urls: str, status: str = "done") -> bytes:
@@ -85,6 +89,10 @@ class Studio:
         id_ = f"film-{len(self.films)}"
         self.films[id_] = json.dumps({"code": 0, "data": {"id": id_, "status": "working"}}).encode()
         return web.json_response({"code": 0, "id": id_})
+
+    async def hear(self, request: web.Request) -> web.Response:
+        self.heard.append(await request.json())
+        return web.Response()
 
     async def fetch(self, request: web.Request) -> web.Response:
         self.polls += 1
@@ -107,11 +115,11 @@ class Rig:
         ):
             return r.status, r.headers, await r.read()
 
-    async def create(self) -> str:
+    async def create(self, **more: str) -> str:
         auth = {"Authorization": f"Bearer {self.key}"}
         async with (
             aiohttp.ClientSession(headers=auth, timeout=TIMES) as session,
-            session.post(f"{self.station.url}/film/create", json={"prompt": "x"}) as r,
+            session.post(f"{self.station.url}/film/create", json={"prompt": "x", **more}) as r,
         ):
             assert r.status == 200, await r.text()
             return str((await r.json())["id"])
@@ -231,6 +239,21 @@ async def test_what_goes_on_or_failed_shows_what_the_vendor_says(rig):
         told = rig.studio.done(id_, f"{rig.files.url}/file/10/never-{id_}.png", status=status)
         assert (await rig.poll(id_))[2] == told
     assert await rig.state(rig.link(id_)) == ""
+
+
+async def test_callbacks_and_lists_show_our_links(rig):
+    id_ = await rig.create(notify=f"{rig.studio.url}/heard")
+    rig.studio.done(id_, f"{rig.files.url}/file/10/{id_}.png")
+    ours = f"http://direct.test{rig.link(id_)}"
+
+    def told() -> Any:
+        return [one for one in rig.studio.heard if one["id"] == id_ and one["status"] == "done"]
+
+    [one] = await until(told)
+    assert one["url"] == ours and one["cost"] == 1.5
+    status, _, body = await rig.ask("/films", Authorization=f"Bearer {rig.key}")
+    assert status == 200
+    assert [(film["id"], film["url"]) for film in json.loads(body)] == [(id_, ours)]
 
 
 async def test_nobody_needs_to_poll_for_a_file_to_be_kept(rig):
