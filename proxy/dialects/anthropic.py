@@ -119,7 +119,7 @@ def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
 REQUEST_PASS = frozenset({
     b"accept", b"accept-encoding", b"accept-language", b"anthropic-beta",
     b"anthropic-dangerous-direct-browser-access", b"anthropic-version", b"baggage", b"content-type",
-    b"idempotency-key", b"traceparent", b"tracestate", b"user-agent", b"x-app", b"x-stainless-arch",
+    b"traceparent", b"tracestate", b"user-agent", b"x-app", b"x-stainless-arch",
     b"x-stainless-async", b"x-stainless-helper", b"x-stainless-helper-method", b"x-stainless-lang",
     b"x-stainless-os", b"x-stainless-package-version", b"x-stainless-raw-response",
     b"x-stainless-read-timeout", b"x-stainless-retry-count", b"x-stainless-runtime",

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 
 REQUEST = frozenset({
-    b"accept", b"accept-encoding", b"accept-language", b"baggage", b"content-type", b"idempotency-key",
+    b"accept", b"accept-encoding", b"accept-language", b"baggage", b"content-type",
     b"traceparent", b"tracestate", b"user-agent",
 })  # fmt: skip
 

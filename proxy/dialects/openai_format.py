@@ -313,7 +313,7 @@ def in_stream(error_body: Callable[..., bytes]) -> Callable[..., bytes]:
 
 REQUEST_PASS = frozenset({
     b"accept", b"accept-encoding", b"accept-language", b"baggage", b"content-type", b"http-referer",
-    b"idempotency-key", b"openai-beta", b"traceparent", b"tracestate", b"user-agent", b"x-client-request-id",
+    b"openai-beta", b"traceparent", b"tracestate", b"user-agent", b"x-client-request-id",
     b"x-stainless-arch", b"x-stainless-async", b"x-stainless-helper-method", b"x-stainless-lang",
     b"x-stainless-os", b"x-stainless-package-version", b"x-stainless-raw-response",
     b"x-stainless-read-timeout", b"x-stainless-retry-count", b"x-stainless-runtime",

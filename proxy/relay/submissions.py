@@ -127,4 +127,6 @@ def _answer(x: Exchange) -> dict[str, Any] | None:
     sighting = x.sighting
     if sighting is None or sighting.task is None or x.outcome in NOTHING_STARTED:
         return None
-    return sighting.content if sighting.task.kind in sighting.ids.values() else None
+    if sighting.task.kind not in sighting.ids.values():
+        return None
+    return sighting.whole if type(sighting.whole) is dict else {}

@@ -28,6 +28,7 @@ from proxy.store.corrections import correct
 from proxy.store.database import Connection, Database
 from proxy.store.outbox import Change, tell
 from proxy.store.posting import NOTHING_DECLARED
+from proxy.store.submissions import Submissions
 from proxy.store.upstream_costs import UpstreamCosts
 
 log = logging.getLogger("headrace.tasks")
@@ -225,13 +226,10 @@ class DueTasks:
         return len(rows) + len(left)
 
     async def forget(self, days: Mapping[str, int], now_ms: int) -> int:
-        """Drop what vendors have forgotten, by kind, and what was seen long ago; how many bindings."""
-        dropped = await self._database.fetch(
-            _FORGET,
-            list(days),
-            [_first_id(now_ms - (count + 1) * DAY_MS) for count in days.values()],
-            FORGET_ROWS,
-        )
+        """Drop what vendors have forgotten, by kind, and what else is over; how many bindings."""
+        await Submissions(self._database).forget(now_ms)
+        first_ids = [_first_id(now_ms - (count + 1) * DAY_MS) for count in days.values()]
+        dropped = await self._database.fetch(_FORGET, list(days), first_ids, FORGET_ROWS)
         await self._database.execute(
             "DELETE FROM observation WHERE id < $1", _first_id(now_ms - SEEN_DAYS * DAY_MS)
         )

@@ -67,6 +67,7 @@ class Vendor:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.asked: Counter[str] = Counter()
         self.refusing = False
+        self.headers: set[str] = set()  # that came with submits
         self.loop = asyncio.new_event_loop()
         self.gates: dict[str, asyncio.Event] = {}
         self.app = web.Application()
@@ -88,6 +89,7 @@ class Vendor:
 
     async def draw(self, request: web.Request) -> web.Response:
         asked = await request.json()
+        self.headers |= {name.lower() for name in request.headers}
         await self._pass(asked["prompt"])
         if self.refusing:
             return web.json_response({"why": "no paint"}, status=400)
@@ -322,7 +324,7 @@ async def test_submits_with_one_key_on_all_nodes_at_once_are_one_job_with_one_an
     assert len({body["id"] for _, body, _ in answers}) == 1
     assert sorted(fields.get("idempotent-replayed", "") for _, _, fields in answers) == ["", *["true"] * 8]
     assert (await ada.draw("one cat", 2, key="k1"))[1] == answers[0][1]
-    assert vendor.asked["one cat"] == 1
+    assert vendor.asked["one cat"] == 1 and "idempotency-key" not in vendor.headers
     status, body, _ = await ada.draw("another cat", 1, key="k1")
     assert (status, body["code"], vendor.asked["another cat"]) == (422, "idempotency_key_reused", 0)
     vendor.jobs[answers[0][1]["id"]]["status"] = "DONE"
