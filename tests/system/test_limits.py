@@ -8,7 +8,7 @@ import json
 from collections import Counter
 from collections.abc import AsyncIterator, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 from typing import Any
 
 import aiohttp
@@ -132,11 +132,12 @@ def nodes(
     dsn = dsn_for(postgres.data_dir)
     folders = [tmp_path_factory.mktemp(f"node{n}") / "data" for n in range(NODES)]
     stations = [Station(folder, config, dsn) for folder in folders]
-    stations[0].start()  # it migrates the database
-    with ThreadPoolExecutor(NODES) as threads:
+    with ExitStack() as stack, ThreadPoolExecutor(NODES) as threads:
+        for station in stations:
+            stack.callback(station.kill)
+        stations[0].start()  # it migrates the database
         list(threads.map(Station.start, stations[1:]))
-    yield Nodes(stations)
-    with ThreadPoolExecutor(NODES) as threads:
+        yield Nodes(stations)
         assert list(threads.map(Station.stop, stations)) == [0] * NODES
 
 
