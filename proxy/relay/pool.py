@@ -21,6 +21,7 @@ from proxy.errors import UpstreamConnectFailed
 from proxy.relay.egress import open_tunnel
 from proxy.relay.resolver import GetAddressInfo, Resolver
 from proxy.relay.upstream import Origin, State, UpstreamConnection
+from proxy.relay.upstream_tls import TlsConnection
 from proxy.routing.table import Mirror
 
 IDLE_S = 50.0  # below the 60 s at which most load balancers close an idle connection
@@ -183,9 +184,10 @@ class Pool:
         tls = origin.scheme == "https"
         if tls and self._ssl_context is None:
             raise OSError("no TLS context")
+        kind = TlsConnection if tls else UpstreamConnection
         sock = await self._socket(origin)
         _, connection = await self._loop.create_connection(
-            lambda: UpstreamConnection(self, origin, self._clock, reusable=reuse),
+            lambda: kind(self, origin, self._clock, reusable=reuse),
             sock=sock,
             ssl=self._ssl_context if tls else None,
             server_hostname=origin.server_name if tls else None,

@@ -19,14 +19,10 @@ from proxy.http1.head import Framing, Head, framing, parse
 from proxy.routing.table import Egress
 
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
-# One buffer for all connections of a process: it is emptied before the loop reads anything else. Over TLS, a
-# fresh one per read costs 20 us of mmap.
-READ_BYTES_MAX = 256 * 1024
-_BUFFER = memoryview(bytearray(READ_BYTES_MAX))
-# Chunks of a few bytes make a read of 256 KiB 40 ms of work. Who sends so many pieces in one read is read in
-# small bites from then on, and everybody else has a turn between two of them.
+# Chunks of a few bytes make a read of 256 KiB 40 ms of work. What comes in so many pieces is walked in small
+# bites from then on, and everybody else has a turn between two of them.
 PIECES_MAX = 256
-_BITE = _BUFFER[: 16 * 1024]
+BITE_BYTES = 16 * 1024
 
 _CUT_SHORT = "The model provider's answer broke off."
 
@@ -89,14 +85,13 @@ class Owner(Protocol):
         """The connection is gone. `poisoned`: bytes came that nobody had asked for."""
 
 
-class UpstreamConnection(asyncio.BufferedProtocol):
+class UpstreamConnection(asyncio.BaseProtocol):
     """One connection and the exchange on it. `served` counts the answers that it has completed."""
 
     __slots__ = (
-        "_asked", "_buffer", "_clock", "_head_bytes", "_interim", "_is_resting",
-        "_last_read", "_method", "_owner", "_paused", "_readable", "_received", "_reusable", "_sink",
-        "_transport", "_walker", "framing", "is_sending", "last_activity", "origin", "served", "state",
-        "writable",
+        "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_later", "_method",
+        "_owner", "_paused", "_readable", "_received", "_reusable", "_sink", "_transport", "_walker",
+        "framing", "is_sending", "last_activity", "origin", "served", "state", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -114,10 +109,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._interim = 0
         self._asked = False  # a byte of the current request was written
         self._received = False  # a byte of the current answer
-        self._buffer = _BUFFER
         self._paused = False  # by the user
         self._is_resting = False  # paused by ourselves, until the next turn of the loop
-        self._last_read = 0  # bytes of the last read
+        self._is_slowed = False  # its body comes in crumbs: it is walked in bites
+        self._later = b""  # received, and walked in the next turns
         self.origin = origin
         self.state = IDLE
         self.framing: Framing | None = None
@@ -125,9 +120,6 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self.writable = True
         self.is_sending = False  # set by who writes a request that is still coming in
         self.last_activity = clock()  # seconds of the pool's clock: last byte received, or start()
-
-    def __repr__(self) -> str:
-        return f"<UpstreamConnection {self.state.value} served={self.served}>"
 
     # -- the exchange, as its owner drives it --------------------------------------------------------
 
@@ -169,6 +161,8 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         """Go on reading the answer."""
         self._paused = False
         self._steer()
+        if self._later and not self._is_resting:
+            self._rest()  # from the next turn on: the caller may be in the midst of something
 
     def abort(self) -> None:
         """Close at once and say nothing more to the sink: a vendor stops generating when nobody listens."""
@@ -187,7 +181,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._walker = None
         self._received = False
         self.state = IDLE
-        if self._paused or self._is_resting or self._last_read == len(self._buffer):
+        if self._paused or self._is_resting or self._may_hold_more():
             # Over TLS, bytes may be decrypted already where no poll on the descriptor shows them. They are
             # delivered within this turn of the loop, and close the connection while it is still out of reach.
             self._paused = self._is_resting = False
@@ -206,20 +200,15 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
-    def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
-
-    def buffer_updated(self, nbytes: int) -> None:
-        data = bytes(self._buffer[:nbytes])
+    def data_received(self, data: bytes) -> None:
         self.last_activity = self._clock()
-        self._last_read = nbytes
         if self.state is BODY:
             assert self._walker is not None and self._sink is not None
-            content = self._walker.one(data)
+            content = self._walker.one(data) if not self._later else None
             if content is not None:
                 self._sink.on_chunk(data, content)
             else:
-                self._hand_over(self._walker.feed(data))
+                self._walk(self._later + data)
         elif self.state is HEAD and self._asked:
             self._received = True
             self._take_head(data)
@@ -320,16 +309,31 @@ class UpstreamConnection(asyncio.BufferedProtocol):
         assert sink is not None
         sink.on_content(pieces, True)
 
+    def _walk(self, data: bytes) -> None:
+        """Hand over the content of a read, or of its first bite."""
+        if self._is_resting:
+            self._later = data  # over TLS more may come, decrypted already
+            return
+        self._later = b""
+        if self._is_slowed and len(data) > BITE_BYTES:
+            data, self._later = data[:BITE_BYTES], data[BITE_BYTES:]
+            self._rest()
+        assert self._walker is not None
+        self._hand_over(self._walker.feed(data))
+
     def _rest(self) -> None:
-        """Read nothing more in this turn of the loop."""
-        self._buffer = _BITE
-        self._is_resting = True
-        self._steer()
-        asyncio.get_running_loop().call_soon(self._end_rest)
+        """Nothing more in this turn of the loop."""
+        self._is_slowed = True
+        if not self._is_resting:
+            self._is_resting = True
+            self._steer()
+            asyncio.get_running_loop().call_soon(self._end_rest)
 
     def _end_rest(self) -> None:
         self._is_resting = False
         self._steer()
+        if self._later and not self._paused and self.state is BODY:
+            self._walk(self._later)
 
     def _steer(self) -> None:
         if self._transport is None or self.state is CLOSED:
@@ -341,6 +345,10 @@ class UpstreamConnection(asyncio.BufferedProtocol):
 
     # -- the end -------------------------------------------------------------------------------------
 
+    def _may_hold_more(self) -> bool:
+        """May there be bytes that no poll on the descriptor shows?"""
+        return False
+
     def _can_be_reused(self) -> bool:
         if self._transport is None:
             return False
@@ -349,6 +357,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             self._reusable
             and self.framing.keep_alive
             and not self._walker.excess
+            and not self._later
             and not self.is_sending
             and not self._transport.is_closing()
             and not self._transport.get_write_buffer_size()
@@ -383,7 +392,7 @@ class UpstreamConnection(asyncio.BufferedProtocol):
             return
         self.state = CLOSED
         self._walker = None
-        self._head_bytes = b""
+        self._head_bytes = self._later = b""
         if self._transport is not None:
             self._transport.abort()
         self._owner.closed(self, poisoned=poisoned)

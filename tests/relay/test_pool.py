@@ -13,7 +13,8 @@ import pytest
 from proxy.errors import UpstreamClosed, UpstreamConnectFailed
 from proxy.relay.pool import EXPIRY_S, IDLE_S, Pool, tls_context
 from proxy.relay.resolver import FAILED_S, FRESH_S, NAMES_MAX, Resolver
-from proxy.relay.upstream import READ_BYTES_MAX, State
+from proxy.relay.upstream import State
+from proxy.relay.upstream_tls import READ_BYTES_MAX
 from proxy.routing.table import Mirror
 from tests.fakes.certificate import make_certificate
 from tests.fakes.recorder import Recorder, ask, send

@@ -341,6 +341,36 @@ async def test_tiny_chunks_are_read_in_bites_and_others_have_their_turn(server, 
     assert server.accepted == 1
 
 
+async def test_a_flood_of_small_chunks_stops_where_its_client_does(server, pool, mirror):
+    server.script("/", [chunked_head() + b"1\r\nx\r\n" * 100_000 + chunk(b"")])
+    connection = await pool.acquire(mirror, DEADLINE_S)
+    read_at_pause = []
+
+    def pause_now_and_then(sink: Recorder) -> None:
+        if sink.reads in (1, 3, 4, 9) and not sink.ended.done():
+            connection.pause_reading()
+            read_at_pause.append(len(sink.content))
+
+    sink = Recorder(pause_now_and_then)
+    send(connection, sink, "/")
+    for pauses in range(1, 5):
+        await until(lambda: len(read_at_pause) == pauses)  # noqa: B023 - awaited here
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert len(sink.content) == read_at_pause[-1], "not a byte more"
+        connection.resume_reading()
+    assert await sink.end() == b"x" * 100_000
+
+
+async def test_bytes_behind_a_flood_of_small_chunks_never_reach_the_next_request(server, pool, mirror):
+    server.script("/", [chunked_head() + b"1\r\nx\r\n" * 10_000 + chunk(b"") + whole(b"EVIL") * 2_000])
+    server.script("/next", [HELLO])
+    assert await (await ask(pool, mirror)).end() == b"x" * 10_000
+    await until(lambda: pool.idle == 0)
+    assert await (await ask(pool, mirror, "/next")).end() == b"hello"
+    assert server.accepted == 2
+
+
 async def test_a_paused_answer_waits_at_the_upstream(server, pool, mirror):
     server.script("/", [chunked_head(), Repeat(chunk(bytes(65_536)), 300), chunk(b"")])
     connection = await pool.acquire(mirror, DEADLINE_S)
