@@ -145,6 +145,11 @@ class Hosting(NamedTuple):
     linker: Linker
     url: str  # in front of a link; "": answers keep their vendors' URLs
 
+    @property
+    def rewrites(self) -> bool:
+        """Do answers show our links?"""
+        return bool(self.url)
+
     def files(self, task: Task, home: Home, told: Any) -> dict[str, str]:
         """id -> the vendor's URL of every file that a task names; `told` is the vendor's object of it."""
         return {self.linker.id_of(home, place): url for place, url in files_told(task, told).items()}
@@ -157,7 +162,7 @@ class Hosting(NamedTuple):
 
     def document(self, document: Any, shown: Shown, home: Home) -> Any:
         """What `relinked` makes of an answer, of one that is not kept as text."""
-        if not self.url or document is None:
+        if not self.rewrites or document is None:
             return document
         link = self.link(home.upstream, home.credential)
         return json.loads(relinked(json.dumps(document).encode(), shown, home.vendor_id, link))

@@ -50,7 +50,7 @@ def shown_by(x: Exchange) -> Shown:
 
 def is_held(x: Exchange, head: Head) -> bool:
     """May the answer with this head get links of ours?"""
-    if x.hosting is None or not x.hosting.url:
+    if x.hosting is None or not x.hosting.rewrites:
         return False
     coding, kind = head.value(b"content-encoding"), head.value(b"content-type") or b""
     is_plain = coding is None or coding == b"identity"

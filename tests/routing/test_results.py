@@ -68,6 +68,11 @@ def test_a_station_without_tasks_and_a_bucket_in_the_clear_are_worth_a_warning()
     assert any("is not https" in line for line in found)
 
 
+def test_the_path_of_links_is_the_relays_own():
+    found = mistakes(MINIMAL + 'routes: [{path: "/results/{id}", operation: chat}]')
+    assert len(found) == 1 and "relay itself" in found[0]
+
+
 def test_a_difference_shows_no_secret():
     old, new = (compile_text(MINIMAL + S3, ENVIRON | {"SK": secret}).document for secret in ("a", "b"))
     [change] = difference(old, new)

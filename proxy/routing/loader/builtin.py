@@ -49,8 +49,8 @@ DEFAULT_MODELS = {
 # Answered by the relay itself: a route here would never be asked.
 OWN_PATHS = frozenset({"/v1/models", "/endpoints", "/healthz", "/readyz", "/v1/me", "/status", "/portal"})
 OWN_PREFIXES = (
-    "/callbacks/", "/dashboard/billing/", "/portal/", "/status/", "/v1/dashboard/billing/", "/v1/me/",
-    "/v1/receipts/",
+    "/callbacks/", "/dashboard/billing/", "/portal/", "/results/", "/status/", "/v1/dashboard/billing/",
+    "/v1/me/", "/v1/receipts/",
 )  # fmt: skip
 
 # Models that think without showing it: when a client leaves, what they have thought is still billed.
