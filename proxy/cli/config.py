@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -191,6 +192,10 @@ def _about_the_call(told: dict[str, Any], path: str) -> list[tuple[str, str]]:
     rules = [f"without {', '.join(route['drop'])}"] * bool(route["drop"]) + route["rules"]
     rules += ["Input and output together must fit into the model's context."] * route["within_context"]
     rows += [("parameters" if rule is rules[0] else "", rule) for rule in rules]
+    for number, billed in enumerate(told["billed_as"]):
+        price = ", ".join(_figures(billed["price"], billed["currency"])) if billed["price"] else "by its name"
+        said = f"  where {billed['at']} is {billed['said']}" if billed["said"] else ""
+        rows.append(("" if number else "billed as", f"{billed['name']}: {price}{said}"))
     if model:
         limits = f"context {model['context'] or '?'}, output {model['max_output'] or '?'}"
         rows.append(("model", f"{model['name']}  ({path}:{model['line']} '{model['pattern']}'), {limits}"))
@@ -220,15 +225,22 @@ def _about_a_candidate(number: int, candidate: dict[str, Any], path: str) -> lis
     ]
 
 
+def _figures(content: Mapping[str, Any], currency: str) -> list[str]:
+    """`call: 0.3 CNY`"""
+    return [
+        f"{member}: {money(value, currency) if type(value) is int else json.dumps(value)}"
+        for member, value in content.items()
+    ]
+
+
 def _about_money(told: dict[str, Any]) -> list[tuple[str, str]]:
     price, hold = told["price"], told["hold"]
     if price is None:
         return [("price", "free: this operation is not billed")] if not told["route"]["billed"] else []
     currency = price["currency"]
     rows: list[tuple[str, str]] = []
-    for member, value in price["content"].items():
-        text = money(value, currency) if type(value) is int else json.dumps(value)
-        rows.append(("" if rows else "price", f"{member}: {text}"))
+    for figure in _figures(price["content"], currency):
+        rows.append(("" if rows else "price", figure))
     if price["multiplied"]:
         factors = (price["model_multiplier_ppm"], price["tier_multiplier_ppm"])
         rows.append(("", "times {} (model) times {} (tier)".format(*(ppm / 1_000_000 for ppm in factors))))

@@ -23,6 +23,7 @@ _SECTIONS = {
     "endpoint": "endpoints",
     "upstream": "upstreams",
     "route": "routes",
+    "tasks": "families",
     "model": "models",
     "tier": "tiers",
     "multiplier": "multipliers",

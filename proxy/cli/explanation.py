@@ -63,7 +63,9 @@ def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
     match = snapshot.match(question.method, path)
     operation = snapshot.dialects[match.route.dialect].operations[match.route.operation]
     tier = snapshot.tier(question.key.tier_at(question.now_ms) if question.key else "")
-    name = match.captures.get("model") or question.model or match.route.default_model or ""
+    billed_as = _billed_as(snapshot, match, operation)
+    only = billed_as[0]["name"] if len(billed_as) == 1 and "{" not in billed_as[0]["name"] else ""
+    name = match.captures.get("model") or question.model or match.route.default_model or only
     model = snapshot.model_for(name) if name else None
     overrides = question.key.overrides if question.key else ()
     sale = snapshot.sale(name or operation.name, tier, overrides) if operation.billed else None
@@ -77,8 +79,9 @@ def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
         "candidates": _candidates(snapshot, match, model, _wish(question, name), query),
         "refused": _refusals(snapshot, question, operation, tier, name),
         "limits": told_limits(limits_on(question.key, tier, model), question.drawn),
+        "billed_as": billed_as,
         "price": _price(sale, snapshot.table.station.currency) if sale else None,
-        "hold": _hold(operation.kind, model, sale, tier) if sale and model else None,
+        "hold": _hold(operation.kind, model, sale, tier) if sale and (model or only) else None,
     }
     if question.key:
         told["key"] = {"masked": question.key.masked, "account": question.key.account_id}
@@ -106,6 +109,21 @@ def _route(match: Match, operation: OperationSpec) -> dict[str, Any]:
     }
 
 
+def _billed_as(snapshot: Snapshot, match: Match, operation: OperationSpec) -> list[dict[str, Any]]:
+    """Of a declared task: the models that it may be billed as, by what the request says."""
+    naming = operation.naming
+    if naming is None:
+        return []
+    at = ".".join(str(step) for step in naming.at)
+    told = []
+    for said, name in naming.alternatives(match.route.bill):
+        price = snapshot.price_for(name) if "{" not in name else None
+        content = dict(price.content) if price is not None else None
+        currency = snapshot.table.station.currency
+        told.append({"name": name, "at": at, "said": said, "price": content, "currency": currency})
+    return told
+
+
 def _model(name: str, model: Model | None) -> dict[str, Any] | None:
     if model is None:
         return None
@@ -123,10 +141,10 @@ def _refusals(
     snapshot: Snapshot, question: Question, operation: OperationSpec, tier: Tier, name: str
 ) -> list[dict[str, Any]]:
     """What the relay would answer instead of asking an upstream, in its order."""
-    if operation.model_at == "none" or not name:
+    if (operation.model_at == "none" and operation.naming is None) or not name:
         return []
     found: list[ProxyError] = []
-    if snapshot.model_for(name) is None:
+    if operation.naming is None and snapshot.model_for(name) is None:
         found.append(UnknownModel())
     allowed = [tier.models] + ([question.key.models] if question.key and question.key.models else [])
     if not all(snapshot.permitted(globs, name) for globs in allowed):
@@ -225,11 +243,12 @@ def limits_on(key: KeyRecord | None, tier: Tier, model: Model | None) -> tuple[L
     return limits
 
 
-def _hold(kind: str, model: Model, sale: Sale, tier: Tier) -> dict[str, Any]:
+def _hold(kind: str, model: Model | None, sale: Sale, tier: Tier) -> dict[str, Any]:
     """Of a text of SAMPLE_BODY_BYTES without a limit of its own, before estimates are known."""
 
     def cost(output_tokens_max: int | None) -> tuple[int, Bound]:
-        bound = hold_bound(kind, {}, SAMPLE_BODY_BYTES, model.context, model.max_output)
+        context, most = (model.context, model.max_output) if model else (None, None)
+        bound = hold_bound(kind, {}, SAMPLE_BODY_BYTES, context, most)
         if output_tokens_max is not None:
             bound.usage.output = min(bound.usage.output, output_tokens_max)
         return cost_nanos(sale.price, bound.usage, sale.model_ppm, sale.tier_ppm), bound

@@ -6,7 +6,7 @@ Owns the tables of declared operations for it and their reader. Pure.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,6 +39,11 @@ class Naming:
             raise ParameterRefused(param=str(self.at[-1]))
         name = self._filled(template, doc, captures)
         return mode.replace("{name}", name) if mode else name
+
+    def alternatives(self, mode: str = "") -> Iterator[tuple[str, str]]:
+        """(what the request must say, the template that it is billed as); "": anything else."""
+        for said, template in (*self.cases, *([("", self.otherwise)] if self.otherwise else [])):
+            yield said, mode.replace("{name}", template) if mode else template
 
     @staticmethod
     def _filled(template: str, doc: Mapping[str, Any], captures: Mapping[str, str]) -> str:

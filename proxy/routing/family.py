@@ -23,6 +23,7 @@ from proxy.routing.scalars import (
     HeaderName,
     HeaderValue,
     JsonTemplate,
+    Lasting,
     MemberName,
     Method,
     ModelName,
@@ -128,8 +129,8 @@ class Task(Section):
     makes: dict[Name, list[Place]] = Field(default={}, description="Other ids that are its owner's.")
     usage: dict[Text, Place] = Field(default={}, description="What it consumed; else what its submit says.")
     callback: Callback | None = None
-    deadline: Duration = DEADLINE_MS
-    disputed_for: Duration = DISPUTE_MS
+    deadline: Lasting = DEADLINE_MS
+    disputed_for: Lasting = DISPUTE_MS
     charged: list[Literal["succeeded", "failed", "cancelled"]] = ["succeeded"]
 
 
@@ -211,6 +212,7 @@ class Family(Section):
     """One entry of `tasks:`."""
 
     family: Text | None = Field(default=None, description="A built-in family; that of its name, if not said.")
+    under: Prefix = Field(default="", description="In front of all its paths here: /second.")
     upstream: Text | None = None
     candidates: list[Candidate] = []
     auth: Auth | None = None

@@ -14,10 +14,13 @@ NANOS = 1_000_000_000
 PPM = 1_000_000
 MULTIPLIER_MAX = 10_000
 DURATION_MS_MAX = 24 * 3_600_000  # a call that takes longer is not one call
+DAY_MS = 24 * 3_600_000
+LASTING_MS_MAX = 90 * DAY_MS  # as long as calls are remembered
 AMOUNT_MAX = Decimal(1_000_000_000)  # in nano-units it must fit into a BIGINT with room for sums
 
 # Patterns, without anchors: the JSON Schema shows them to editors.
 DURATION = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(ms|s|min|m|h)"
+LASTING = r"([0-9]{1,9}(?:\.[0-9]{1,3})?)\s*(ms|s|min|m|h|d)"
 SIZE = r"([0-9]{1,12})\s*(B|kB|KB|KiB|MB|MiB|GB|GiB)?"
 RATE = r"([0-9]{1,12})\s*/\s*(min|minute|day)"
 SPENDING = r"([0-9]{1,12}(?:\.[0-9]{1,18})?(?:\s*[A-Z]{3})?)\s*/\s*(day|month)"
@@ -102,6 +105,17 @@ def duration_ms(text: str) -> int:
     ms = int(Decimal(found[1]) * _DURATION_MS[found[2]])
     if not 0 < ms <= DURATION_MS_MAX:
         raise ValueError("must be more than nothing and at most 24h")
+    return ms
+
+
+def lasting_ms(text: str) -> int:
+    """What outlives a call: a duration, or `7d`."""
+    found = re.fullmatch(LASTING, text)
+    if found is None:
+        raise ValueError("must be a time such as 30 min, 12h or 7d")
+    ms = int(Decimal(found[1]) * (_DURATION_MS | {"d": DAY_MS})[found[2]])
+    if not 0 < ms <= LASTING_MS_MAX:
+        raise ValueError("must be more than nothing and at most 90d")
     return ms
 
 

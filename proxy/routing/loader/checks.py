@@ -93,6 +93,11 @@ def _check_upstream(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
             draft.wrong((*path, member), "is missing: there is no preset that could say it")
     if upstream.preset is not None and upstream.preset not in PRESETS:
         draft.unknown((*path, "preset"), "preset", PRESETS)
+    elif dialect is None and upstream.dialect in draft.vendors.families:
+        draft.wrong(
+            (*path, "dialect"),
+            f"is a family of task APIs: 'tasks: {{{upstream.dialect}: {{upstream: {path[1]}}}}}'",
+        )
     elif dialect is None and upstream.dialect:
         draft.unknown((*path, "dialect"), "dialect", draft.vendors.dialects)
     elif dialect is not None:

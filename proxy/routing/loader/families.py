@@ -75,7 +75,7 @@ class Family:
     def _operations(self) -> Iterator[Operation]:
         for local, said in self.said.operations.items():
             paths = tuple([said.path] if isinstance(said.path, str) else said.path or ())
-            for word in self._words(paths):
+            for word in self._words(paths) if paths else ():
                 inner = f"{word}.{local}" if word else local
                 filled = tuple(self._filled(path, word) for path in paths)
                 of_word = self._billed(said, word)
@@ -86,7 +86,7 @@ class Family:
                     word,
                     f"{self.name}.{word}" if word and self._is_asked_by_word else self.name,
                     filled,
-                    self._filled(said.at or next(iter(paths), "/"), word),
+                    self._filled(said.at or paths[0], word),
                     of_word,
                     self._guarded(of_word),
                 )
@@ -169,10 +169,10 @@ class Family:
         for operation in self.operations.values():
             for path in operation.paths:
                 at = path if operation.said.at is None else operation.at
-                yield Served(operation, path, at)
+                yield Served(operation, self.said.under + path, at)
                 for name, mode in self.said.modes.items():
                     prefix = f"/{name}" if mode.at is None else mode.at
-                    yield Served(operation, f"/{name}{path}", prefix + at, mode)
+                    yield Served(operation, f"{self.said.under}/{name}{path}", prefix + at, mode)
 
     def local(self, name: str, word: str) -> str:
         """The full name of an operation that is named within the family: that of the same word of `each`."""

@@ -26,7 +26,7 @@ def check(draft: Draft) -> None:
             draft.wrong((SECTION, name), f"{name} is the name of a dialect: call it otherwise", of_key=True)
     for one in draft.families:
         path: Path = (SECTION, one.name)
-        if not one.operations:
+        if not one.said.operations:
             known = did_you_mean(one.name, draft.vendors.families)
             draft.wrong(path, f"is no built-in family, and has no operations{known}", of_key=True)
             continue
@@ -80,6 +80,8 @@ def _check_operation(draft: Draft, path: Path, one: Family, said: family.Operati
         draft.wrong((*path, "shows"), "an answer starts a task, or shows one", of_key=True)
     if said.amounts and said.by == "tokens":
         draft.wrong((*path, "amounts"), "tokens are told by the task's usage", of_key=True)
+    if said.lists is not None and said.lists.ids and len(texts.steps(said.lists.ids)) != 2:
+        draft.wrong((*path, "lists", "ids"), "must be a member of the body such as body.ids")
     if said.lists is not None and said.bill is not None:
         draft.wrong((*path, "bill"), "lists are free", of_key=True)
 
@@ -88,7 +90,7 @@ def _check_task(draft: Draft, path: Path, one: Family) -> None:
     """What is needed to learn how a task ends."""
     task = one.said.task
     for member in ("id", "state", "states"):
-        if not getattr(task, member):
+        if not getattr(task, member) and draft.shaped.is_whole((*path, member)):
             draft.wrong(path, f"{member} is missing", of_key=True)
     poll = _named(draft, (*path, "poll", "operation"), one, task.poll.operation)
     if poll is not None and task.poll.query is None and not any("{id}" in each.at for each in poll):
@@ -116,18 +118,22 @@ def _named(draft: Draft, path: Path, one: Family, local: str) -> list[Operation]
 
 def _check_paths(draft: Draft, path: Path, one: Family) -> None:
     taken: dict[tuple[str, str], str] = {}
+    theirs: dict[str, list[str]] = {}  # family -> what it has of this one's
     for served in one.served():
-        local = served.operation.local
-        at = (*path, "operations", local, "path")
+        operation = served.operation
+        at = (*path, "operations", operation.local, "path")
         if any(p in OWN_PATHS or p.startswith(OWN_PREFIXES) for p in spellings(served.path)):
             draft.wrong(at, f"{served.path} is answered by the relay itself")
-        key = (shape(served.path), served.operation.said.method)
-        first = taken.setdefault(key, served.operation.name)
+        key = (shape(served.path), operation.said.method)
+        first = taken.setdefault(key, operation.name)
         owner = draft.family_shapes[key]
-        if first != served.operation.name:
+        if first != operation.name:
             draft.wrong(at, f"{first} has {key[1]} of {served.path} already")
         elif owner != one.name:
-            draft.wrong(at, f"tasks.{owner} has {key[1]} of {served.path} already")
+            theirs.setdefault(owner, []).append(f"{key[1]} of {served.path}")
+    for owner, places in theirs.items():
+        more = f" and {len(places) - 1} more of its paths: say `under`" if len(places) > 1 else ""
+        draft.wrong(path, f"tasks.{owner} has {places[0]} already{more}", of_key=True)
 
 
 # -- what is billed ------------------------------------------------------------------------------
