@@ -155,7 +155,7 @@ def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool, qu
 class MeterQueue:
     """The side task of one worker."""
 
-    INTERVAL_S = 0.1
+    INTERVAL_S = 0.2
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
