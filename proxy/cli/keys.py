@@ -16,7 +16,7 @@ from typing import Any
 from proxy.access.keyformat import is_well_formed
 from proxy.access.limits import KINDS, SPEND
 from proxy.cli import station
-from proxy.cli.options import ALL, add_limits, listed, mirror, moment, names, networks, told
+from proxy.cli.options import ALL, add_limits, listed, mirror, moment, names, networks, told, yes_or_no
 from proxy.ledger.amounts import as_text
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.database import Database
@@ -66,6 +66,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     option("--routes", names, f"routes: '/v1/embeddings'; {ALL}")
     option("--endpoints", names, f"endpoints by name; {ALL}")
     add_limits(parser)
+    option("--own-receipts", yes_or_no, "yes: it reads receipts of its own calls only, not its account's")
     option("--ip-allow", networks, f"networks: 10.0.0.0/8,2001:db8::/32; {ALL}")
     option("--expires-at", moment, "2026-12-31 or 2026-12-31T12:00 (UTC); never")
 

@@ -34,6 +34,12 @@ def names(text: str) -> tuple[str, ...] | None:
     return None if text == ALL else tuple(name.strip() for name in text.split(",") if name.strip())
 
 
+def yes_or_no(text: str) -> bool | None:
+    if text not in ("yes", "no"):
+        raise ValueError("must be yes or no")
+    return True if text == "yes" else None
+
+
 def mirror(text: str) -> Preference:
     return preference(names(text) or (AUTO,))
 

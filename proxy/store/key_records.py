@@ -15,6 +15,7 @@ from proxy.access.limits import KINDS
 from proxy.access.tiers import Held, line_of
 
 PERMISSIONS = ("models", "routes", "endpoints")
+RIGHTS = ("own_receipts",)  # kept beside the permissions
 LIMITS = tuple(KINDS)
 
 
@@ -38,13 +39,14 @@ class KeySettings:
     spend_total: int | None = None
     ip_allow: tuple[str, ...] | None = None
     expires_at: datetime | None = None
+    own_receipts: bool | None = None  # True: it reads receipts of its own calls only
 
     def columns(self) -> dict[str, Any]:
         return {
             "label": self.label,
             "note": self.note,
             "mirror": self.mirror,
-            "permissions": {n: v for n in PERMISSIONS if (v := getattr(self, n)) is not None},
+            "permissions": {n: v for n in PERMISSIONS + RIGHTS if (v := getattr(self, n)) is not None},
             "limits": {n: v for n in LIMITS if (v := getattr(self, n)) is not None},
             "ip_allow": self.ip_allow,
             "expires_at": self.expires_at,
@@ -99,7 +101,7 @@ def record_of(row: asyncpg.Record) -> dict[str, Any]:
         "tier_until_ms": line[0].until_ms,
         "tiers": [list(held) for held in line],
         "overrides": row["overrides"],
-        **{name: permissions.get(name) for name in PERMISSIONS},
+        **{name: permissions.get(name) for name in PERMISSIONS + RIGHTS},
         "mirror": row["mirror"] if row["mirror"] != "auto" else row["account_mirror"],
         "expires_ms": None if ends_at is None else int(ends_at.timestamp() * 1000),
         "ip_allow": None if row["ip_allow"] is None else list(row["ip_allow"]),

@@ -60,9 +60,16 @@ def _tokens(buckets: tuple[str, ...]) -> str:
 _BY_MODEL = f"""
 SELECT model, count(*) AS calls, {_tokens(INPUT)} AS input_tokens, {_tokens(OUTPUT)} AS output_tokens,
        sum(cost_nanos - free_nanos)::bigint AS cost_nanos
-FROM usage WHERE account = $1 AND posted_day >= $2 AND posted_day < $3
+FROM usage WHERE account = $1 AND posted_day >= $2 AND posted_day < $3 AND ($4::bigint IS NULL OR key = $4)
 GROUP BY model ORDER BY sum(cost_nanos) DESC, model
 """  # noqa: S608 - bucket names are ours
+
+
+_CORRECTED = """
+SELECT coalesce(sum(coalesce(charged_nanos, delta_nanos)), 0)::bigint FROM correction r
+WHERE account = $1 AND posted_day >= $2 AND posted_day < $3
+  AND ($4::bigint IS NULL OR EXISTS (SELECT FROM usage c WHERE c.id = r.corrects AND c.key = $4))
+"""
 
 
 class Reports:
@@ -87,6 +94,11 @@ class Reports:
         async with self._database.transaction(readonly=True) as connection:
             return await _month(connection, account, Span.month(first))
 
+    async def used(self, account: int, span: Span, key: int) -> tuple[list[ModelLine], int]:
+        """What the calls of one key have cost within a span, by model; and what corrections added."""
+        async with self._database.transaction(readonly=True) as connection:
+            return await _used(connection, account, span, key)
+
     async def used_nanos(self, account: int, span: Span) -> int:
         """What calls took from the balance within a span, by the ledger."""
         async with self.books() as books:
@@ -94,14 +106,17 @@ class Reports:
         return -sum(posted.get(kind, 0) for kind in CHARGES)
 
 
+async def _used(
+    connection: Connection, account: int, span: Span, key: int | None
+) -> tuple[list[ModelLine], int]:
+    asked = (account, *span.days, key)
+    lines = await connection.fetch(_BY_MODEL, *asked)
+    return [ModelLine(**row) for row in lines], await connection.fetchval(_CORRECTED, *asked)
+
+
 async def _month(connection: Connection, account: int, span: Span) -> Month:
     first, next_first = span.days
-    lines = await connection.fetch(_BY_MODEL, account, first, next_first)
-    corrections = await connection.fetchval(
-        "SELECT coalesce(sum(coalesce(charged_nanos, delta_nanos)), 0)::bigint FROM correction"
-        " WHERE account = $1 AND posted_day >= $2 AND posted_day < $3",
-        account, first, next_first,
-    )  # fmt: skip
+    lines, corrections = await _used(connection, account, span, None)
     opening = await connection.fetchval(
         "SELECT coalesce(sum(amount_nanos), 0)::bigint FROM ledger WHERE account = $1 AND posted_day < $2",
         account, first,
@@ -110,7 +125,7 @@ async def _month(connection: Connection, account: int, span: Span) -> Month:
     return Month(
         first=first,
         next_first=next_first,
-        lines=[ModelLine(**row) for row in lines],
+        lines=lines,
         corrections_nanos=corrections,
         postings=postings,
         opening_nanos=opening,

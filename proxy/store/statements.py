@@ -107,16 +107,26 @@ SELECT kind, u.id, u.posted_day::text, posted_ms AS ended_ms, amount_nanos, sour
 FROM ledger u
 """
 
+# Of one key of the account ($7), or of all.
+_OF_KEY = {
+    CALLS: "($7::bigint IS NULL OR u.key = $7)",
+    CORRECTIONS: (
+        "($7::bigint IS NULL OR EXISTS (SELECT FROM usage c WHERE c.id = u.corrects AND c.key = $7))"
+    ),
+    PAYMENTS: "$7::bigint IS NULL",
+}
 # Of an account ($1), from a day ($2) up to before one ($3), below a cursor: its day ($4) and the id below
 # which lines of that day follow ($5). $6: how many.
 _PAGE = "account = $1 AND u.posted_day >= $2 AND u.posted_day < $3 AND (u.posted_day, u.id) < ($4, $5)"
 _ORDER = "ORDER BY u.posted_day DESC, u.id DESC LIMIT $6"
 _LINES = {
-    CALLS: f"{_CALLS} WHERE {_PAGE} {_ORDER}",
-    CORRECTIONS: f"{_CORRECTIONS} WHERE {_PAGE} {_ORDER}",
-    PAYMENTS: f"{_PAYMENTS} WHERE {_PAGE} AND kind NOT IN ('usage', 'correction') {_ORDER}",
+    CALLS: f"{_CALLS} WHERE {_PAGE} AND {_OF_KEY[CALLS]} {_ORDER}",
+    CORRECTIONS: f"{_CORRECTIONS} WHERE {_PAGE} AND {_OF_KEY[CORRECTIONS]} {_ORDER}",
+    PAYMENTS: (
+        f"{_PAYMENTS} WHERE {_PAGE} AND kind NOT IN ('usage', 'correction') AND {_OF_KEY[PAYMENTS]} {_ORDER}"
+    ),
 }
-_RECEIPT = f"{_CALLS} WHERE account = $1 AND u.id = $2"
+_RECEIPT = f"{_CALLS} WHERE account = $1 AND u.id = $2 AND ($3::bigint IS NULL OR u.key = $3)"
 
 
 class Books:
@@ -127,15 +137,17 @@ class Books:
         self._prices: dict[str, Price] = {}
 
     async def page(
-        self, account: int, span: Span, cursor: Cursor | None = None, *, limit: int, kinds: Kinds = RECEIPTS
-    ) -> Page:
+        self, account: int, span: Span, cursor: Cursor | None = None, *, limit: int,
+        kinds: Kinds = RECEIPTS, key: int | None = None,
+    ) -> Page:  # fmt: skip
+        """`key`: only what this one of the account's keys has used."""
         limit, cursor = min(limit, PAGE_MAX), cursor or _NEWEST
         found: list[tuple[Cursor, dict[str, Any]]] = []
         for kind in kinds:
             below = cursor.below(kind)
             rows = await self._connection.fetch(
                 _LINES[kind], account, *span.days, cursor.day,
-                below if kind == PAYMENTS else UUID(int=below), limit + 1,
+                below if kind == PAYMENTS else UUID(int=below), limit + 1, key,
             )  # fmt: skip
             found += [_line(kind, row) for row in rows]
         found.sort(key=itemgetter(0), reverse=True)
@@ -152,9 +164,9 @@ class Books:
                 return
             cursor = Cursor.parse(page.next)
 
-    async def receipt(self, account: int, call: str) -> dict[str, Any] | None:
+    async def receipt(self, account: int, call: str, key: int | None = None) -> dict[str, Any] | None:
         """One call, wherever it was posted. Raises ValueError for what is no id."""
-        row = await self._connection.fetchrow(_RECEIPT, account, UUID(call))
+        row = await self._connection.fetchrow(_RECEIPT, account, UUID(call), key)
         return None if row is None else _line(CALLS, row)[1]
 
     async def prices(self, rows: Iterable[dict[str, Any]]) -> dict[str, Price]:

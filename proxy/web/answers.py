@@ -62,12 +62,20 @@ async def errors_as_json(request: web.Request, handler: Handler) -> web.StreamRe
         return refusal(InternalError())
 
 
-async def read_object(request: web.Request, members: frozenset[str]) -> dict[str, Any]:
+# What curl and HTTP libraries say of a body where nobody tells them what it is.
+UNTOLD = frozenset({"application/x-www-form-urlencoded", "application/octet-stream"})
+
+
+async def read_object(
+    request: web.Request, members: frozenset[str], types: frozenset[str] = frozenset()
+) -> dict[str, Any]:
     """The body as a JSON object with none but `members`. Raises ClientFault.
 
-    The content type must say JSON: a page of another site cannot send that without being asked first.
+    The content type must say JSON, or be of `types`: a page of another site cannot send that without being
+    asked first. Where callers are known by a key that they send, and by nothing that a browser adds, it
+    need not.
     """
-    if request.content_type != "application/json":
+    if request.content_type not in {"application/json", *types}:
         raise ClientFault("The body must be application/json.", status=415)
     try:
         document = orjson.loads(await request.read())

@@ -20,7 +20,7 @@ from proxy.store.catalog import Catalog
 from proxy.store.reports import Reports
 from proxy.store.windows import drawn
 from proxy.web import callbacks, receipts
-from proxy.web.answers import errors_as_json, json_answer, read_object
+from proxy.web.answers import UNTOLD, errors_as_json, json_answer, read_object
 from proxy.web.caller import CATALOG, REPORTS, key_and_account
 from proxy.web.mirrors import preference_member
 
@@ -61,6 +61,7 @@ async def me(request: web.Request) -> web.Response:
             "tiers": [{"tier": tier or None, "until_ms": until_ms} for tier, until_ms in key["tiers"]],
             "key": key["masked"],
             "label": key["label"],
+            "own_receipts": bool(key["own_receipts"]),
             "models": key["models"],
             "limits": await _limits(request, key),
             "mirror": key["mirror"],
@@ -82,7 +83,7 @@ async def _limits(request: web.Request, key: dict[str, Any]) -> list[dict[str, A
 
 async def set_me(request: web.Request) -> web.Response:
     """What a holder chooses: mirrors for this key, and for all keys of the account that say "auto"."""
-    document = await read_object(request, frozenset({"mirror", "account_mirror"}))
+    document = await read_object(request, frozenset({"mirror", "account_mirror"}), UNTOLD)
     chosen = {name: preference_member(document, name, request.app[MIRRORS]()) for name in document}
     catalog = request.app[CATALOG]
     key, account = await key_and_account(request)

@@ -55,6 +55,10 @@ def settings_of(document: dict[str, Any], base: KeySettings) -> KeySettings:
                 chosen[name] = None if value is None else networks_of(name, value)
             case "models" | "routes" | "endpoints":
                 chosen[name] = None if value is None else texts_of(name, value)
+            case "own_receipts":
+                if not isinstance(value, bool | None):
+                    raise ClientFault("'own_receipts' must be true or false.", param=name)
+                chosen[name] = value or None
             case "expires_at":
                 chosen[name] = None if value is None else time_of(name, value)
             case _:

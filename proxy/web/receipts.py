@@ -14,14 +14,16 @@ from uuid import UUID
 
 from aiohttp import web
 
+from proxy.access.keyformat import masked
 from proxy.errors import ClientFault
 from proxy.ledger import receipt as paper
 from proxy.ledger.amounts import as_text
-from proxy.store.reports import Month
+from proxy.store.reports import ModelLine, Month
 from proxy.store.statements import PAGE_MAX, Cursor, Page, Span
 from proxy.web.answers import json_answer
 from proxy.web.caller import CATALOG, REPORTS, key_and_account
 
+SELF = "self"  # the key that asks
 PAGE_LINES = 100  # unless the caller asks for another number
 FORMATS = {"application/json": "json", "text/csv": "csv"}
 
@@ -38,13 +40,15 @@ def add_routes(app: web.Application) -> None:
 async def receipts(request: web.Request) -> web.Response:
     """Calls and corrections of the days `from` to `to`, both included and both optional, the newest first.
 
+    `key` asks for those of one key: `self`, or a key of the account by number, masked form or label.
     `next` (CSV: the Link header) is the `cursor` of the page behind this one. `format=csv`, or the Accept
     header, gives a table.
     """
-    _, account = await key_and_account(request)
+    key, account = await key_and_account(request)
     span, cursor, limit = span_of(request), cursor_of(request), limit_of(request)
+    only = await _key_asked(request, key)
     async with request.app[REPORTS].books() as books:
-        page = await books.page(account.id, span, cursor, limit=limit)
+        page = await books.page(account.id, span, cursor, limit=limit, key=only)
         prices = await books.prices(page.rows)
     currency = await request.app[CATALOG].currency()
     lines = [paper.document(row, currency, prices) for row in page.rows]
@@ -67,30 +71,47 @@ def _table(request: web.Request, lines: list[paper.Document], page: Page) -> web
 
 async def receipt(request: web.Request) -> web.Response:
     """Of a call: 404 until it is settled, and for everybody else's. Of a month such as 2026-11: its sums."""
-    _, account = await key_and_account(request)
-    named = request.match_info["id"]
+    key, account = await key_and_account(request)
+    named, only = request.match_info["id"], await _key_asked(request, key)
     currency = await request.app[CATALOG].currency()
     if _MONTH.fullmatch(named):
-        month = await request.app[REPORTS].month(account.id, date.fromisoformat(f"{named}-01"))
-        return json_answer(_month(named, month, currency))
+        first = date.fromisoformat(f"{named}-01")
+        head = {"object": "month", "month": named, "currency": currency}
+        if only is not None:
+            lines, corrections = await request.app[REPORTS].used(account.id, Span.month(first), only)
+            return json_answer({**head, "key": only, **_used(lines, corrections)})
+        return json_answer({**head, **_month(await request.app[REPORTS].month(account.id, first))})
     try:
         call = UUID(named).hex
     except ValueError as e:
         raise LookupError("There is no receipt of this id.") from e
     async with request.app[REPORTS].books() as books:
-        line = await books.receipt(account.id, call)
+        line = await books.receipt(account.id, call, only)
         if line is None:
             raise LookupError("There is no receipt of this id, or the call is not settled yet.")
         prices = await books.prices([line])
     return json_answer(paper.document(line, currency, prices))
 
 
-def _month(name: str, month: Month, currency: str) -> dict[str, Any]:
-    """`used` is by the calls and their corrections, `charged` by the ledger: the same, to the nano."""
+async def _key_asked(request: web.Request, key: dict[str, Any]) -> int | None:
+    """The one key that the answer is about; None: all of the account. Raises LookupError."""
+    asked = request.query.get("key", "")
+    if masked(asked) == key["masked"]:
+        asked = ""  # it is how the caller has told who it is
+    if asked == SELF or (key["own_receipts"] and not asked):
+        return int(key["key_id"])
+    if not asked:
+        return None
+    for other in await request.app[CATALOG].keys(key["account"]):
+        is_seen = other["key_id"] == key["key_id"] or not key["own_receipts"]
+        if is_seen and asked in (str(other["key_id"]), other["masked"], other["label"]):
+            return int(other["key_id"])
+    raise LookupError("This account has no such key, or this key does not see its receipts.")
+
+
+def _used(lines: list[ModelLine], corrections_nanos: int) -> dict[str, Any]:
+    """`used` is by the calls and their corrections."""
     return {
-        "object": "month",
-        "month": name,
-        "currency": currency,
         "models": [
             {
                 "model": line.model,
@@ -99,10 +120,17 @@ def _month(name: str, month: Month, currency: str) -> dict[str, Any]:
                 "completion_tokens": line.output_tokens,
                 "cost": as_text(line.cost_nanos),
             }
-            for line in month.lines
+            for line in lines
         ],
-        "corrections": as_text(month.corrections_nanos),
-        "used": as_text(month.used_nanos),
+        "corrections": as_text(corrections_nanos),
+        "used": as_text(sum(line.cost_nanos for line in lines) + corrections_nanos),
+    }
+
+
+def _month(month: Month) -> dict[str, Any]:
+    """`charged` is by the ledger: what was used, to the nano."""
+    return {
+        **_used(month.lines, month.corrections_nanos),
         "charged": as_text(month.charged_nanos),
         "posted": {kind: as_text(amount) for kind, amount in month.postings.items()},
         "opening": as_text(month.opening_nanos),
@@ -172,7 +200,7 @@ async def subscription(request: web.Request) -> web.Response:
     """
     key, account = await key_and_account(request)
     today = await request.app[CATALOG].today()
-    used = await request.app[REPORTS].used_nanos(account.id, Span(today.replace(day=1)))
+    used = await _used_nanos(request, key, account.id, Span(today.replace(day=1)))
     limit = float(Decimal(account.balance_nanos + used).scaleb(-9))
     return json_answer(
         {
@@ -191,9 +219,17 @@ async def usage(request: web.Request) -> web.Response:
 
     OpenAI left the last day out; clients name today as often as the day after tomorrow, and mean all of it.
     """
-    _, account = await key_and_account(request)
+    key, account = await key_and_account(request)
     first, last = day_of(request, "start_date"), day_of(request, "end_date")
     if first is None:
         first = (await request.app[CATALOG].today()).replace(day=1)
-    used = await request.app[REPORTS].used_nanos(account.id, Span(first, _day_after(last)))
+    used = await _used_nanos(request, key, account.id, Span(first, _day_after(last)))
     return json_answer({"object": "list", "total_usage": float(Decimal(used).scaleb(-7))})
+
+
+async def _used_nanos(request: web.Request, key: dict[str, Any], account: int, span: Span) -> int:
+    reports = request.app[REPORTS]
+    if not key["own_receipts"]:
+        return await reports.used_nanos(account, span)
+    lines, corrections = await reports.used(account, span, key["key_id"])
+    return sum(line.cost_nanos for line in lines) + corrections

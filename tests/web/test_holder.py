@@ -7,10 +7,12 @@ import io
 import json
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from urllib.parse import quote
 
 import pytest
 
 from proxy.broker.limits import FOREVER_MS
+from proxy.ledger.entry import Settle
 from proxy.routing.tiers import Limits, Tier
 from proxy.store.catalog import Catalog, KeySettings
 from proxy.store.leases import Leases
@@ -20,7 +22,7 @@ from proxy.web.caller import KEY_HEADER
 from proxy.web.holder import make_holder_app
 from tests.midday import MIDDAY
 from tests.store.conftest import accounts, drainer, journal_dir  # noqa: F401 - fixtures
-from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, day_of_station, end
+from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, Life, day_of_station, end, new_id
 
 HIDDEN = {"upstream": "an-upstream", "credential": "a-credential", "upstream_id": "req-of-a-vendor"}
 
@@ -129,6 +131,57 @@ async def test_a_month_adds_up_to_its_receipts_and_to_the_ledger(ada, calls):
     assert (empty["used"], empty["models"], empty["closing"]) == ("0", [], "0")
 
 
+@pytest.fixture
+async def two_keys(journal_dir, accounts, drainer, catalog, database, aiohttp_client):  # noqa: F811
+    """Two keys of ada with a call each; the second sees its own, the first is corrected."""
+    first, _ = await catalog.create_key("ada", KeySettings(label="boss"))
+    second, _ = await catalog.create_key("ada", KeySettings(label="app", own_receipts=True))
+    life = Life(journal_dir)
+    calls = [end(accounts[0], key=key) for key in (first, second)]
+    late = Settle(new_id(), NOW_MS, 90_000, "final", {"input": 20, "output": 40}, corrects=calls[0].id)
+    await life.write([PRICE_ENTRY, *calls])
+    await drainer.run_once()
+    await life.write([late])
+    await drainer.run_once()
+    await life.die()
+    app = make_holder_app(catalog, Reports(database), lambda: (), lambda name: None)
+    holders = [await aiohttp_client(app, headers={KEY_HEADER: str(key)}) for key in (first, second)]
+    return holders, calls, (first, second)
+
+
+async def test_receipts_are_asked_for_by_key(two_keys):
+    (boss, _), calls, (first, second) = two_keys
+    shown = (await (await boss.get("/me")).json())["key"]
+    for query, ids in (
+        ("", {calls[0].id, calls[1].id}),
+        ("?key=self", {calls[0].id}),
+        (f"?key={first}", {calls[0].id}),
+        ("?key=app", {calls[1].id}),
+        (f"?key={quote(shown)}", {calls[0].id}),
+    ):
+        lines = (await (await boss.get(f"/receipts{query}")).json())["data"]
+        assert {line.get("corrects", line["id"]).replace("-", "") for line in lines} == ids, query
+    month = f"{day_of_station(NOW_MS):%Y-%m}"
+    of_app = await (await boss.get(f"/receipts/{month}?key=app")).json()
+    assert (of_app["key"], of_app["used"], of_app["corrections"]) == (second, "0.000045", "0")
+    of_boss = await (await boss.get(f"/receipts/{month}?key=self")).json()
+    assert (of_boss["used"], of_boss["corrections"]) == ("0.00009", "0.000045")
+    assert (await boss.get("/receipts?key=nobodys")).status == 404
+
+
+async def test_a_key_that_sees_its_own_receipts_sees_no_others(two_keys):
+    (_, app), calls, (first, second) = two_keys
+    assert (await (await app.get("/me")).json())["own_receipts"] is True
+    lines = (await (await app.get("/receipts")).json())["data"]
+    assert [line["id"].replace("-", "") for line in lines] == [calls[1].id]
+    assert (await app.get(f"/receipts/{calls[0].id}")).status == 404
+    assert (await app.get(f"/receipts?key={first}")).status == 404
+    month = await (await app.get(f"/receipts/{day_of_station(NOW_MS):%Y-%m}")).json()
+    assert (month["key"], month["used"], "closing" in month) == (second, "0.000045", False)
+    used = await (await app.get("/dashboard/billing/usage")).json()
+    assert used["total_usage"] == 0.0045
+
+
 async def test_nobody_sees_anothers_receipt(ada, calls):
     answer = await ada.get(f"/receipts/{calls[3].id}")
     assert (answer.status, (await answer.json())["error"]["code"]) == (404, "not_found")
@@ -213,6 +266,14 @@ async def test_a_holder_chooses_mirrors_for_a_key_and_for_all_keys_that_say_noth
     assert (told["mirror"], told["account_mirror"]) == (["direct", "auto"], "hk")
     told = await (await ada.put("/me", json={"mirror": "auto"})).json()
     assert told["mirror"] == "hk"
+
+
+async def test_curl_need_not_say_that_it_sends_json(ada):
+    told = await ada.put(
+        "/me", data=b'{"mirror": "hk"}', headers={"Content-Type": "application/x-www-form-urlencoded"}
+    )
+    assert (told.status, (await told.json())["mirror"]) == (200, "hk")
+    assert (await ada.put("/me", data=b"mirror=hk", headers={"Content-Type": "text/plain"})).status == 415
 
 
 @pytest.mark.parametrize(
