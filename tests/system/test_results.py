@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gzip
 import hashlib
 import json
 import os
@@ -67,7 +68,7 @@ class Studio:
     def __init__(self) -> None:
         self.bucket = BucketServer()
         self.films: dict[str, bytes] = {}
-        self.polls = 0
+        self.ways: dict[str, str] = {}  # id -> how it is answered
         self.app = web.Application()
         self.app.router.add_post("/film/create", self.create)
         self.app.router.add_get("/film/{id}", self.fetch)
@@ -94,9 +95,18 @@ class Studio:
         self.heard.append(await request.json())
         return web.Response()
 
-    async def fetch(self, request: web.Request) -> web.Response:
-        self.polls += 1
-        return web.Response(body=self.films[request.match_info["id"]], content_type="application/json")
+    async def fetch(self, request: web.Request) -> web.StreamResponse:
+        told, way = self.films[request.match_info["id"]], self.ways.get(request.match_info["id"])
+        if way == "coded":
+            fields = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
+            return web.Response(body=gzip.compress(told), headers=fields)
+        if way != "chunked":
+            return web.Response(body=told, content_type="application/json")
+        answer = web.StreamResponse(headers={"Content-Type": "application/json; charset=utf-8"})
+        await answer.prepare(request)
+        for at in range(0, len(told), 100):
+            await answer.write(told[at : at + 100])
+        return answer
 
 
 class Rig:
@@ -239,6 +249,27 @@ async def test_what_goes_on_or_failed_shows_what_the_vendor_says(rig):
         told = rig.studio.done(id_, f"{rig.files.url}/file/10/never-{id_}.png", status=status)
         assert (await rig.poll(id_))[2] == told
     assert await rig.state(rig.link(id_)) == ""
+
+
+async def test_links_are_in_answers_however_they_come(rig):
+    id_ = await rig.create()
+    url = f"{rig.files.url}/file/10/{id_}.png"
+    told, ours = rig.studio.done(id_, url), f"http://direct.test{rig.link(id_)}"
+    expected = told.replace(b'"url" : "%b"' % url.encode(), b'"url" : "%b"' % ours.encode())
+    assert (await rig.poll(id_))[2] == expected
+    rig.studio.ways[id_] = "chunked"
+    _, headers, body = await rig.poll(id_)
+    assert (body, headers["Transfer-Encoding"]) == (expected, "chunked")
+    reader, writer = await asyncio.open_connection("127.0.0.1", rig.station.port)
+    auth = f"authorization: Bearer {rig.key}\r\nhost: direct.test"
+    writer.write(f"GET /film/{id_} HTTP/1.0\r\n{auth}\r\n\r\n".encode())
+    assert (await reader.read()).partition(b"\r\n\r\n")[2] == expected
+    writer.close()
+    rig.studio.ways[id_] = "coded"  # although it was asked not to: nothing can be put into it
+    assert gzip.decompress((await rig.poll(id_))[2]) == told
+    rig.studio.ways[id_] = "long"
+    rig.studio.films[id_] = told.replace(b'{"code"', b'{"pad":"%b","code"' % (b"x" * (2 << 20)))
+    assert (await rig.poll(id_))[2] == rig.studio.films[id_]
 
 
 async def test_callbacks_and_lists_show_our_links(rig):
