@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import requests
 import yaml
 
+from tests.fakes.task_vendor import TaskVendor
 from tests.fakes.upstream_server import Action, Request, UpstreamServer
 from tests.station import ROOT, Station
 from tests.waiting import wait_for
@@ -32,13 +33,16 @@ def environ_of(text: str, url: str) -> dict[str, str]:
     return {name: url if name.endswith("_URL") else f"sk-upstream-{name}" for name in names}
 
 
-def moved(text: str, url: str) -> str:
-    """The file with every upstream at `url`; the paths of its mirrors stay."""
+def moved(text: str, url: str, tasks_url: str) -> str:
+    """The file with every upstream at `url`, those of tasks at `tasks_url`; the paths of mirrors stay."""
     file = yaml.safe_load(text)
-    for upstream in file["upstreams"].values():
+    of_tasks = {family["upstream"] for family in file.get("tasks", {}).values()}
+    for name, upstream in file["upstreams"].items():
         mirrors = upstream.setdefault("mirrors", {"direct": {"url": ""}})
         for mirror in mirrors.values():
-            if "${" not in mirror["url"]:
+            if name in of_tasks:
+                mirror["url"] = tasks_url + urlsplit(mirror["url"].partition("${")[0]).path
+            elif "${" not in mirror["url"]:
                 mirror["url"] = url + urlsplit(mirror["url"]).path
     return yaml.safe_dump(file, allow_unicode=True, sort_keys=False)
 
@@ -49,6 +53,7 @@ class Emulated:
 
     station: Station
     vendor: UpstreamServer
+    tasks: TaskVendor
     key: str = ""
     scratch: Path = field(default_factory=Path)
     billed: set[str] = field(default_factory=set)  # ids of rows that were looked at
@@ -80,19 +85,25 @@ class Emulated:
         headers = {"authorization": f"Bearer {key or self.key}"} | headers
         return requests.post(self.station.url + path, json=doc, headers=headers, timeout=60)
 
+    def get(self, path: str, key: str = "") -> requests.Response:
+        headers = {"authorization": f"Bearer {key or self.key}"}
+        return requests.get(self.station.url + path, headers=headers, timeout=60)
+
     @property
     def asked(self) -> Request:
         """The last request that a vendor got."""
         return self.vendor.requests[-1]
 
-    def bills(self, count: int) -> list[dict[str, Any]]:
-        """The usage rows of the calls since the last bill, in their order: so many and no more."""
+    def bills(self, count: int, *, only_charged: bool = False) -> list[dict[str, Any]]:
+        """The usage rows of the calls since the last bill, in their order: so many and no more. Where calls
+        look at tasks, which costs nothing, `only_charged` leaves them out."""
 
-        def new() -> list[dict[str, Any]] | None:
+        def new() -> tuple[list[dict[str, Any]]] | None:
             rows = [row for row in asyncio.run(self.station.rows()) if str(row["id"]) not in self.billed]
-            return rows if len(rows) >= count else None
+            rows = [row for row in rows if row["cost_nanos"]] if only_charged else rows
+            return (rows,) if len(rows) >= count else None
 
-        rows = wait_for(new, f"{count} bills")
+        (rows,) = wait_for(new, f"{count} bills")
         assert len(rows) == count, f"{len(rows)} calls were billed"
         self.billed.update(str(row["id"]) for row in rows)
         return [row | {"usage": _document(row["usage"])} for row in rows]
@@ -110,12 +121,13 @@ def _document(value: Any) -> Any:
 def emulated(name: str, folder: Path, dsn: str) -> Iterator[Emulated]:
     """The station of deploy/stations/NAME.yaml, with a holder who has credit."""
     text = (STATIONS / f"{name}.yaml").read_text()
-    with UpstreamServer() as vendor:
+    with UpstreamServer() as vendor, TaskVendor() as tasks:
         environ = environ_of(text, vendor.url)
-        station = Station(folder / "data", moved(text, vendor.url), dsn, environ=environ)
+        routes = moved(text, vendor.url, tasks.url)
+        station = Station(folder / "data", routes, dsn, environ=environ)
         station.start()
         try:
             key = asyncio.run(station.customer("holder"))
-            yield Emulated(station, vendor, key, folder)
+            yield Emulated(station, vendor, tasks, key, folder)
         finally:
             station.stop()

@@ -26,6 +26,7 @@ from tests.clients.playing import (
 )
 from tests.conftest import Databases
 from tests.fakes.upstream_server import whole
+from tests.waiting import wait_for
 
 FACTS = {
     "ohmygpt: chat, requests": Facts(
@@ -100,6 +101,26 @@ def until(status: int, ohmygpt: Emulated, doc: dict[str, Any], key: str) -> None
 async def _top_up(ohmygpt: Emulated, account: str, nanos: int) -> None:
     database = await ohmygpt.station.open_database()
     try:
-        await Catalog(database).top_up(account, nanos, "R1")
+        await Catalog(database).top_up(account, nanos, f"payment-of-{account}")
     finally:
         await database.close()
+
+
+def test_midjourney_costs_the_same_in_every_tier_for_no_multiplier_counts(ohmygpt: Emulated) -> None:
+    """ "除了midjourney": the official price of chat is halved, Midjourney's is what the file says."""
+    asyncio.run(_top_up(ohmygpt, "holder", 20 * YUAN))
+    imagine = {"prompt": "a cat", "botType": "MID_JOURNEY"}
+    made = wait_for(lambda: (answer := ohmygpt.post("/mj/submit/imagine", imagine)).ok and answer.json())
+    job = ohmygpt.tasks.job(made["result"])
+    assert (job.target, job.body) == ("/mj/submit/imagine", imagine)
+    assert job.headers["mj-api-secret"] == "sk-upstream-MIDJOURNEY_SECRET"
+    ohmygpt.tasks.move(job.id, "succeeded")
+    grid = ohmygpt.get(f"/mj/task/{job.id}/fetch").json()
+    (bill,) = ohmygpt.bills(1, only_charged=True)
+    assert (bill["model"], bill["cost_nanos"]) == ("mj_imagine", 30 * YUAN // 100)
+    press = {"taskId": job.id, "customId": grid["buttons"][0]["customId"]}
+    upscaled = ohmygpt.post("/mj/submit/action", press).json()["result"]
+    ohmygpt.tasks.move(upscaled, "succeeded")
+    ohmygpt.get(f"/mj/task/{upscaled}/fetch")
+    (bill,) = ohmygpt.bills(1, only_charged=True)
+    assert (bill["model"], bill["cost_nanos"], bill["tier"]) == ("mj_upscale", 10 * YUAN // 100, "VIP")

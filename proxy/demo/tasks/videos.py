@@ -157,7 +157,7 @@ RUNWAY = Family(
     refused=lambda refusal: (STATUS[refusal.kind], {"error": refusal.message}),
     paths=tuple(
         path
-        for root in ("/runwayml/v1", "/runway/v1")
+        for root in ("/runwayml/v1", "/v1")
         for path in (
             post(root + "/image_to_video", submit("image_to_video", "promptImage")),
             post(root + "/text_to_video", submit("text_to_video", "promptText")),

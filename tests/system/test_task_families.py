@@ -1,0 +1,178 @@
+"""Every built-in family through a station: a task is its owner's, and is billed once at its end."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterator
+from importlib import resources
+from typing import Any, NamedTuple
+
+import pytest
+import requests
+
+from tests.conftest import Databases
+from tests.fakes.task_vendor import TaskVendor
+from tests.station import Station
+from tests.waiting import wait_for
+
+MILLI = 1_000_000  # nanos
+FAMILIES = sorted(
+    file.name.removesuffix(".yaml")
+    for file in (resources.files("proxy.routing") / "families").iterdir()
+    if file.name.endswith(".yaml")
+)
+CONFIG = """
+station: {currency: USD, default_tier: Test}
+prices:
+  "*": {call: 0.001 USD, image: 0.010 USD, second: 0.100 USD, output: 1 USD, input: 1 USD}
+tiers:
+  Test: {rank: 0, models: ["*"], limits: {concurrency: 100}}
+tasks:
+  FAMILIES
+upstreams:
+  UPSTREAMS
+"""
+
+
+class Row(NamedTuple):
+    """One submit of a family, where its id and its word are told, its bill in thousandths of a dollar."""
+
+    family: str
+    path: str
+    doc: dict[str, Any]
+    id_at: str
+    poll: str
+    state_at: str
+    ended: str
+    model: str
+    milli: int
+    target: str = ""  # at the vendor, where it is another path
+
+
+ROWS = [
+    Row("midjourney", "/mj/submit/imagine", {"prompt": "x"}, "result", "/mj/task/{id}/fetch", "status",
+        "SUCCESS", "mj_imagine", 1),
+    Row("suno", "/suno/submit/music", {"prompt": "x"}, "data", "/suno/fetch/{id}", "data.status", "SUCCESS",
+        "suno_music", 1),
+    Row("suno-v3", "/suno/v1/music", {"input": {"prompt": "x"}}, "data.task_id", "/suno/v1/music/{id}",
+        "data.status", "completed", "suno_music", 1),
+    Row("luma", "/vip/luma/generations", {"user_prompt": "x"}, "id", "/vip/luma/generations/{id}", "state",
+        "completed", "vip/luma-ray-v1", 1),
+    Row("dream-machine", "/dream-machine/v1/generations", {"prompt": "x", "model": "ray-2"}, "id",
+        "/dream-machine/v1/generations/{id}", "state", "completed", "ray-2-720p-5s", 1),
+    Row("zhipu", "/cogvideox/v4/async/images/generations", {"model": "cogview-4", "prompt": "x"}, "id",
+        "/cogvideox/v4/async-result/{id}", "task_status", "SUCCESS", "cogview-4", 1,
+        "/api/paas/v4/async/images/generations"),
+    Row("zhipu", "/api/paas/v4/async/chat/completions",
+        {"model": "glm-4", "messages": [{"role": "user", "content": "x"}]}, "id",
+        "/api/paas/v4/async-result/{id}", "task_status", "SUCCESS", "glm-4", 1),
+    Row("avatar", "/avatar/generation", {"avatar_url": "https://x.test/1.png"}, "data", "/avatar/task/{id}",
+        "data.status", "SUCCESS", "avatar", 1),
+    Row("kling", "/kling/v1/videos/text2video", {"prompt": "x", "mode": "pro", "duration": "10"},
+        "data.task_id", "/kling/v1/videos/text2video/{id}", "data.task_status", "succeed",
+        "kling/videos/text2video/kling-v1-pro-10", 11, "/v1/videos/text2video"),
+    Row("runway", "/runwayml/v1/text_to_video", {"promptText": "x", "model": "gen4_turbo"}, "id",
+        "/runwayml/v1/tasks/{id}", "status", "SUCCEEDED", "runway/text_to_video/gen4_turbo-5", 1,
+        "/v1/text_to_video"),
+    Row("minimax", "/minimax/v1/video_generation", {"model": "MiniMax-Hailuo-02", "prompt": "x"}, "task_id",
+        "/minimax/v1/query/video_generation?task_id={id}", "status", "Success",
+        "MiniMax-Hailuo-02-768P-6", 1, "/v1/video_generation"),
+    Row("jimeng", "/jimeng/submit/videos", {"prompt": "x"}, "data", "/jimeng/fetch/{id}", "data.status",
+        "SUCCESS", "jimeng", 1),
+    Row("volc", "/volc/v1/contents/generations/tasks",
+        {"model": "doubao-seedance-1-0-lite", "content": [{"type": "text", "text": "x"}]}, "id",
+        "/volc/v1/contents/generations/tasks/{id}", "status", "succeeded", "doubao-seedance-1-0-lite", 109,
+        "/api/v3/contents/generations/tasks"),
+    Row("sora", "/v1/videos", {"model": "sora-2", "prompt": "x", "seconds": "8"}, "id", "/v1/videos/{id}",
+        "status", "completed", "sora-2", 801),
+    Row("sora", "/v1/videos/generations", {"model": "grok-imagine-video", "prompt": "x", "duration": 6},
+        "request_id", "/v1/videos/{id}", "status", "done", "grok-imagine-video", 601),
+    Row("video", "/v1/video/generations", {"model": "veo-3", "prompt": "x", "duration": 8}, "task_id",
+        "/v1/video/generations/{id}", "status", "succeeded", "veo-3", 801),
+    Row("fal", "/fal-ai/flux-pro/kontext", {"prompt": "x", "num_images": 2}, "request_id",
+        "/fal-ai/flux-pro/kontext/requests/{id}/status", "status", "COMPLETED",
+        "fal-ai/flux-pro/kontext", 21),
+    Row("replicate", "/replicate/v1/models/black-forest-labs/flux-dev/predictions",
+        {"input": {"prompt": "x"}}, "id", "/replicate/v1/predictions/{id}", "status", "succeeded",
+        "black-forest-labs/flux-dev", 1, "/v1/models/black-forest-labs/flux-dev/predictions"),
+    Row("bfl", "/v1/flux-kontext-pro", {"prompt": "x"}, "id", "/v1/get_result?id={id}", "status", "Ready",
+        "flux-kontext-pro", 1),
+]  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def vendor() -> Iterator[TaskVendor]:
+    with TaskVendor() as vendor:
+        yield vendor
+
+
+@pytest.fixture(scope="module")
+def station(
+    vendor: TaskVendor, tmp_path_factory: pytest.TempPathFactory, databases: Databases
+) -> Iterator[Station]:
+    upstreams = (
+        f'{name}: {{dialect: {name}, mirrors: {{direct: {{url: "{vendor.url}"}}}},'
+        f' credentials: {{main: "${{env:KEY_OF_{name.upper().replace("-", "_")}}}"}}}}'
+        for name in FAMILIES
+    )
+    config = CONFIG.replace("FAMILIES", "\n  ".join(f"{name}: {{upstream: {name}}}" for name in FAMILIES))
+    config = config.replace("UPSTREAMS", "\n  ".join(upstreams))
+    environ = {f"KEY_OF_{name.upper().replace('-', '_')}": f"sk-vendor-{name}" for name in FAMILIES}
+    data = tmp_path_factory.mktemp("families") / "data"
+    station = Station(data, config, databases.take(), environ=environ).start()
+    yield station
+    station.stop()
+
+
+@pytest.fixture(scope="module")
+def key(station: Station) -> str:
+    return asyncio.run(station.customer("ada"))
+
+
+@pytest.fixture(scope="module")
+def strangers_key(station: Station) -> str:
+    return asyncio.run(station.customer("ben"))
+
+
+def at(answer: Any, place: str) -> Any:
+    for name in place.split("."):
+        answer = answer[int(name) if name.isdigit() else name]
+    return answer
+
+
+def ask(station: Station, key: str, method: str, path: str, **sent: Any) -> requests.Response:
+    headers = {"authorization": f"Bearer {key}"}
+    return requests.request(method, station.url + path, headers=headers, timeout=60, **sent)
+
+
+def bill_of(station: Station, id_: str) -> dict[str, Any]:
+    """The usage row of the call that started a task, once the hold is settled."""
+
+    def settled() -> dict[str, Any] | None:
+        sql = "SELECT usage.*, vendor_id FROM usage JOIN binding USING (id)"
+        return next((row for row in asyncio.run(station.rows(sql)) if row["vendor_id"] == id_), None)
+
+    return dict(wait_for(settled, "a bill"))
+
+
+def test_every_family_is_tried() -> None:
+    assert {row.family for row in ROWS} == set(FAMILIES)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.family} {row.path}")
+def test_a_task_is_its_owners_and_billed_once_at_its_end(
+    station: Station, vendor: TaskVendor, key: str, strangers_key: str, row: Row
+) -> None:
+    answer = ask(station, key, "POST", row.path, json=row.doc)
+    assert answer.status_code == 200, answer.text
+    id_ = at(answer.json(), row.id_at)
+    job, poll = vendor.job(id_), row.poll.format(id=id_)
+    assert (job.target, job.body) == (row.target or row.path, row.doc)
+    assert f"sk-vendor-{row.family}" in str(job.headers) and key not in str(job.headers)
+    assert ask(station, key, "GET", poll).status_code == 200
+    assert ask(station, strangers_key, "GET", poll).status_code == 404
+    vendor.move(id_, "succeeded")
+    shown = ask(station, key, "GET", poll)
+    assert at(shown.json(), row.state_at) == row.ended
+    bill = bill_of(station, id_)
+    assert (bill["model"], bill["cost_nanos"] // MILLI) == (row.model, row.milli)
