@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,8 +11,26 @@ import pytest
 
 from proxy.channel import ChannelDown
 from proxy.dialects.base import OperationSpec
-from proxy.dialects.owned import DEEP, IDS_MAX, SUCCEEDED, Callback, IdIn, IdOut, Listing, Task
-from proxy.errors import BindingLookupUnavailable, CredentialsCooling, IdsApart, MalformedRequest, UnknownId
+from proxy.dialects.owned import (
+    DEEP,
+    FAILED,
+    IDS_MAX,
+    SUCCEEDED,
+    Callback,
+    IdIn,
+    IdOut,
+    Listing,
+    Many,
+    Task,
+)
+from proxy.errors import (
+    BindingLookupUnavailable,
+    CredentialsCooling,
+    IdsApart,
+    MalformedRequest,
+    ParameterRefused,
+    UnknownId,
+)
 from proxy.ledger import entry
 from proxy.ledger.bindings import DUE, GONE, Binding
 from proxy.ledger.entry import Attempt, Bind, Observed
@@ -280,3 +299,72 @@ def test_a_hook_goes_with_the_task_and_makes_one_that_is_free_wait_for_its_end(
     [bind] = journal.entries
     assert (bind.hook, bind.hold_nanos, bind.id == "0" * 32) == (hook, hold, is_pending)
     assert channel.told[0]["binding"]["is_told"] is bool(hook)
+
+
+# -- declared families -------------------------------------------------------------------------------
+
+TASK = Task(
+    "mj", "mj.fetch", (("status",),), {"SUCCESS": SUCCEEDED, "FAILURE": FAILED},
+    many=Many("mj.many", "ids", (), ("id",)),
+)  # fmt: skip
+SUBMIT = OperationSpec(
+    "mj.imagine",
+    ids_out=(IdOut("mj", (("result",),)),),
+    task=TASK,
+    exists=(((("code",),), frozenset({"21"})),),
+)
+MANY = OperationSpec(
+    "mj.many",
+    billed=False,
+    task=TASK,
+    guarded=("ids",),
+    lists=Listing("mj", shape="{items}", ids=("body", "ids")),
+)
+
+
+def submit(owner: Ownership, answer: bytes, bound: Binding | None = None) -> tuple[Any, Fate]:
+    x = call(method="POST")
+    x.operation, x.bound = SUBMIT, bound
+    x.begin = SimpleNamespace(id="f" * 32, hold_nanos=5, lease="l")
+    owner.watch(x)
+    x.sighting.feed(answer)
+    x.sighting.finish()
+    return x, owner.conclude(x, entry.COMPLETE)
+
+
+def test_a_task_is_bound_with_the_hold_of_its_submit_and_not_shown_before_it_is_seen(owner, channel, journal):
+    _, fate = submit(owner, b'{"code": 1, "result": 17}')
+    assert fate is Fate.GOES_ON
+    [bind] = journal.entries
+    assert (bind.id, bind.hold_nanos, bind.vendor_id, bind.content) == ("f" * 32, 5, "17", {})
+
+
+def test_a_task_that_was_there_before_is_nobodys_who_cannot_show_it_for_his(owner, channel, journal):
+    exists = b'{"code": 21, "result": 17}'
+    assert submit(owner, exists)[1] is Fate.EXISTS
+    assert journal.entries == [] and channel.told == []
+    # It comes of one of the account's, or is known for its own: Postgres finds who has paid for it.
+    assert submit(owner, exists, at("16"))[1] is Fate.GOES_ON
+    assert submit(owner, exists)[1] is Fate.GOES_ON
+
+
+async def test_an_answer_about_several_is_noted_for_each(owner, channel, journal):
+    channel.bindings = [replace(at(id_), kind="mj") for id_ in ("1", "2", "3")]
+    x = call({"ids": ["1", 2, "nobodys"]}, method="POST")
+    x.operation, x.content, x.coded = MANY, b'{"ids": ["1", 2, "nobodys"], "more": 1}', b""
+    assert not await owner.answer_list(x)
+    assert x.content == b'{"ids": ["1",2], "more": 1}'
+    owner.watch(x)
+    x.sighting.feed(b'[{"id": "1", "status": "SUCCESS"}, {"id": 2, "status": "BUSY"}, {"id": "9"}, 5]')
+    x.sighting.finish()
+    owner.conclude(x, entry.COMPLETE)
+    assert [(e.vendor_id, e.state) for e in journal.entries] == [("1", SUCCEEDED), ("2", "running")]
+    assert [e.usage for e in journal.entries] == [{"calls": 1}, {}]
+
+
+@pytest.mark.parametrize("ids", ["1", [["1"]], [1.5], {"a": 1}])
+async def test_ids_of_another_shape_are_refused(owner, ids):
+    x = call({"ids": ids}, method="POST")
+    x.operation = MANY
+    with pytest.raises(ParameterRefused):
+        await owner.answer_list(x)
