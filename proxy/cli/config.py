@@ -196,6 +196,10 @@ def _about_the_call(told: dict[str, Any], path: str) -> list[tuple[str, str]]:
         price = ", ".join(_figures(billed["price"], billed["currency"])) if billed["price"] else "by its name"
         said = f"  where {billed['at']} is {billed['said']}" if billed["said"] else ""
         rows.append(("" if number else "billed as", f"{billed['name']}: {price}{said}"))
+    if files := told["files"]:
+        links = "our links" if files["rewrite"] else "the vendor's URLs"
+        kept = f"kept in {files['kept_in']} for {files['days']} days, up to {files['size_limit']} bytes each"
+        rows.append(("files", f"{kept}; answers show {links}"))
     if model:
         limits = f"context {model['context'] or '?'}, output {model['max_output'] or '?'}"
         rows.append(("model", f"{model['name']}  ({path}:{model['line']} '{model['pattern']}'), {limits}"))

@@ -80,12 +80,27 @@ def explain(snapshot: Snapshot, question: Question) -> dict[str, Any]:
         "refused": _refusals(snapshot, question, operation, tier, name),
         "limits": told_limits(limits_on(question.key, tier, model), question.drawn),
         "billed_as": billed_as,
+        "files": _files(snapshot, operation),
         "price": _price(sale, snapshot.table.station.currency) if sale else None,
         "hold": _hold(operation.kind, model, sale, tier) if sale and (model or only) else None,
     }
     if question.key:
         told["key"] = {"masked": question.key.masked, "account": question.key.account_id}
     return told
+
+
+def _files(snapshot: Snapshot, operation: OperationSpec) -> dict[str, Any] | None:
+    """What becomes of the files of tasks that an answer shows; None: they stay where they are."""
+    results, task = snapshot.table.results, operation.task
+    if results is None or task is None or not task.files or not results.keeps(operation.api):
+        return None
+    bucket = results.bucket
+    return {
+        "kept_in": f"directory {results.directory}" if bucket is None else f"bucket {bucket.name}",
+        "days": results.days,
+        "size_limit": results.size_limit,
+        "rewrite": results.rewrite,
+    }
 
 
 def _wish(question: Question, name: str) -> Wish:

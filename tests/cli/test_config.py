@@ -246,3 +246,18 @@ def test_diff_of_a_broken_file_tells_its_mistakes(routes, capsys):
     status, said = told(capsys, "diff", "routes.yaml", "broken.yaml")
     assert status == 1
     assert "broken.yaml:1:9: models: must be a mapping" in said
+
+
+TASKS = """
+tasks: {midjourney: {upstream: openai}}
+prices: {"mj_*": {call: 1 USD}, swap_face: {call: 1 USD}}
+results: {keep: {directory: kept}, days: 7, size_limit: 10 MiB, rewrite: true}
+"""
+
+
+def test_explain_tells_what_becomes_of_the_files_of_tasks(routes, capsys):
+    routes.write_text(MINIMAL + TASKS)
+    said = " ".join(told(capsys, "explain", "GET", "/mj/task/1/fetch")[1].split())
+    assert "kept in directory kept for 7 days, up to 10485760 bytes each; answers show our links" in said
+    chat = ("explain", "--json", "POST", "/v1/chat/completions", "--model", "gpt-4o-mini")
+    assert json.loads(told(capsys, *chat)[1])["files"] is None
