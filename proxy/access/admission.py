@@ -103,3 +103,8 @@ class Gate:
         used = Demand(0, 1, tokens, cost_nanos)
         back = self.leave(ticket, used)
         return back + self.limits.release(ticket.limits, ticket.parts, ticket.demand, used)
+
+    def correct(self, ticket: Ticket, more_nanos: int) -> None:
+        """A call that is closed cost so much more (less than 0: less) than it was closed at."""
+        self.slices.settle(ticket.account, ticket.lease, 0, more_nanos)
+        self.limits.correct(ticket.limits, ticket.parts, more_nanos)

@@ -150,6 +150,12 @@ class LimitBook:
                 back.append((limit.bucket, 1))
         return back
 
+    def correct(self, limits: Iterable[Limit], parts: Iterable[Part], more_nanos: int) -> None:
+        """A call that ended spent more than it was released at. A window that is over stays as it was."""
+        for limit, part in zip(limits, parts, strict=True):
+            if limit.unit == SPEND:
+                part.spent += more_nanos
+
     def give_back(self, bucket: str) -> tuple[int, int]:
         """Take what is free out of a slice: (end of its window, amount) for control."""
         part = self._parts.get(bucket)

@@ -16,7 +16,7 @@ from time import monotonic
 from typing import Any
 
 from proxy import telemetry
-from proxy.access.admission import Gate
+from proxy.access.admission import Gate, Ticket
 from proxy.errors import ProxyError, Source
 from proxy.journal.segments import Journal
 from proxy.ledger import bindings, entry, settlement
@@ -192,12 +192,15 @@ class Settler:
             figures, uncounted = self._counted(x, tap, reported)
         if uncounted:
             end = settlement.pending(begin, facts, figures, price)
-            telemetry.spawn("settle late", self._settle_late(end, figures, price, terms, uncounted))
+            assert x.ticket is not None
+            late = self._settle_late(end, x.ticket, (figures, price, terms), uncounted)
+            telemetry.spawn("settle late", late)
         else:
             end = settlement.settled(begin, facts, figures, price, terms)
         # While Begin waits to be written they share their fate: no End without it.
         self._journal.append(entry.encode(end), then, settle=x.has_begun)
-        self._release(x, end.cost_nanos, end.usage)
+        # What is still being counted is spent at its hold: nobody spends it twice meanwhile.
+        self._release(x, end.hold_nanos if uncounted else end.cost_nanos, end.usage)
         self._tell(x, end)
 
     def _defer(self, x: Exchange, facts: Facts, price: Price, then: Then | None) -> None:
@@ -311,14 +314,15 @@ class Settler:
         x.prompt_tokens = await asyncio.to_thread(prompts.count, content, x.model)
 
     async def _settle_late(
-        self, end: entry.End, figures: Figures, price: Price, terms: Terms, content: bytes
+        self, end: entry.End, ticket: Ticket, known: tuple[Figures, Price, Terms], content: bytes
     ) -> None:
         """What takes too long to count at once is counted in a thread; the Settle follows the End."""
+        figures, price, terms = known
         assert figures.counted is not None
         figures.counted.input = await asyncio.to_thread(prompts.count, content, end.model)
         settle = settlement.late(end, figures, price, terms, self._wall_ms())
         self._journal.append(entry.encode(settle), None, settle=True)
-        self._gate.slices.settle(end.account, end.lease, 0, settle.cost_nanos)
+        self._gate.correct(ticket, settle.cost_nanos - end.hold_nanos)
 
     # -- what others see --
 

@@ -110,6 +110,19 @@ def test_what_a_call_used_is_settled_under_every_limit() -> None:
     assert [part.free for part in ticket.parts] == [4_960, 875]
 
 
+def test_what_is_counted_late_is_spent_at_its_hold_until_then() -> None:
+    spend = Limit("k1:sp", "spend_per_day", 900)
+    entered = gate(money=100, rate=10)
+    entered.limits.add(spend, 900, NOW + 60_000)
+    ticket = entered.admit(7, 60, (RATE, spend), NOW)
+    assert isinstance(ticket, Ticket)
+    entered.close(ticket, 60)
+    assert entered.slices.figures(7) == (40, 0) and ticket.parts[1].free == 840
+    entered.correct(ticket, 25 - 60)
+    assert entered.slices.figures(7) == (75, 0) and ticket.parts[1].free == 875
+    assert ticket.parts[0].free == 9
+
+
 def test_a_call_holds_the_limits_of_the_upstream_that_it_is_at() -> None:
     there = Limit("u:one:con", "concurrency", 3)
     entered = gate(money=100)
