@@ -6,7 +6,7 @@ import argparse
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -111,6 +111,8 @@ def _shown(value: object, currency: str) -> str:
         return "-"
     if currency and type(value) is int:
         return money(value, currency)
+    if currency and isinstance(value, dict):
+        return ", ".join(_figures(value, currency))
     return value if isinstance(value, str) else json.dumps(value)
 
 
@@ -229,12 +231,19 @@ def _about_a_candidate(number: int, candidate: dict[str, Any], path: str) -> lis
     ]
 
 
-def _figures(content: Mapping[str, Any], currency: str) -> list[str]:
-    """`call: 0.3 CNY`"""
-    return [
-        f"{member}: {money(value, currency) if type(value) is int else json.dumps(value)}"
-        for member, value in content.items()
-    ]
+def _figures(content: Mapping[str, Any], currency: str, within: str = "") -> Iterator[str]:
+    """`call: 0.3 CNY`, `tools.web_search: 0.01 CNY`, `above 200000 input tokens, output: 15 CNY`"""
+    for member, value in content.items():
+        if isinstance(value, dict):
+            yield from _figures(value, currency, f"{within}{member}.")
+        elif member == "above":
+            for level in value:
+                figures = {name: figure for name, figure in level.items() if name != "input_tokens"}
+                yield from _figures(
+                    figures, currency, f"{within}above {level['input_tokens']} input tokens, "
+                )
+        else:
+            yield f"{within}{member}: {money(value, currency) if type(value) is int else json.dumps(value)}"
 
 
 def _about_money(told: dict[str, Any]) -> list[tuple[str, str]]:

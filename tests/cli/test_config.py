@@ -121,6 +121,25 @@ def test_explain_is_readable(routes, capsys):
         assert line in said.splitlines()
 
 
+def test_explain_writes_every_figure_of_a_price_as_an_amount(tmp_path, capsys, monkeypatch):
+    file = tmp_path / "routes.yaml"
+    file.write_text(
+        "station: {currency: USD}\n"
+        "upstreams: {up: {preset: openai, credentials: none}}\n"
+        "models: {m: {candidates: [{upstream: up}]}}\n"
+        "prices: {m: {input: 1 USD, output: 2 USD, tools: {web_search: 0.01 USD},"
+        " service_tiers: {flex: {input: 0.5 USD}}, above: [{input_tokens: 200000, input: 3 USD}]}}\n"
+    )
+    said = told(capsys, "explain", "--config", str(file), "POST", "/v1/chat/completions", "--model", "m")[1]
+    for line in (
+        "tools.web_search: 0.01 USD",
+        "service_tiers.flex.input: 0.5 USD",
+        "above 200000 input tokens, input: 3 USD",
+    ):
+        assert line in said
+    assert "{" not in said and "000000" not in said
+
+
 def test_explain_names_the_line_of_a_route(routes, capsys):
     routes.write_text(
         routes.read_text() + "routes:\n  - {path: /v1/completions, default_model: gpt-4o-mini,"

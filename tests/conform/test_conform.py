@@ -129,6 +129,8 @@ def test_the_table_has_a_row_per_family_and_names_what_is_not_equal(
     assert (row["recordings"], row["unknown"], row["differs"]) == (len(RECORDINGS), 1, 2)
     assert not report.is_clean(every) and report.is_clean(results["right"])
     assert json.loads(json.dumps(report.document(every)))["clean"] is False
+    nowhere = results["nowhere"]
+    assert not report.is_clean(nowhere) and report.is_clean(nowhere, {each.name for each in nowhere})
 
 
 @pytest.mark.parametrize(
