@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from typing import Any
 from urllib.parse import parse_qsl, quote, unquote, urlencode, urlsplit
 
@@ -17,7 +18,7 @@ import orjson
 from proxy import compiler
 from proxy.conform.recordings import Recording
 from proxy.dialects import DIALECTS
-from proxy.dialects.base import OperationSpec
+from proxy.dialects.base import Dialect, OperationSpec
 from proxy.dialects.owned import Places
 from proxy.errors import ProxyError
 from proxy.metering.pricing import tool_kinds
@@ -26,6 +27,7 @@ from proxy.routing.loader.builtin import OWN_PATHS
 from proxy.routing.loader.presets import PRESETS
 from proxy.routing.paths import MODEL, capture_name, spellings
 from proxy.routing.table import Table
+from proxy.snapshot import Snapshot
 
 CREDENTIAL = "HEADRACE_CONFORM_CREDENTIAL"  # the variable that holds what upstreams are shown
 # What is written is billed; a sum that is not zero shows that something was.
@@ -105,6 +107,7 @@ def station(**sections: Any) -> dict[str, Any]:
         "upstreams": {},
         "models": {},
         "routes": [],
+        "tasks": {},
         "prices": {},
         "tiers": {"Conform": {"rank": 0, "models": ["*"], "limits": {"concurrency": 1000}}},
         **sections,
@@ -117,16 +120,20 @@ def compiled(document: Mapping[str, Any], environ: Mapping[str, str]) -> dict[st
     return compiler.load(text, "conform.yaml", environ, lambda _: "").document
 
 
-def _routes() -> tuple[Table, list[dict[str, Any]]]:
-    """All paths of a station that speaks all dialects, and which of them its file has to declare."""
+@cache
+def _everything() -> tuple[Snapshot, list[dict[str, Any]]]:
+    """A station that speaks all dialects and has all families of tasks, and which paths its file has to
+    declare."""
     mirrors = {"direct": {"url": "http://127.0.0.1:1"}}
+    families = compiler.builtin_families()
     upstreams = {
         name: {"dialect": name, "mirrors": mirrors, "credentials": {"main": f"${{env:{CREDENTIAL}}}"}}
-        for name in DIALECTS
+        for name in (*DIALECTS, *families)
     }
     environ = {CREDENTIAL: "id:secret"}
-    builtin = Table.from_document(compiled(station(upstreams=upstreams), environ))
-    known = {(route.dialect, route.operation) for route in builtin.routes}
+    tasks = {name: {"upstream": name} for name in families}
+    builtin = Snapshot.from_document(compiled(station(upstreams=upstreams, tasks=tasks), environ))
+    known = {(route.dialect, route.operation) for route in builtin.table.routes}
     declared = {
         path: {"path": path, "operation": operation.name, "dialect": dialect.name}
         for dialect in DIALECTS.values()
@@ -135,17 +142,23 @@ def _routes() -> tuple[Table, list[dict[str, Any]]]:
         if "{model}" in (path := dialect.paths[operation.name].replace("{operation_path}", operation.path))
     }
     models = {"*": {"candidates": [{"upstream": name} for name in DIALECTS]}}
-    document = station(upstreams=upstreams, models=models, prices={"*": PRICE}, routes=[*declared.values()])
-    return Table.from_document(compiled(document, environ)), document["routes"]
+    routes = [*declared.values()]
+    document = station(upstreams=upstreams, tasks=tasks, models=models, prices={"*": PRICE}, routes=routes)
+    return Snapshot.from_document(compiled(document, environ)), routes
+
+
+def dialects() -> Mapping[str, Dialect]:
+    """Those of this build, and the built-in families of tasks."""
+    return _everything()[0].dialects
 
 
 def plan(recordings: Iterable[Recording], url: str, socket_url: str) -> Plan:
     """`url`: where the vendors' part is played; `socket_url`: that of sessions."""
-    table, declared = _routes()
-    made = Plan(station(routes=declared))
+    snapshot, declared = _everything()
+    made = Plan(station(routes=[*declared]))
     for number, recording in enumerate(recordings):
         try:
-            place = find(table, recording)
+            place = find(snapshot.table, recording)
             _add(made, recording, place, number, socket_url if place.operation.session else url)
         except AnsweredHere:
             made.answered_here.append(recording)
@@ -158,8 +171,13 @@ def plan(recordings: Iterable[Recording], url: str, socket_url: str) -> Plan:
 def _add(made: Plan, recording: Recording, place: Place, number: int, url: str) -> None:
     operation, name = place.operation, f"u{number}"
     replay = _replay(recording, place, name, f"r{number}")
+    made.replays.append(replay)
     document = made.document
     document["upstreams"][name] = _upstream(replay, url)
+    if place.dialect not in DIALECTS:
+        family = document["tasks"].setdefault(place.dialect, {"candidates": [], "prices": {"*": PRICE}})
+        family["candidates"].append({"upstream": name})
+        return
     theirs = {"as": recording.model} if recording.model else {}
     document["models"][replay.model] = {"candidates": [{"upstream": name, **theirs}]}
     asked = orjson.loads(replay.body) if replay.body[:1] == b"{" else {}
@@ -174,7 +192,6 @@ def _add(made: Plan, recording: Recording, place: Place, number: int, url: str) 
             route["candidates"] = [{"upstream": name}]
         if path not in {known["path"] for known in document["routes"]}:
             document["routes"].append({**route, "methods": list(operation.methods)})
-    made.replays.append(replay)
 
 
 # -- where it belongs ------------------------------------------------------------------------------
@@ -196,7 +213,7 @@ def find(table: Table, recording: Recording) -> Place:
             match = table.match(recording.method, path[at:])
         except ProxyError:
             continue
-        operation = DIALECTS[match.route.dialect].operations[match.route.operation]
+        operation = dialects()[match.route.dialect].operations[match.route.operation]
         if operation.lists is not None or operation.api == "models":
             raise AnsweredHere
         if named and named[1] in offered and operation.name not in offered:
@@ -219,7 +236,7 @@ def _named(recording: Recording) -> tuple[str, str] | None:
 
 def _of_operation(table: Table, dialect: str, name: str, thing: str = "") -> Place:
     """Where a station has it; `thing` stands for whatever its path names."""
-    operation = DIALECTS[dialect].operations[name]
+    operation = dialects()[dialect].operations[name]
     for route in table.routes:
         if (route.dialect, route.operation) == (dialect, name):
             names = {c for segment in route.path.split("/") if (c := capture_name(segment))}
@@ -243,7 +260,7 @@ def _replay(recording: Recording, place: Place, upstream: str, model: str) -> Re
         for name, value in recording.request_headers.items()
         if name not in (*_KEYS, *_OF_THE_HOP) and not name.startswith(_HANDSHAKE)
     }
-    key_in = ("header", DIALECTS[place.dialect].auth[0].decode() or "authorization")
+    key_in = ("header", dialects()[place.dialect].auth[0].decode() or "authorization")
     if query.pop("key", None) is not None:
         key_in = ("query", "key")
     if operation.session is not None and operation.session.model_in_query:
@@ -355,6 +372,8 @@ def _upstream(replay: Replay, url: str) -> dict[str, Any]:
 
 def _own_path(place: Place, model: str) -> str:
     """The path that the dialect has for the operation."""
+    if place.dialect not in DIALECTS:
+        return place.path
     template = DIALECTS[place.dialect].paths[place.operation.name]
     captures = {**place.captures, MODEL: model, "operation_path": place.operation.path, "path": place.path}
     for _ in range(2):  # operation_path has captures of its own

@@ -26,7 +26,6 @@ from proxy.conform.player import Answer, Player, SocketPlayer
 from proxy.conform.recordings import Frame, Recording
 from proxy.conform.relay import Relay, Row
 from proxy.conform.verdict import Outcome, Result, result
-from proxy.dialects import DIALECTS
 from proxy.dialects.owned import found
 from proxy.metering.usage import Usage
 from proxy.snapshot import Snapshot
@@ -193,8 +192,8 @@ class Replayer:
             judged.differ(f"status {heard.status}, not {answer.status}")
         offered = self._snapshot.offered(replay.upstream, replay.place.operation.name)
         upstream = self._snapshot.upstream(replay.upstream)
-        vendor = DIALECTS[(offered and offered.dialect) or upstream.dialect]
-        caller = DIALECTS[replay.place.dialect]
+        vendor = self._snapshot.dialects[(offered and offered.dialect) or upstream.dialect]
+        caller = self._snapshot.dialects[replay.place.dialect]
         is_coded = answer.coding and answer.sent is answer.coded
         sent = [*answer.headers, ("content-encoding", answer.coding)] if is_coded else answer.headers
         judged.differ(*verdict.path_differences(answer.asked.target, replay.theirs))

@@ -72,6 +72,9 @@ RECORDINGS = {
     "a thing at the vendor": recorded(
         method="GET", path="/v1/files/file-1/content", request_body="", response_body="{}\n", expected=None
     ),
+    "a task of a family's": recorded(
+        method="GET", path="/v1/videos/v1", request_body="", response_body='{"status":"done"}', expected=None
+    ),
     "a list of models": recorded(method="GET", path="/v1/models", request_body="", expected=None),
     "a session": recorded(
         method="GET",
@@ -108,6 +111,7 @@ def test_every_recording_has_an_outcome(results: dict[str, list[Result]]) -> Non
         "no usage": {"equal"},
         "an upload": {"equal"},
         "a thing at the vendor": {"equal"},
+        "a task of a family's": {"equal"},
         "a list of models": {"mapped"},
         "a session": {"equal"},
     }
