@@ -35,7 +35,11 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
     again.set_defaults(run=run_resend)
     secret = actions.add_parser("secret", help="what signs the events of an account")
     secret.add_argument("--account", metavar="NAME", required=True)
-    secret.add_argument("--rotate", action="store_true", help="a new one; the old one signs, too, for a day")
+    change = secret.add_mutually_exclusive_group()
+    change.add_argument("--rotate", action="store_true", help="a new one; the old one signs, too, for a day")
+    change.add_argument(
+        "--revoke", action="store_true", help="a new one; the old one leaked, and signs no more"
+    )
     secret.set_defaults(run=run_secret)
     for action in (show, one, again, secret):
         station.add_arguments(action)
@@ -92,12 +96,14 @@ def run_resend(args: argparse.Namespace) -> int:
 
 
 def run_secret(args: argparse.Namespace) -> int:
+    """Raises StateError: it was changed within a day."""
+
     async def work(database: Database) -> Secrets:
         outbox = Outbox(database)
         account = (await Catalog(database).account(args.account)).id
-        return await (
-            outbox.rotate(account, time.time_ns() // 1_000_000) if args.rotate else outbox.secrets(account)
-        )
+        if args.rotate or args.revoke:
+            return await outbox.rotate(account, time.time_ns() // 1_000_000, revoke=args.revoke)
+        return await outbox.secrets(account)
 
     secrets = station.ask(args, work)
     station.show(args, {"secret": secrets.text}, [secrets.text])

@@ -26,6 +26,7 @@ ID_BYTES, PROOF_BYTES = 16, 17  # a call's id and what only we can make of it: 4
 AGAIN_MS = 1000  # more often than this, one task is not asked about for a hint
 HINTS_PER_SECOND = 500  # of one worker
 SECOND_MS = 1000
+CHALLENGE_CHARS_MAX = 512
 
 Tell = Callable[[str, dict[str, Any]], bool]  # False: nobody heard it
 
@@ -115,6 +116,16 @@ class Hooks:
             raise Overloaded(retry_after_s=1.0)
         self._heard[call] = now_ms
         return True
+
+
+def challenge_in(body: bytes) -> str | None:
+    """What a vendor wants to have back, to know that its callbacks are heard."""
+    try:
+        document = orjson.loads(body)
+    except ValueError:
+        return None
+    challenge = document.get("challenge") if type(document) is dict else None
+    return challenge if type(challenge) is str and len(challenge) <= CHALLENGE_CHARS_MAX else None
 
 
 class Written(NamedTuple):

@@ -19,7 +19,7 @@ from proxy.relay.admission import Admission
 from proxy.relay.answers import dialect_of, whole_answer
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads
-from proxy.relay.hooks import Hooks
+from proxy.relay.hooks import Hooks, challenge_in
 from proxy.routing.callbacks import PREFIX
 
 PAGE_TIMEOUT_S = 10.0
@@ -174,16 +174,20 @@ class Pages:
         ]
 
     async def _callback(self, x: Exchange) -> None:
-        """A vendor says that something became of a task. What it says is not looked at."""
+        """A vendor says that something became of a task; what, is asked for. Or it wants to know whether
+        somebody is here, and its challenge back (MiniMax, before it accepts a submit)."""
         if x.method != "POST":
             raise MethodNotAllowed
         self._hooks.hear(x.path.rpartition("/")[2])
-        size = 0
+        pieces, size = [], 0
         while piece := await x.body.more():
             size += len(piece)
             if size > CALLBACK_BYTES_MAX:
                 raise BodyTooLarge
-        respond_json(x, {"status": "ok"})
+            if size <= BODY_BYTES_MAX:
+                pieces.append(piece)
+        challenge = challenge_in(b"".join(pieces)) if size <= BODY_BYTES_MAX else None
+        respond_json(x, {"status": "ok"} if challenge is None else {"challenge": challenge})
 
     async def _holder_page(self, x: Exchange) -> None:
         await self._identify(x)

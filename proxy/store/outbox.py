@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
 
+from proxy.errors import StateError
 from proxy.store.database import Connection, Database
 
 LASTS_MS = 24 * 3_600_000
@@ -133,13 +134,13 @@ class Outbox:
         assert row is not None
         return Secrets(**row)
 
-    async def rotate(self, account: int, now_ms: int) -> Secrets:
-        """A new secret; the one before signs beside it for a day, so that receivers can be changed."""
+    async def rotate(self, account: int, now_ms: int, *, revoke: bool = False) -> Secrets:
+        """A new secret; the one before signs beside it for a day, so that receivers can be changed, or
+        (`revoke`) no more. Raises StateError: that day is not over."""
         await self.secrets(account)
-        await self._database.execute(
-            "UPDATE callback_secret SET previous = secret, previous_until_ms = $3, secret = $2"
-            " WHERE account = $1", account, secrets.token_bytes(SECRET_BYTES), now_ms + OVERLAP_MS,
-        )  # fmt: skip
+        new, until_ms = secrets.token_bytes(SECRET_BYTES), 0 if revoke else now_ms + OVERLAP_MS
+        if not await self._database.fetchval(_ROTATE, account, new, until_ms, now_ms):
+            raise StateError("the secret was changed within a day: receivers may still use the one before")
         return await self.secrets(account)
 
     # -- looking --
@@ -261,6 +262,11 @@ WHERE f.id = $1 AND f.tries = $2 AND f.state = 'waiting'
 """
 
 _SECRETS = "SELECT secret, previous, previous_until_ms FROM callback_secret WHERE account = $1"
+
+_ROTATE = """
+UPDATE callback_secret SET previous = secret, previous_until_ms = $3, secret = $2
+WHERE account = $1 AND ($3::bigint = 0 OR previous_until_ms <= $4) RETURNING true
+"""
 
 _EVENTS = """
 SELECT o.id, o.binding AS call, o.sequence, a.name AS account, o.url, o.at_ms, o.state, o.tries, o.status,

@@ -70,8 +70,8 @@ async def own_secret(request: web.Request) -> web.Response:
 
 
 async def rotate_own(request: web.Request) -> web.Response:
-    """A new one; the one before signs beside it for a day."""
-    return _shown(await request.app[OUTBOX].rotate(await _own(request), now_ms()))
+    """A new one; the one before signs beside it for a day, with `revoke=true` no more."""
+    return await _rotate(request, await _own(request))
 
 
 # -- operators ---------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ async def secret(request: web.Request) -> web.Response:
 
 
 async def rotate(request: web.Request) -> web.Response:
-    return _shown(await request.app[OUTBOX].rotate(await _named(request), now_ms()))
+    return await _rotate(request, await _named(request))
 
 
 # -- both --------------------------------------------------------------------------------------------
@@ -125,6 +125,11 @@ async def _resend(request: web.Request, account: int | None) -> web.Response:
     if not await request.app[OUTBOX].resend([id_], now_ms(), account):
         raise LookupError(f"there is no callback {id_}")
     return json_answer(await request.app[OUTBOX].event(id_, account), 202)
+
+
+async def _rotate(request: web.Request, account: int) -> web.Response:
+    revoke = request.query.get("revoke") == "true"
+    return _shown(await request.app[OUTBOX].rotate(account, now_ms(), revoke=revoke))
 
 
 def _shown(secrets: Secrets) -> web.Response:

@@ -74,3 +74,5 @@ def test_the_secret_is_shown_and_rotated(headrace, call):
     first = headrace("secret", "--account", "ada")
     assert first.startswith("whsec_") and headrace("secret", "--account", "ada") == first
     assert headrace("secret", "--account", "ada", "--rotate") != first
+    assert "within a day" in headrace("secret", "--account", "ada", "--rotate", status=1)
+    assert headrace("secret", "--account", "ada", "--revoke") != first

@@ -12,7 +12,7 @@ from proxy.dialects.base import OperationSpec
 from proxy.dialects.owned import Callback
 from proxy.errors import DuplicateMember, Overloaded, ParameterRefused, StationFault, UnknownPath
 from proxy.metering.members import read_members
-from proxy.relay.hooks import HINTS_PER_SECOND, Hooks
+from proxy.relay.hooks import HINTS_PER_SECOND, Hooks, challenge_in
 from proxy.routing.callbacks import Callbacks
 from proxy.routing.foreign import networks
 
@@ -189,6 +189,15 @@ def test_while_control_is_away_vendors_are_told_to_call_again(hooks, control):
     control.is_away = False
     hooks.hear(token)
     assert control.hints == [CALL]
+
+
+@pytest.mark.parametrize(
+    ("body", "challenge"),
+    [(b'{"challenge":"abc"}', "abc"), (b'{"challenge":7}', None), (b'["challenge"]', None), (b"", None),
+     (b'{"task_id":"1"}', None), (b"{", None), (b'{"challenge":"' + b"x" * 600 + b'"}', None)],
+)  # fmt: skip
+def test_a_vendor_that_asks_whether_somebody_is_here_gets_its_challenge_back(body, challenge):
+    assert challenge_in(body) == challenge
 
 
 def test_one_call_is_hinted_at_once_a_second_and_a_worker_passes_on_a_bounded_number(hooks, control):

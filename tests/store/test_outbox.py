@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from proxy.dialects.owned import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
+from proxy.errors import StateError
 from proxy.store.audit import audit
 from proxy.store.due import DueTasks, Later
 from proxy.store.outbox import DELIVERED, EVENTS_MAX, KEPT_MS, PER_KEY, Change, Outbox
@@ -258,3 +259,13 @@ async def test_a_secret_is_made_once_and_the_one_before_signs_for_a_day(outbox, 
     second = await outbox.rotate(accounts[0], NOW_MS)
     assert second.in_force(NOW_MS) == [second.secret, first.secret]
     assert second.in_force(NOW_MS + 25 * 60 * MINUTE_MS) == [second.secret]
+    with pytest.raises(StateError):  # the first would be forgotten, and receivers may use it still
+        await outbox.rotate(accounts[0], NOW_MS + 23 * 60 * MINUTE_MS)
+    third = await outbox.rotate(accounts[0], NOW_MS + 24 * 60 * MINUTE_MS)
+    assert third.in_force(NOW_MS + 24 * 60 * MINUTE_MS) == [third.secret, second.secret]
+
+
+async def test_a_secret_that_leaked_signs_no_more(outbox, accounts):
+    for _ in range(2):
+        new = await outbox.rotate(accounts[0], NOW_MS, revoke=True)
+        assert new.in_force(NOW_MS) == [new.secret]

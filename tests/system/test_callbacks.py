@@ -156,6 +156,7 @@ async def test_a_forged_callback_changes_nothing_and_a_true_one_only_makes_it_du
     answer = requests.post(url, json=lie, timeout=30)
     assert (answer.status_code, answer.json()) == (200, {"status": "ok"})
     wait_for(lambda: vendor.job(id_).polls > polls, "a poll")
+    assert requests.post(url, json={"challenge": "c1"}, timeout=30).json() == {"challenge": "c1"}
     assert all(body["status"] != "SUCCESS" for body in receiver.told)
     vendor.move(id_, "failed")
     wait_for(lambda: receiver.told and receiver.told[-1]["status"] == "FAILURE", "its end")

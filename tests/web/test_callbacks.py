@@ -86,7 +86,8 @@ async def test_a_secret_is_an_accounts_own_and_can_be_rotated(holder, admin):
     second = await (await ada.post("/me/callback-secret")).json()
     assert second["secret"] != first["secret"] and second["previous_until_ms"] > NOW_MS
     assert await (await admin.get("/admin/accounts/ada/callback-secret")).json() == second
-    third = await (await admin.post("/admin/accounts/ada/callback-secret")).json()
+    assert (await ada.post("/me/callback-secret")).status == 409
+    third = await (await admin.post("/admin/accounts/ada/callback-secret?revoke=true")).json()
     assert await (await ada.get("/me/callback-secret")).json() == third != second
 
 
