@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from proxy.bench import tasks
 from proxy.bench.runner import DIRECT, HTTPS, Results
 
 REFERENCE = "nginx"
@@ -42,6 +43,24 @@ FIGURES = (
 OVER_HTTPS = tuple(
     Figure(figure.name + HTTPS, f"{figure.label}, HTTPS", figure.unit, figure.is_added) for figure in FIGURES
 )
+TASKS = tuple(
+    Figure(f"tasks_{name}_{what}", f"{label}: {told}", unit)
+    for name, label in (
+        ("none", "no task open"),
+        ("one", f"{tasks.OPEN:,} tasks, asked about one by one"),
+        ("one_finished", f"the same, {tasks.FINISHED:,} finished"),
+        ("many", f"{tasks.OPEN:,} tasks, asked about by the hundred"),
+        ("many_finished", f"the same, {tasks.FINISHED:,} finished"),
+    )
+    for what, told, unit in (
+        ("control_pct", "control", "% of a core"),
+        ("postgres_pct", "Postgres", "% of a core"),
+        ("control_us", "control, per task asked about", "us"),
+        ("postgres_us", "Postgres, per task asked about", "us"),
+        ("requests_per_s", "requests to the vendor", "/s"),
+        ("tasks_per_s", "tasks asked about", "/s"),
+    )
+)
 MEMORY = re.compile(r"memory_(\d+)_(rss|pss)_kb")
 # What stands below the table: it explains the figures and is not one to compare.
 CONTEXT = re.compile(r"(request|chunk|injected)_(per_s|waited_pct|control_cpu_us|postgres_cpu_us)(?:-https)?")
@@ -55,7 +74,7 @@ def figures_of(results: Results) -> list[Figure]:
         if found := MEMORY.fullmatch(name):
             label = f"memory per open stream, {int(found[1]):,} open ({found[2].upper()})"
             memory.append(Figure(name, label, "KiB"))
-    shown = (*FIGURES, *memory, *OVER_HTTPS)
+    shown = (*FIGURES, *memory, *OVER_HTTPS, *TASKS)
     return [figure for figure in shown if figure.name in results.samples]
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from proxy.bench import figures, machine
+from proxy.bench import figures, machine, tasks
 from proxy.bench.figures import Figures, Pace
 from proxy.bench.machine import BenchError
 from proxy.bench.relay import Relay
@@ -30,7 +30,9 @@ JOBS: dict[str, Job] = {
 }
 HTTPS = "-https"
 MEMORY = "memory"
-NAMES = (MEMORY, *JOBS, *(name + HTTPS for name in JOBS))
+USUAL = (MEMORY, *JOBS, *(name + HTTPS for name in JOBS))
+TASKS = "tasks"  # of a station of its own, beside nobody: only when it is asked for
+NAMES = (*USUAL, TASKS)
 SOCKETS_PER_STREAM = 2  # of a proxy
 SPARE_FILES = 200  # of a proxy, for everything else
 
@@ -45,8 +47,8 @@ class Plan:
     memory_streams: tuple[int, ...]
 
 
-FULL = Plan(NAMES, rounds=3, pace=Pace(warm_s=1.0, window_s=4.0), memory_streams=figures.MEMORY_STREAMS)
-QUICK = Plan(NAMES, rounds=1, pace=Pace(warm_s=0.5, window_s=1.5), memory_streams=(500,))
+FULL = Plan(USUAL, rounds=3, pace=Pace(warm_s=1.0, window_s=4.0), memory_streams=figures.MEMORY_STREAMS)
+QUICK = Plan(USUAL, rounds=1, pace=Pace(warm_s=0.5, window_s=1.5), memory_streams=(500,))
 
 
 @dataclass(slots=True)
@@ -67,6 +69,8 @@ def run(plan: Plan, say: Callable[[str], None]) -> Results:
     measured; a subject that cannot take part is left out with a note.
     """
     cores = machine.claim_cores()
+    if TASKS in plan.names:
+        return run_tasks(plan, cores, say)
     with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
         rig = Rig(Path(folder), cores)
         rig.build()
@@ -86,6 +90,15 @@ def run(plan: Plan, say: Callable[[str], None]) -> Results:
                 subject.stop()
             rig.stop()
     return run.results
+
+
+def run_tasks(plan: Plan, cores: machine.Cores, say: Callable[[str], None]) -> Results:
+    """What open tasks cost a station that has nothing else to do. Raises BenchError."""
+    results = Results(subjects=[Relay.name])
+    for _ in range(plan.rounds):
+        with tempfile.TemporaryDirectory(prefix="headrace-bench-") as folder:
+            results.add(Relay.name, tasks.measure(Path(folder), cores, plan.pace.window_s * 2, say))
+    return results
 
 
 class Run:

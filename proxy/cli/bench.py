@@ -21,8 +21,8 @@ def configure(command: str, parser: argparse.ArgumentParser) -> None:
         "--only",
         metavar="NAME[,NAME]",
         type=names,
-        default=runner.NAMES,
-        help=f"measure only these: {', '.join(runner.NAMES)}",
+        default=runner.USUAL,
+        help=f"measure only these: {', '.join(runner.NAMES)}; {runner.TASKS} alone",
     )
     parser.add_argument("--rounds", type=int, metavar="N", help="how often everything is measured")
     parser.set_defaults(run=run)
@@ -33,6 +33,8 @@ def names(text: str) -> tuple[str, ...]:
     for name in chosen:
         if name not in runner.NAMES:
             raise argparse.ArgumentTypeError(f"{name!r} is none of {', '.join(runner.NAMES)}")
+    if runner.TASKS in chosen and len(chosen) > 1:
+        raise argparse.ArgumentTypeError(f"{runner.TASKS} is measured alone")
     return chosen
 
 

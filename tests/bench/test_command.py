@@ -31,6 +31,28 @@ def test_an_unknown_figure_is_a_usage_error() -> None:
     assert "first-byte-https" in done.stderr
 
 
+def test_tasks_are_measured_alone() -> None:
+    done = bench("--only", "requests,tasks", timeout_s=30)
+    assert done.returncode == 2
+    assert "alone" in done.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("HEADRACE_BENCH" not in os.environ, reason="a minute of load; HEADRACE_BENCH=1 runs it")
+def test_what_is_finished_costs_a_poller_nothing() -> None:
+    done = bench("--quick", "--json", "--only", "tasks", timeout_s=600)
+    assert done.returncode == 0, done.stderr
+    figures = {
+        entry["figure"]: entry["subjects"]["relay"]["median"]
+        for entry in orjson.loads(done.stdout)["figures"]
+    }
+    assert figures["tasks_none_tasks_per_s"] == 0
+    for name in ("one", "many"):
+        assert figures[f"tasks_{name}_tasks_per_s"] > 50
+        assert figures[f"tasks_{name}_finished_control_us"] < 3 * figures[f"tasks_{name}_control_us"]
+    assert figures["tasks_many_requests_per_s"] < figures["tasks_one_requests_per_s"] / 5
+
+
 @pytest.mark.slow
 @pytest.mark.skipif("HEADRACE_BENCH" not in os.environ, reason="minutes of load; HEADRACE_BENCH=1 runs it")
 @pytest.mark.skipif(shutil.which("cc") is None, reason="no C compiler (cc)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 
+import orjson
 import pytest
 
 from tests.fakes.upstream_server import whole
@@ -40,3 +41,24 @@ async def test_a_sold_amount_is_spent_exactly_and_what_is_refunded_once_more(
     assert [(told["of"], told["limit"], told["left"]) for told in me["limits"] if told["kind"] == kind] == [
         ("key", "5", "0")
     ]
+
+
+async def test_a_call_that_is_counted_late_spends_its_hold_until_then_and_what_it_cost_from_then_on(
+    operated: Operated,
+) -> None:
+    """The vendor tells no usage, and the request is too long to be counted at once."""
+    untold = orjson.loads(completion())
+    del untold["usage"]
+    operated.script("plain", [whole(orjson.dumps(untold))])
+    key = await operated.customer(tier="Exact", spend_total=CALL_NANOS * 3 // 2)
+    long = [{"role": "user", "content": "word " * 60_000}]
+    first = await operated.call(key, max_tokens=TOKENS, messages=long)
+    assert first.status == 200
+
+    async def served() -> bool:
+        return (await operated.call(key, max_tokens=TOKENS)).status == 200
+
+    await until(served, "room for what it did not cost")
+    row = await operated.row(first.headers["x-request-id"])
+    assert (row["provenance"], row["hold_nanos"]) == ("counted", CALL_NANOS)
+    assert 0 < row["cost_nanos"] < CALL_NANOS // 10
