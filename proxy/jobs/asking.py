@@ -6,6 +6,7 @@ exception: it is as common as a success.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -30,6 +31,8 @@ CONNECTIONS_PER_HOST = 8
 MODELS_MAX = 100  # of one task's results
 READ_BYTES = 64 << 10
 
+# What says nothing of the tasks that a request names: the vendor does not know such requests.
+NOT_HERE = frozenset({400, 404, 405, 410, 501})
 # What means that nobody told: the next poll may.
 UNHEARD = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
 
@@ -108,6 +111,9 @@ class Asker:
         many = task.many
         assert many is not None
         answer = await self.ask(place, many.operation, "", task, {many.ids: ids})
+        if answer.status in NOT_HERE:
+            answers = await asyncio.gather(*(self.ask(place, task.poll, id_, task) for id_ in ids))
+            return dict(zip(ids, answers, strict=True))
         if not answer.is_good:
             return dict.fromkeys(ids, answer)
         items = next(found(answer.document, many.items), None)

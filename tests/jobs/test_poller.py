@@ -75,6 +75,7 @@ class Vendor:
         self.at_once = self.most_at_once = 0
         self.gate = asyncio.Event()
         self.gate.set()
+        self.list_status = 200
         self.app = web.Application()
         self.app.router.add_get("/v1/t/{id}", self.get)
         self.app.router.add_get("/v1/t/{id}/content", self.content)
@@ -97,6 +98,8 @@ class Vendor:
     async def list(self, request: web.Request) -> web.Response:
         ids = (await request.json())["ids"]
         self.asked["list"] += 1
+        if self.list_status != 200:
+            return web.Response(status=self.list_status)
         return web.json_response([{"id": i, **self.answers[i]} for i in ids if i in self.answers])
 
 
@@ -372,6 +375,18 @@ async def test_many_tasks_are_asked_about_in_one_request(rig, accounts):
     assert rig.vendor.asked["list"] == 3
     assert await rig.rows("SELECT state, count(*) FROM binding GROUP BY 1 ORDER BY 1") == [
         ("pending", 5), ("settled", 20),
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("status", [400, 404, 405])
+async def test_a_vendor_that_does_not_know_of_lists_is_asked_about_each(rig, accounts, status):
+    rig.vendor.list_status = status
+    await rig.submit(accounts[0], "m1", "m2", kind="mj")
+    rig.vendor.answers["m1"] = {"status": "done"}
+    rig.vendor.answers["m2"] = {"status": "started"}
+    await rig.round(after_s=2)
+    assert await rig.rows("SELECT vendor_id, state FROM binding ORDER BY 1") == [
+        ("m1", "settled"), ("m2", "pending"),
     ]  # fmt: skip
 
 
