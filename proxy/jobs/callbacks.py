@@ -21,7 +21,7 @@ from proxy import telemetry
 from proxy.jobs.guarded import UNREACHED, AddressRefused, GuardedSession, Reply
 from proxy.journal.crashpoint import crash_point
 from proxy.routing.foreign import Network
-from proxy.store.outbox import DELIVERED, FAILED, PER_ROUND, Event, Outbox
+from proxy.store.outbox import DELIVERED, FAILED, PER_ROUND, Event, Outbox, Secrets
 from proxy.telemetry import Stats
 
 log = logging.getLogger("headrace.callbacks")
@@ -67,9 +67,12 @@ class Deliverer:
         begun = 0
         while self._busy.total() < UNDER_WAY_MAX:
             events = await self._outbox.claim(self._busy, AT_ONCE, now, now + CLAIM_MS)
+            secrets = {
+                account: await self._outbox.secrets(account) for account in {e.account for e in events}
+            }
             for event in events:
                 self._busy[event.host] += 1
-                telemetry.spawn("callback", self._deliver(event))
+                telemetry.spawn("callback", self._deliver(event, secrets[event.account]))
             begun += len(events)
             if len(events) < PER_ROUND:
                 break
@@ -83,19 +86,18 @@ class Deliverer:
             self._forget_ms = now_ms + FORGET_MS
             await self._outbox.forget(now_ms)
 
-    async def _deliver(self, event: Event) -> None:
+    async def _deliver(self, event: Event, secrets: Secrets) -> None:
         try:
             crash_point("callback-claimed")
-            await self._conclude(event, *await self._send(event))
+            await self._conclude(event, *await self._send(event, secrets))
         except Exception:
             log.exception("a callback failed")  # its claim runs out
         finally:
             self._busy[event.host] -= 1
             self._busy += Counter()  # without those that are done
 
-    async def _send(self, event: Event) -> tuple[Reply | None, str]:
+    async def _send(self, event: Event, secrets: Secrets) -> tuple[Reply | None, str]:
         """The receiver's answer, or why there is none."""
-        secrets = await self._outbox.secrets(event.account)
         now, body = self._now_ms(), event.body.encode()
         headers = {
             "Content-Type": "application/json",

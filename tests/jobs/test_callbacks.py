@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import hmac
+import random
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import pytest
 from aiohttp import web
@@ -298,3 +300,63 @@ def test_the_signature_is_that_of_the_specifications_libraries():
     fields = signed("00", 1614265330, b'{"test": 2432232314}', [secret])
     again = hmac.digest(secret, b'evt_00.1614265330.{"test": 2432232314}', "sha256")
     assert fields["webhook-signature"] == "v1," + base64.b64encode(again).decode()
+
+
+class Weather:
+    """A receiver as a sender sees it: mostly it takes what comes; it may be away, be slow, or take an event
+    and have its answer lost. A sender may die in front of it or behind it."""
+
+    def __init__(self, chance: random.Random) -> None:
+        self.chance = chance
+        self.arrived: list[tuple[str, str]] = []  # (event, body)
+        self.is_fine = False
+
+    async def fetch(self, method: str, url: str, *, most_bytes: int, data: bytes, headers: Any) -> Reply:
+        turn = 0.0 if self.is_fine else self.chance.random()
+        if turn > 0.9:
+            raise KeyError("the sender died before it sent")
+        if turn > 0.7:
+            raise TimeoutError
+        if turn > 0.6:
+            return Reply(self.chance.choice([500, 429, 302]), {"Retry-After": "7"}, b"", True)
+        self.arrived.append((headers["webhook-id"], data.decode()))
+        if turn > 0.5:
+            raise KeyError("the sender died before it noted it")
+        if turn > 0.4:
+            raise TimeoutError  # its answer was lost
+        return Reply(200, {}, b"", True)
+
+
+@pytest.mark.parametrize("seed", range(4))
+async def test_whatever_happens_on_the_way_a_task_is_told_in_order_and_nothing_of_it_is_lost(
+    rig, account, seed
+):
+    chance = random.Random(seed)
+    weather = Weather(chance)
+    nodes = [rig.make(weather) for _ in range(3)]
+    looks: Counter[str] = Counter()
+    for name in (names := [f"t{n}" for n in range(6)]):
+        await rig.submit(account, name, f"https://h{chance.randrange(3)}.example/")
+    for _ in range(60):
+        match chance.choice(["look", "round", "round", "later"]):
+            case "look":
+                name = chance.choice(names)
+                looks[name] += 1
+                await rig.see(name, f"{name} {looks[name]:03}")
+            case "round":
+                await rig.round(*chance.sample(nodes, chance.randint(1, 3)))
+            case "later":
+                rig.now_ms += chance.randrange(60_000)
+    for name in names:
+        await rig.see(name, end=f"{name} end")
+    weather.is_fine = True
+    while await rig.outbox.waiting():
+        await rig.round(*nodes, after_s=300)
+    for name in names:
+        came = [body[7:-2] for _, body in weather.arrived if f'"{name} ' in body]
+        assert came == sorted(came)  # repeated where it must be, never behind a later one
+        assert list(dict.fromkeys(came)) == [
+            *(f"{name} {n:03}" for n in range(1, looks[name] + 1)),
+            f"{name} end",
+        ]
+    assert len(dict(weather.arrived)) == len(set(weather.arrived)) == sum(looks.values()) + len(names)
