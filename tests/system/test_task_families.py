@@ -176,3 +176,15 @@ def test_a_task_is_its_owners_and_billed_once_at_its_end(
     assert at(shown.json(), row.state_at) == row.ended
     bill = bill_of(station, id_)
     assert (bill["model"], bill["cost_nanos"] // MILLI) == (row.model, row.milli)
+
+
+def test_a_form_is_a_submit_as_a_json_body_is(station: Station, vendor: TaskVendor, key: str) -> None:
+    fields = {"model": (None, "sora-2"), "prompt": (None, "x"), "seconds": (None, "4")}
+    answer = ask(
+        station, key, "POST", "/v1/videos", files={**fields, "input_reference": ("a.png", b"png" * 9999)}
+    )
+    assert answer.status_code == 200, answer.text
+    id_ = answer.json()["id"]
+    vendor.move(id_, "succeeded")
+    bill = bill_of(station, id_)
+    assert (bill["model"], bill["cost_nanos"] // MILLI) == ("sora-2", 401)
