@@ -18,7 +18,7 @@ from proxy.metering.usage import Usage
 from tests.dialects.answers import every_byte, metered, said, two_pieces
 
 ROOT = Path(os.environ.get("HEADRACE_RECORDINGS", ""))
-ALL_CUTS_BYTES_MAX = 16 << 10
+ALL_CUTS_BYTES_MAX = 8 << 10  # longer ones are cut around the ends of lines, and all of them at each byte
 
 OPERATIONS = {
     "openai.chat": ("openai", "chat"),
