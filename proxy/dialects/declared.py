@@ -201,6 +201,7 @@ def _task(row: Row) -> Task:
         ),
         object=_pointer(row["object"]),
         poll_query=row["poll_query"],
+        poll_body=orjson.loads(row["poll_body"]) if row["poll_body"] else None,
         charged=frozenset(row["charged"]),
         headers=tuple((name.encode(), value.encode("latin-1")) for name, value in row["headers"]),
         shortest_s=row["shortest_s"],

@@ -116,6 +116,7 @@ class Task:
     many: Many | None = None
     object: Pointer = ()  # the task in a poll's answer
     poll_query: str = ""  # the query parameter of a poll that is the id, where its path has none
+    poll_body: Any = None  # of a poll that is a POST: a JSON value with "{id}" in it
     charged: frozenset[str] = frozenset({SUCCEEDED})  # states whose call is charged where no usage is told
     headers: tuple[tuple[bytes, bytes], ...] = ()  # that a poll needs besides our credential
     shortest_s: float = 2.0  # between two polls; it grows with the age of the task

@@ -16,6 +16,7 @@ import aiohttp
 import orjson
 
 from proxy.dialects.base import UsagePointers
+from proxy.dialects.declared import filled
 from proxy.dialects.owned import Results, Task, first, found
 from proxy.metering.events import JsonSplitter
 from proxy.metering.scanner import PointerScanner
@@ -94,8 +95,9 @@ class Asker:
     ) -> Answer:
         """The task in the answer of an operation about one id, or (with a body) the answer about those that
         it names."""
+        sent = filled(task.poll_body, {"id": id_}) if body is None else body
         try:
-            async with self._request(place, operation, id_, task, body) as response:
+            async with self._request(place, operation, id_, task, sent) as response:
                 data = await _read(response)
                 document = orjson.loads(data) if response.status < 300 else None
                 if body is None:

@@ -87,6 +87,7 @@ class Poll(Section):
 
     operation: Text = ""
     query: MemberName | None = Field(default=None, description="The parameter with the id; else the path's.")
+    body: JsonTemplate | None = Field(default=None, description="Of a POST, with {id} in it.")
     headers: dict[HeaderName, HeaderValue] = {}
     every: Duration = SHORTEST_MS
     at_most: Duration = LONGEST_MS
@@ -213,7 +214,9 @@ class Family(Section):
 
     family: Text | None = Field(default=None, description="A built-in family; that of its name, if not said.")
     under: Prefix = Field(default="", description="In front of all its paths here: /second.")
-    upstream: Text | None = None
+    upstream: Text | None = Field(
+        default=None, description="Without one, and without candidates: those of the model that is billed."
+    )
     candidates: list[Candidate] = []
     auth: Auth | None = None
     headers: Passing = Passing()

@@ -163,5 +163,35 @@ def test_what_tasks_are_billed_as_are_models_for_prices_and_tiers():
     assert [line for line in warnings(text) if "matches no model" in line] == []
 
 
+def test_where_a_task_goes_may_be_its_models_business():
+    text = (
+        UPSTREAMS.replace("DIALECT", "openai\n    operations: [video]").replace(
+            "{gpt-4o-mini: {candidates: [{upstream: hub}]}}",
+            '{"veo-*": {candidates: [{upstream: mj}]}, sora-2: {candidates: [{upstream: hub}]}}',
+        )
+        + "tasks: {video: }\n"
+    ).replace(
+        '    dialect: openai\n    mirrors: {direct: {url: "https://hub',
+        '    dialect: openai\n    operations: [chat, video]\n    mirrors: {direct: {url: "https://hub',
+    )
+    assert mistakes(text) == []
+    found = snapshot(text)
+    route = found.match("POST", "/v1/video/generations").route
+    for model, upstream in (("veo-3", "mj"), ("sora-2", "hub")):
+        assert [c.upstream for c in found.candidates(route, found.model_for(model))] == [upstream]
+    assert found.candidates(route, None) == ()
+
+
+def test_a_poll_may_be_a_post_with_the_id_in_its_body():
+    text = tasks(
+        "mine: {upstream: hub, task: {id: id, state: s, states: {ok: succeeded},"
+        """ poll: {operation: get, body: '{"task_id":"{id}"}'}}, operations: {"""
+        " make: {path: /mine, submits: true, bill: mine},"
+        " get: {path: /mine/get, names: [body.task_id], shows: true}}}",
+        "openai",
+    )
+    assert snapshot(text).tasks("hub")["mine"].poll_body == {"task_id": "{id}"}
+
+
 def test_the_grammar_has_a_default_for_all_that_a_station_need_not_say():
     family.Family()

@@ -102,7 +102,7 @@ def _check_upstream(draft: Draft, path: Path, upstream: spec.Upstream) -> None:
         draft.unknown((*path, "dialect"), "dialect", draft.vendors.dialects)
     elif dialect is not None:
         chosen = upstream.operations or []
-        known = draft.operation_names(dialect.operations)
+        known = draft.operation_names(dialect.operations) | {one.name: None for one in draft.families}
         for i, name in enumerate(chosen):
             if name not in known and not (name in draft.operations and is_foreign(name, chosen)):
                 what = f"the {upstream.dialect} dialect has no operation '{name}'"
@@ -176,6 +176,7 @@ def _check_upstream_name(draft: Draft, path: Path, name: str) -> bool:
 def _check_models(draft: Draft) -> None:
     routed = {route.operation for route in draft.builtin_routes}
     routed.update(draft.operation_of(route) for route in draft.file.routes)
+    routed.update(name for one in draft.families for name in one.operations)
     for name, model in draft.file.models.items():
         for i, candidate in enumerate(model.candidates):
             path = ("models", name, "candidates", i, "upstream")

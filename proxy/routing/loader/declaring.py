@@ -48,6 +48,7 @@ def _task(one: Family, kind: str, word: str) -> Row:
         "kind": kind,
         "poll": one.local(poll.operation, word),
         "poll_query": poll.query or "",
+        "poll_body": poll.body,
         "headers": [[name.lower(), value] for name, value in poll.headers.items()],
         "shortest_s": poll.every / 1000,
         "longest_s": max(poll.at_most, poll.every) / 1000,

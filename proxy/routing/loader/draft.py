@@ -94,8 +94,13 @@ class Draft:
         dialect = self.dialect_of(upstream)
         if dialect is None:
             return set()
-        declared = {name for one in self.families if upstream in one.upstreams for name in one.operations}
         chosen = self.upstreams[upstream].operations
+        declared = {
+            name
+            for one in self.families
+            if upstream in one.upstreams or one.name in (chosen or ())
+            for name in one.operations
+        }
         if chosen is None:
             return declared | set(dialect.operations)
         own = {name for name, spec in dialect.operations.items() if name in chosen or spec.api in chosen}

@@ -194,6 +194,8 @@ class Builtin:
             return
         for name, entry in section.members.items():
             given = entry.value
+            if given.is_empty:
+                given = entry.value = Node(given.place, members={})
             if given.members is None:
                 continue
             chosen = given.child("family")

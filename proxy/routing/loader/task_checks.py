@@ -44,7 +44,9 @@ def check(draft: Draft) -> None:
 def _check_upstreams(draft: Draft, path: Path, one: Family) -> None:
     said = one.said
     if not said.upstream and not said.candidates:
-        if draft.shaped.is_whole(path):
+        # Then the model that is billed has them, as for calls; somebody must serve it.
+        offering = any(one.operations.keys() & draft.offered(name) for name in draft.upstreams)
+        if draft.shaped.is_whole(path) and not offering:
             draft.wrong(path, "upstream is missing", of_key=True)
         return
     places: list[tuple[Path, str | None]] = [((*path, "upstream"), said.upstream)]
@@ -93,8 +95,9 @@ def _check_task(draft: Draft, path: Path, one: Family) -> None:
         if not getattr(task, member) and draft.shaped.is_whole((*path, member)):
             draft.wrong(path, f"{member} is missing", of_key=True)
     poll = _named(draft, (*path, "poll", "operation"), one, task.poll.operation)
-    if poll is not None and task.poll.query is None and not any("{id}" in each.at for each in poll):
-        draft.wrong((*path, "poll"), "asks for no {id}: neither the path nor `query` has it", of_key=True)
+    told = any("{id}" in each.at for each in poll or ()) or "{id}" in (task.poll.body or "")
+    if poll is not None and task.poll.query is None and not told:
+        draft.wrong((*path, "poll"), "asks for no {id}: neither path, `query` nor `body` has it", of_key=True)
     if task.batch is not None:
         _named(draft, (*path, "batch", "operation"), one, task.batch.operation)
     for measure in task.usage:
