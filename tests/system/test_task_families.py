@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import Iterator
 from importlib import resources
 from typing import Any, NamedTuple
@@ -188,3 +189,107 @@ def test_a_form_is_a_submit_as_a_json_body_is(station: Station, vendor: TaskVend
     vendor.move(id_, "succeeded")
     bill = bill_of(station, id_)
     assert (bill["model"], bill["cost_nanos"] // MILLI) == ("sora-2", 401)
+
+
+# What names an earlier task: family, its row's path, then method, path, body, and the status for its owner.
+FOLLOWERS = [
+    ("luma", "POST", "/vip/luma/generations/{id}/extend", {"user_prompt": "more"}, 200),
+    ("luma", "POST", "/vip/luma/tasks", {"ids": ["{id}"]}, 200),
+    ("dream-machine", "GET", "/dream-machine/v1/generations/{id}", None, 200),
+    ("kling", "POST", "/kling/v1/videos/video-extend", {"video_id": "{id}0", "prompt": "more"}, 200),
+    ("kling", "POST", "/kling/v1/videos/lip-sync", {"input": {"video_id": "{id}0", "text": "hi"}}, 200),
+    ("runway", "DELETE", "/runwayml/v1/tasks/{id}", None, 204),
+    ("minimax", "GET", "/minimax/v1/files/retrieve?file_id={id}7", None, 200),
+    ("sora", "GET", "/v1/videos/{id}/content", None, 200),
+    ("sora", "POST", "/v1/videos/{id}/remix", {"prompt": "at night"}, 200),
+    ("fal", "GET", "/fal-ai/flux-pro/kontext/requests/{id}", None, 200),
+    ("replicate", "GET", "/replicate/v1/predictions/{id}", None, 200),
+]
+
+
+@pytest.mark.parametrize("follower", FOLLOWERS, ids=lambda follower: " ".join(follower[:3]))
+def test_what_names_a_task_goes_where_it_is_and_is_refused_to_others(
+    station: Station,
+    vendor: TaskVendor,
+    key: str,
+    strangers_key: str,
+    follower: tuple[str, str, str, dict[str, Any] | None, int],
+) -> None:
+    family, method, path, doc, status = follower
+    row = next(row for row in ROWS if row.family == family)
+    id_ = at(ask(station, key, "POST", row.path, json=row.doc).json(), row.id_at)
+    vendor.move(id_, "succeeded")
+    assert ask(station, key, "GET", row.poll.format(id=id_)).status_code == 200
+    body = json.loads(json.dumps(doc).replace("{id}", id_)) if doc else None
+    sent = {"json": body} if body else {}
+    refused = ask(station, strangers_key, method, path.replace("{id}", id_), **sent)
+    assert refused.status_code == 404 or refused.json() == []
+    answer = ask(station, key, method, path.replace("{id}", id_), **sent)
+    assert answer.status_code == status, answer.text
+
+
+CANCELLERS = [
+    ("runway", "DELETE", "/runwayml/v1/tasks/{id}"),
+    ("replicate", "POST", "/replicate/v1/predictions/{id}/cancel"),
+    ("fal", "PUT", "/fal-ai/flux-pro/kontext/requests/{id}/cancel"),
+    ("volc", "DELETE", "/volc/v1/contents/generations/tasks/{id}"),
+]
+
+
+@pytest.mark.parametrize("canceller", CANCELLERS, ids=lambda canceller: canceller[0])
+def test_a_cancelled_task_is_void(
+    station: Station, vendor: TaskVendor, key: str, canceller: tuple[str, str, str]
+) -> None:
+    family, method, path = canceller
+    row = next(row for row in ROWS if row.family == family)
+    id_ = at(ask(station, key, "POST", row.path, json=row.doc).json(), row.id_at)
+    assert ask(station, key, method, path.format(id=id_)).ok
+    assert vendor.job(id_).state == "cancelled"
+    wait_for(lambda: state_of(station, id_) == "void")
+
+
+def state_of(station: Station, id_: str) -> str:
+    """What has become of a task's hold."""
+    rows = asyncio.run(station.rows("SELECT vendor_id, state FROM binding"))
+    return next((str(row["state"]) for row in rows if row["vendor_id"] == id_), "")
+
+
+def test_a_film_may_be_ordered_with_a_picture_in_a_form(
+    station: Station, vendor: TaskVendor, key: str
+) -> None:
+    picture = b"\x89PNG" + bytes(100_000)
+    form = {"model": "sora-2-pro", "prompt": "a cat", "seconds": "12"}
+    files = {"input_reference": ("a.png", picture, "image/png")}
+    answer = ask(station, key, "POST", "/v1/videos", data=form, files=files)
+    assert answer.status_code == 200, answer.text
+    job = vendor.job(answer.json()["id"])
+    assert job.body == form | {
+        "input_reference": {"filename": "a.png", "content_type": "image/png", "bytes": len(picture)}
+    }
+    vendor.move(job.id, "succeeded")
+    assert ask(station, key, "GET", f"/v1/videos/{job.id}").json()["seconds"] == "12"
+    bill = bill_of(station, job.id)
+    assert (bill["model"], bill["cost_nanos"] // MILLI) == ("sora-2-pro", 1201)
+
+
+LISTS = [
+    ("midjourney", "/mj/task/list", ""),
+    ("sora", "/v1/videos", "data"),
+    ("replicate", "/replicate/v1/predictions", "results"),
+    ("dream-machine", "/dream-machine/v1/generations", "generations"),
+]
+
+
+@pytest.mark.parametrize(("family", "path", "of"), LISTS)
+def test_a_list_is_of_ones_own_tasks(
+    station: Station, key: str, strangers_key: str, family: str, path: str, of: str
+) -> None:
+    row = next(row for row in ROWS if row.family == family)
+    id_ = at(ask(station, key, "POST", row.path, json=row.doc).json(), row.id_at)
+
+    def ids(whose: str) -> set[str]:
+        answer = ask(station, whose, "GET", path).json()
+        return {item["id"] for item in (answer[of] if of else answer)}
+
+    assert id_ in ids(key)
+    assert id_ not in ids(strangers_key)
