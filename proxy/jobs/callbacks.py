@@ -13,7 +13,6 @@ import hashlib
 import hmac
 import logging
 import random
-from collections import Counter
 from collections.abc import Callable, Iterable
 from typing import Protocol
 
@@ -21,15 +20,14 @@ from proxy import telemetry
 from proxy.jobs.guarded import UNREACHED, AddressRefused, GuardedSession, Reply
 from proxy.journal.crashpoint import crash_point
 from proxy.routing.foreign import Network
-from proxy.store.outbox import DELIVERED, FAILED, PER_ROUND, Event, Outbox, Secrets
+from proxy.store.outbox import DELIVERED, FAILED, PER_CLAIM, Event, Outbox, Secrets
 from proxy.telemetry import Stats
 
 log = logging.getLogger("headrace.callbacks")
 
 TOTAL_S = 5.0
 ANSWER_BYTES_MAX = 64 << 10  # a receiver that says more is not listened to
-AT_ONCE = 4  # requests to one receiver
-UNDER_WAY_MAX = 256  # to all of them
+UNDER_WAY_MAX = 256
 CLAIM_MS = 30_000  # longer than a try may take
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 5.0, 900.0  # between tries: 5, 10, 20, ...
 RETRY_AFTER_S_MAX = 3600.0
@@ -52,29 +50,29 @@ class Deliverer:
         self._session = session
         self._now_ms = now_ms
         self._stats = stats
-        self._busy: Counter[str] = Counter()  # tries under way, by receiver
+        self._under_way: set[Event] = set()
         self._forget_ms = 0  # when to look next
         self._count_ms = 0
 
     @property
     def is_idle(self) -> bool:
-        return not self._busy
+        return not self._under_way
 
     async def run_once(self) -> int:
         """Begin to send what is due; how many events that are. Raises DatabaseUnavailable."""
         now = self._now_ms()
         await self._tidy(now)
         begun = 0
-        while self._busy.total() < UNDER_WAY_MAX:
-            events = await self._outbox.claim(self._busy, AT_ONCE, now, now + CLAIM_MS)
+        while len(self._under_way) < UNDER_WAY_MAX:
+            events = await self._outbox.claim(self._under_way, now, now + CLAIM_MS)
             secrets = {
                 account: await self._outbox.secrets(account) for account in {e.account for e in events}
             }
             for event in events:
-                self._busy[event.host] += 1
+                self._under_way.add(event)
                 telemetry.spawn("callback", self._deliver(event, secrets[event.account]))
             begun += len(events)
-            if len(events) < PER_ROUND:
+            if len(events) < PER_CLAIM:
                 break
         return begun
 
@@ -93,8 +91,7 @@ class Deliverer:
         except Exception:
             log.exception("a callback failed")  # its claim runs out
         finally:
-            self._busy[event.host] -= 1
-            self._busy += Counter()  # without those that are done
+            self._under_way.discard(event)
 
     async def _send(self, event: Event, secrets: Secrets) -> tuple[Reply | None, str]:
         """The receiver's answer, or why there is none."""
@@ -131,7 +128,7 @@ class Deliverer:
 
 def guarded(allowed: Callable[[], Iterable[Network]]) -> GuardedSession:
     """The session that callbacks are sent with; make it within a running loop."""
-    return GuardedSession(allowed, total_s=TOTAL_S, connections_per_host=AT_ONCE)
+    return GuardedSession(allowed, total_s=TOTAL_S)
 
 
 def pause_s(tries: int, reply: Reply | None) -> float:

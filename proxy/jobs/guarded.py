@@ -7,21 +7,24 @@ is followed, no proxy and no credentials of the environment are used, no cookie 
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import ip_address
 from typing import Any
 
 import aiohttp
-from aiohttp.abc import AbstractResolver
+from aiohttp.abc import AbstractResolver, ResolveResult
 from aiohttp.client import URL
 
 from proxy.routing.foreign import Network, checked, is_open
 
 READ_BYTES = 16 << 10
 DNS_CACHE_S = 10
+THREADS = 32  # blocked ones cost some memory each
 
 # What a request through such a session may end with: refused, not reached, broken, too slow, no URL at all.
 UNREACHED = (aiohttp.ClientError, TimeoutError, OSError, ValueError)
@@ -44,6 +47,31 @@ class Reply:
     is_whole: bool
 
 
+class OwnThreads(AbstractResolver):
+    """Looks names up in threads of its own: those whose name servers are slow keep nothing else waiting."""
+
+    def __init__(self) -> None:
+        self._threads = ThreadPoolExecutor(THREADS, "foreign names")
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Raises OSError: there is no such name, or nobody could tell."""
+        found = await asyncio.get_running_loop().run_in_executor(
+            self._threads, socket.getaddrinfo, host, port, family, socket.SOCK_STREAM
+        )
+        return [
+            ResolveResult(
+                hostname=host, host=str(address[0]), port=int(address[1]), family=family, proto=protocol,
+                flags=socket.AI_NUMERICHOST | socket.AI_NUMERICSERV,
+            )
+            for family, _, protocol, _, address in found
+        ]  # fmt: skip
+
+    async def close(self) -> None:
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+
 class GuardedSession:
     """Requests to URLs that others have named; make it within a running loop.
 
@@ -55,15 +83,15 @@ class GuardedSession:
         allowed: Callable[[], Iterable[Network]],
         *,
         total_s: float,
-        connections_per_host: int = 8,
         resolver: AbstractResolver | None = None,
     ) -> None:
         self._allowed = allowed
+        self._resolver = resolver or OwnThreads()
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(
                 socket_factory=self._socket,
-                limit_per_host=connections_per_host,
-                resolver=resolver,
+                limit=0,  # who asks bounds how many: to wait for a place would count as the receiver's time
+                resolver=self._resolver,
                 ttl_dns_cache=DNS_CACHE_S,
             ),
             cookie_jar=aiohttp.DummyCookieJar(),
@@ -75,6 +103,7 @@ class GuardedSession:
 
     async def close(self) -> None:
         await self._session.close()
+        await self._resolver.close()
 
     def _socket(self, info: tuple[int, int, int, str, Any]) -> socket.socket:
         """For one address that is about to be connected to. Raises AddressRefused."""

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import base64
 import secrets
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -19,8 +20,9 @@ from proxy.store.database import Connection, Database
 
 LASTS_MS = 24 * 3_600_000
 EVENTS_MAX = 1000  # of one task; its end is told all the same
-PER_KEY = 10  # events of one key that a sender gets in one round
-PER_ROUND = 64  # by one claim
+# Under way of one sender: a receiver is not flooded, and a key whose receivers are slow waits alone.
+PER_RECEIVER, PER_KEY = 4, 10
+PER_CLAIM = 64
 OVERLAP_MS = 24 * 3_600_000  # for which a secret signs beside the one that replaced it
 SECRET_BYTES = 32  # Standard Webhooks: 24 to 64
 NOTE_CHARS_MAX = 200
@@ -67,6 +69,7 @@ class Event:
     call: str
     sequence: int
     account: int
+    key: int
     host: str
     url: str
     body: str
@@ -100,12 +103,14 @@ class Outbox:
 
     # -- sending --
 
-    async def claim(self, busy: Mapping[str, int], at_once: int, now_ms: int, until_ms: int) -> list[Event]:
-        """Events that are due, the longest due first: of each receiver at most `at_once`, with those that
-        are `busy` there. Nobody else gets them before `until_ms`."""
+    async def claim(self, under_way: Collection[Event], now_ms: int, until_ms: int) -> list[Event]:
+        """Events that are due, the longest due first: of each receiver and of each key a few, with those that
+        this sender has already. Nobody else gets them before `until_ms`."""
+        hosts, keys = Counter(e.host for e in under_way), Counter(e.key for e in under_way)
         rows = await self._database.fetch(
-            _CLAIM, now_ms, list(busy), list(busy.values()), at_once, PER_KEY, PER_ROUND, until_ms
-        )
+            _CLAIM, now_ms, list(hosts), list(hosts.values()), PER_RECEIVER, list(keys), list(keys.values()),
+            PER_KEY, PER_CLAIM, until_ms,
+        )  # fmt: skip
         events = [Event(**{**row, "id": row["id"].hex, "call": row["call"].hex}) for row in rows]
         return sorted(events, key=lambda event: event.id)
 
@@ -222,7 +227,8 @@ WITH RECURSIVE receiver AS (
         ORDER BY host, next_try_ms LIMIT 1
     ) o
 ), due AS (
-    SELECT o.id, o.next_try_ms, row_number() OVER (PARTITION BY o.key ORDER BY o.next_try_ms, o.id) AS nth
+    SELECT o.id, o.next_try_ms,
+           row_number() OVER (PARTITION BY o.key ORDER BY o.next_try_ms, o.id) + coalesce(k.busy, 0) AS nth
     FROM receiver r LEFT JOIN unnest($2::text[], $3::int[]) AS b (host, busy) USING (host)
     CROSS JOIN LATERAL (
         SELECT w.id, w.key, w.next_try_ms FROM outbox w
@@ -230,15 +236,16 @@ WITH RECURSIVE receiver AS (
           AND NOT EXISTS (SELECT FROM outbox e
                           WHERE e.binding = w.binding AND e.state = 'waiting' AND e.sequence < w.sequence)
         ORDER BY w.next_try_ms LIMIT greatest($4 - coalesce(b.busy, 0), 0)
-    ) o WHERE r.next_try_ms <= $1
+    ) o LEFT JOIN unnest($5::bigint[], $6::int[]) AS k (key, busy) ON k.key = o.key
+    WHERE r.next_try_ms <= $1
 ), mine AS (
     SELECT id FROM outbox
-    WHERE id IN (SELECT id FROM due WHERE nth <= $5 ORDER BY next_try_ms LIMIT $6)
+    WHERE id IN (SELECT id FROM due WHERE nth <= $7 ORDER BY next_try_ms LIMIT $8)
       AND state = 'waiting' AND next_try_ms <= $1
     FOR UPDATE SKIP LOCKED
 )
-UPDATE outbox o SET tries = tries + 1, next_try_ms = $7 FROM mine WHERE o.id = mine.id
-RETURNING o.id, o.binding AS call, o.sequence, o.account, o.host, o.url, o.body, o.until_ms, o.tries
+UPDATE outbox o SET tries = tries + 1, next_try_ms = $9 FROM mine WHERE o.id = mine.id
+RETURNING o.id, o.binding AS call, o.sequence, o.account, o.key, o.host, o.url, o.body, o.until_ms, o.tries
 """
 
 _CLOSE = """

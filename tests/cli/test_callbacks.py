@@ -42,7 +42,7 @@ def call(database_dsn, tmp_path: Path) -> str:
         await catalog.top_up("ada", 100 * YUAN, "R1")
         call = await tell(database, tmp_path, account)
         outbox = Outbox(database)
-        [event] = await outbox.claim({}, 4, NOW_MS + 60_000, NOW_MS + 90_000)
+        [event] = await outbox.claim([], NOW_MS + 60_000, NOW_MS + 90_000)
         await outbox.close(event, FAILED, NOW_MS + 60_100, status=503, note="answered 503")
         await database.close()
         return call

@@ -55,8 +55,8 @@ async def events(database) -> list[tuple[int, str]]:
     ]
 
 
-async def claim(outbox, after_ms: int = MINUTE_MS, busy=None, at_once: int = 4):
-    return await outbox.claim(busy or {}, at_once, NOW_MS + after_ms, NOW_MS + after_ms + 30_000)
+async def claim(outbox, after_ms: int = MINUTE_MS, under_way=()):
+    return await outbox.claim(under_way, NOW_MS + after_ms, NOW_MS + after_ms + 30_000)
 
 
 # -- what becomes an event ---------------------------------------------------------------------------
@@ -208,8 +208,8 @@ async def test_a_receiver_gets_a_few_at_once_and_keeps_no_other_waiting(outbox, 
     await told(1, "b1", hook="http://other.example:8080/", key=2)
     first = await claim(outbox)
     assert sorted(e.host for e in first) == ["hooks.example.com"] * 4 + ["other.example:8080"]
-    assert await claim(outbox, busy={"hooks.example.com": 4}) == []
-    assert len(await claim(outbox, busy={"hooks.example.com": 3})) == 1
+    assert await claim(outbox, under_way=first) == []
+    assert len(await claim(outbox, under_way=first[:3])) == 1
 
 
 async def test_one_key_does_not_take_all_turns(outbox, told):
@@ -218,6 +218,8 @@ async def test_one_key_does_not_take_all_turns(outbox, told):
     await told(1, "b", hook="https://b.example/", key=2)
     got = await claim(outbox)
     assert len(got) == PER_KEY + 1
+    assert await claim(outbox, under_way=got) == []
+    assert len(await claim(outbox, under_way=got[3:])) == 3
     assert "b.example" in {event.host for event in got}
 
 

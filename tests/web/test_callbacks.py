@@ -48,7 +48,7 @@ async def call(catalog, database, tmp_path) -> str:
     """A task of ada's with three events; the first was taken."""
     call = await tell(database, tmp_path, (await catalog.account("ada")).id, ("1", "2", "3"))
     outbox = Outbox(database)
-    [event] = await outbox.claim({}, 4, NOW_MS + 60_000, NOW_MS + 90_000)
+    [event] = await outbox.claim([], NOW_MS + 60_000, NOW_MS + 90_000)
     await outbox.close(event, DELIVERED, NOW_MS + 60_100, status=204)
     return call
 
