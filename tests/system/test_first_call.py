@@ -6,6 +6,7 @@ import aiohttp
 
 from tests.fakes.upstream_server import UpstreamServer, whole
 from tests.station import Station
+from tests.waiting import until
 
 ANSWER = (
     b'{"id":"c1","object":"chat.completion","model":"gpt-4o-mini-2024-07-18","choices":[{"index":0,'
@@ -28,15 +29,8 @@ async def test_a_call_is_answered_with_the_same_bytes_and_settled_once(
             assert await answer.read() == ANSWER
             call = answer.headers["x-request-id"]
     sql = f"SELECT * FROM usage WHERE id = '{call}'"
-    rows = await _until(station, sql)
+    rows = await until(lambda: station.rows(sql), "the row")
     assert rows[0]["state"] == "settled"
     # 9 x 0.15 USD and 12 x 0.60 USD per million tokens
     assert rows[0]["cost_nanos"] == 9 * 150 + 12 * 600
     assert await station.violations() == []
-
-
-async def _until(station: Station, sql: str) -> list[dict[str, object]]:
-    for _ in range(100):
-        if rows := await station.rows(sql):
-            return rows
-    raise AssertionError("no row")

@@ -16,6 +16,7 @@ from proxy.routing.sigv4 import signed
 from tests.conftest import Databases
 from tests.fakes.upstream_server import UpstreamServer, head, whole
 from tests.station import Station
+from tests.waiting import until
 
 PAIR = "AKIDEXAMPLE:wJalrXUtnFEMI/K7MDENG+bPxRfiCYEXAMPLEKEY"
 CONFIG = """
@@ -92,12 +93,9 @@ async def call(station: Station, key: str, path: str, **request: Any) -> tuple[i
 
 
 async def row_of(station: Station, id_: str) -> dict[str, Any]:
-    for _ in range(300):
-        if rows := await station.rows(f"SELECT * FROM usage WHERE id = '{id_}'"):
-            usage = rows[0]["usage"]
-            return rows[0] | {"usage": json.loads(usage) if isinstance(usage, str) else usage}
-        await asyncio.sleep(0.1)
-    raise AssertionError("the call has no usage row")
+    [row] = await until(lambda: station.rows(f"SELECT * FROM usage WHERE id = '{id_}'"), "a usage row")
+    usage = row["usage"]
+    return row | {"usage": json.loads(usage) if isinstance(usage, str) else usage}
 
 
 def events(*docs: dict[str, Any]) -> bytes:

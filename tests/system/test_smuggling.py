@@ -342,7 +342,7 @@ def test_a_mutated_request_is_refused_or_one_request(troubled: Troubled, lane: L
     for _ in range(30):
         # Some mutations are of the key, and an address may try few that nobody knows.
         with troubled.connect(source=f"127.0.1.{seed + 1}") as client:
-            client.sock.settimeout(0.05)  # some wait for the rest of what they announce
+            client.sock.settimeout(0.1)  # some wait for the rest of what they announce
             with contextlib.suppress(Left, OSError):
                 client.send(mutated(rng, rng.choice(templates)) + canary(troubled, lane))
                 while answer := client.answer():
