@@ -41,10 +41,9 @@ _LIVE = replace(
 _CACHED = {
     spec.name: spec for spec in cached_contents("/v1/projects/{project}/locations/{location}/cachedContents")
 }
+_FILES = frozenset(spec.name for spec in FILE_OPERATIONS)
 _OPERATIONS = {
-    **{
-        name: GEMINI.operations[name] for name in GEMINI.operations.keys() - {f.name for f in FILE_OPERATIONS}
-    },
+    **{name: spec for name, spec in GEMINI.operations.items() if name not in _FILES},
     **_CLAUDE,
     **_CACHED,
     "live": _LIVE,
