@@ -204,8 +204,9 @@ WITH news AS (
     UPDATE binding b SET told = told + 1, told_mark = c.mark, told_ms = greatest(told_ms, c.at_ms)
     FROM unnest($1::uuid[], $2::uuid[], $3::bigint[], $4::text[], $5::text[], $6::bool[])
          AS c (id, call, at_ms, mark, body, is_end)
-    WHERE b.id = c.call AND b.hook IS NOT NULL AND b.told_mark <> c.mark
-      AND (c.is_end OR (b.state IN ('pending', 'disputed') AND b.told_ms < c.at_ms AND b.told < $8))
+    WHERE b.id = c.call AND b.hook IS NOT NULL
+      AND (c.is_end OR (b.told_mark <> c.mark AND b.told_ms < c.at_ms AND b.told < $8
+                        AND b.state IN ('pending', 'disputed')))
     RETURNING c.id, b.id AS binding, b.told, b.account, b.key, b.hook, c.body, c.at_ms
 )
 INSERT INTO outbox (id, binding, sequence, account, key, host, url, body, at_ms, until_ms, next_try_ms)

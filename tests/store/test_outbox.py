@@ -94,6 +94,13 @@ async def test_only_an_end_that_counts_is_told(database, tasks, submit):
     assert await events(database) == [(1, '{"mark":"failure"}'), (2, '{"mark":"success"}')]
 
 
+async def test_an_end_is_told_also_where_its_word_was_not_known_as_one_before(database, tasks, submit):
+    await submit()
+    await tasks.settle([look(RUNNING, "partial", 1000)], DAYS)
+    await tasks.settle([look(SUCCEEDED, "partial", 2000)], DAYS)  # the file was put right
+    assert await events(database) == [(1, '{"mark":"partial"}'), (2, '{"mark":"partial"}')]
+
+
 async def test_an_end_whose_submit_is_not_drained_is_told_when_it_counts(
     database, tasks, life, drainer, accounts
 ):
