@@ -10,7 +10,15 @@ from collections.abc import Awaitable, Callable
 import orjson
 from aiohttp import web
 
-from proxy.demo import anthropic, gemini, openai_media, openai_responses, openai_rest, openai_text
+from proxy.demo import (
+    anthropic,
+    gemini,
+    openai_files,
+    openai_media,
+    openai_responses,
+    openai_rest,
+    openai_text,
+)
 from proxy.demo.reading import RefusalError
 from proxy.demo.streaming import PACE
 from proxy.demo.tasks.control import OPEN, add_tasks
@@ -47,6 +55,7 @@ def make_app(key: str = "", pace: float = PIECES_PER_SECOND, step_s: float = STE
     app.router.add_get("/v1/responses/{id}", openai_responses.get)
     app.router.add_delete("/v1/responses/{id}", openai_responses.delete)
     app.router.add_get("/v1/responses/{id}/input_items", openai_responses.input_items)
+    openai_files.add_routes(app)
     app.router.add_get("/v1/models", openai_rest.models)
     app.router.add_post("/v1/messages", anthropic.messages)
     app.router.add_post("/v1/messages/count_tokens", anthropic.count_tokens)

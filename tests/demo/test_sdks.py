@@ -8,6 +8,8 @@ import math
 import aiohttp
 import pytest
 
+from tests.waiting import until
+
 from .conftest import KEY
 
 openai = pytest.importorskip("openai")
@@ -129,7 +131,7 @@ async def test_refusals_are_raised_by_the_openai_sdk(demo: str, client) -> None:
     with pytest.raises(openai.BadRequestError):
         await client.chat.completions.create(model="gpt-4o-mini", messages=ASK, n=99)
     with pytest.raises(openai.NotFoundError):
-        await client.files.list()
+        await client.fine_tuning.jobs.list()
 
 
 async def test_messages_stream_says_and_costs_the_same_as_a_whole_message(claude) -> None:
@@ -187,6 +189,39 @@ async def test_a_response_in_the_background_is_ready_later(client) -> None:
     assert (await client.responses.retrieve(queued.id)).status in ("in_progress", "completed")
     cut = await client.responses.create(model="gpt-4o-mini", input="Tell me all", max_output_tokens=5)
     assert cut.status == "incomplete" and 0 < cut.usage.output_tokens <= 5
+
+
+async def test_a_file_is_kept_and_a_batch_of_it_is_answered(client) -> None:
+    ask = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "What is backpressure?"}]}
+    line = {"method": "POST", "url": "/v1/chat/completions", "body": ask}
+    lines = [json.dumps({"custom_id": str(number), **line}) for number in range(3)]
+    sent = await client.files.create(file=("in.jsonl", "\n".join(lines).encode()), purpose="batch")
+    assert (await client.files.retrieve(sent.id)).bytes == sent.bytes > 0
+    job = await client.batches.create(
+        input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    assert (job.status, job.usage) == ("in_progress", None)
+
+    async def over():
+        return (told := await client.batches.retrieve(job.id)).status == "completed" and told
+
+    done = await until(over)
+    output = (await client.files.content(done.output_file_id)).text.splitlines()
+    answers = [json.loads(line)["response"]["body"] for line in output]
+    assert len(answers) == 3 and done.request_counts.completed == 3
+    assert done.usage.total_tokens == sum(answer["usage"]["total_tokens"] for answer in answers)
+    assert (await client.batches.cancel(job.id)).status == "completed"
+    late = await client.batches.create(
+        input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h"
+    )
+    assert (await client.batches.cancel(late.id)).status == "cancelled"
+    await client.files.delete(sent.id)
+    with pytest.raises(openai.NotFoundError):
+        await client.files.retrieve(sent.id)
+    with pytest.raises(openai.BadRequestError):
+        await client.batches.create(
+            input_file_id=sent.id, endpoint="/v1/chat/completions", completion_window="24h"
+        )
 
 
 async def test_what_is_spoken_can_be_heard(client) -> None:

@@ -270,3 +270,15 @@ def test_limits_are_per_minute_and_day_and_of_tiers_also_of_money():
         requests_per_minute=3, tokens_per_minute=5, tokens_per_day=9, concurrency=50,
         spend_per_day=3_500_000_000, spend_per_month=20_000_000_000,
     )  # fmt: skip
+
+
+def test_what_is_no_models_goes_to_the_first_upstream_that_can_be_asked():
+    text = (
+        "upstreams:\n"
+        '  away: {preset: openai, credentials: {main: "${env:NOT_SET?}"}}\n'
+        '  here: {preset: openai, credentials: {main: "${env:OPENAI_API_KEY}"}}\n'
+        "prices: {batches.create: {call: 1}}\n"
+    )
+    route = table(text).match("POST", "/v1/files").route
+    assert [candidate.upstream for candidate in route.candidates] == ["here"]
+    assert not any("batches.create" in warning for warning in warnings(text))

@@ -267,6 +267,7 @@ def _find_leftovers(draft: Draft) -> None:
         if name not in used:
             draft.warn(("upstreams", name), "no model and no route uses this upstream")
     billed = frozenset(name for one in draft.families for name in task_checks.billed(one))
+    billed |= draft.operations.keys()  # what is no model's is sold under its own name
     for section in ("prices", "multipliers"):
         for name in getattr(file, section):
             if name != "*" and not _meets(draft, name, billed):

@@ -98,7 +98,7 @@ def _upstream(draft: Draft, name: str, upstream: spec.Upstream) -> Row:
     dialect = draft.vendors.dialects.get(upstream.dialect)
     operations = _operations(draft, name, upstream) if dialect else []
     credentials = _credentials(upstream)
-    enabled = name not in draft.references.unusable and any(not c["retired"] for c in credentials)
+    enabled = draft.is_enabled(name)
     note = "" if enabled else ", ".join(dict.fromkeys(draft.references.missing.get(name, ())))
     if note:
         draft.warn(path, f"is disabled: {note}")

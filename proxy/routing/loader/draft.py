@@ -230,8 +230,16 @@ class Draft:
                 return builtin.dialect
         return next((n for n, d in self.vendors.dialects.items() if operation in d.operations), "")
 
+    def is_enabled(self, upstream: str) -> bool:
+        """It has an address, and a credential that is not retired."""
+        given = self.upstreams[upstream].credentials
+        has_one = isinstance(given, str) or any(
+            not (isinstance(one, spec.Credential) and one.retired) for one in given.values()
+        )
+        return has_one and upstream not in self.references.unusable
+
     def first_offering(self, operation: str) -> str:
         """The upstream for what is no model's, where the file does not say: '' if none offers it."""
         offering = [name for name in self.upstreams if operation in self.offered(name)]
-        enabled = [name for name in offering if name not in self.references.unusable]
+        enabled = [name for name in offering if self.is_enabled(name)]
         return next(iter(enabled or offering), "")
