@@ -230,8 +230,10 @@ class Pages:
                         "content-disposition",
                         "content-security-policy",
                         "link",
+                        "referrer-policy",
                         "set-cookie",
                         "location",
+                        "x-content-type-options",
                     )
                     if name in r.headers
                 ]

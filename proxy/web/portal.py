@@ -23,10 +23,11 @@ from proxy.store.key_records import KeySettings
 from proxy.store.orders import Order, Orders
 from proxy.store.overrides import Overrides
 from proxy.store.payments import Payments
-from proxy.web import payments, sessions
+from proxy.web import payments, receipts, sessions, site
 from proxy.web.answers import json_answer, read_object, text_member
 from proxy.web.attempts import Attempts
 from proxy.web.members import KEY_MEMBERS, amount_member, settings_of, shown_key
+from proxy.web.mirrors import preference_member
 from proxy.web.sessions import holder
 from proxy.web.shop import SHOP, Shop
 
@@ -42,7 +43,11 @@ def add_routes(app: web.Application, shop: Shop) -> None:
     app[SHOP], app[CODES] = shop, Attempts(10, 600)
     sessions.add_routes(app)
     payments.add_routes(app)
+    site.add_routes(app)
+    app.router.add_get("/portal/api/station", station)
     app.router.add_get("/portal/api/account", account)
+    app.router.add_patch("/portal/api/account", set_account)
+    app.router.add_get("/portal/api/receipts", list_receipts)
     app.router.add_get("/portal/api/prices", prices)
     app.router.add_get("/portal/api/payments", history)
     app.router.add_post("/portal/api/codes", redeem)
@@ -59,9 +64,29 @@ def _catalog(request: web.Request) -> Catalog:
     return Catalog(request.app[SHOP].database)
 
 
+async def station(request: web.Request) -> web.Response:
+    """What whoever is not logged in may know."""
+    shop = request.app[SHOP]
+    return json_answer({"name": shop.name(), "sign_up": shop.trial_nanos() is not None})
+
+
+async def set_account(request: web.Request) -> web.Response:
+    """`{"mirror"}`: for all keys of the account that say "auto"."""
+    found = await active_holder(request)
+    document = await read_object(request, frozenset({"mirror"}))
+    chosen = preference_member(document, "mirror", request.app[SHOP].mirrors())
+    await _catalog(request).set_account_mirror(found.name, chosen)
+    return await account(request)
+
+
+async def list_receipts(request: web.Request) -> web.Response:
+    """Of all keys of the account, as /v1/receipts gives them."""
+    return await receipts.listed(request, (await holder(request)).id, None)
+
+
 async def account(request: web.Request) -> web.Response:
     found = await holder(request)
-    catalog = _catalog(request)
+    catalog, shop = _catalog(request), request.app[SHOP]
     return json_answer(
         {
             "account": found.name,
@@ -76,7 +101,12 @@ async def account(request: web.Request) -> web.Response:
                 {"tier": tier or None, "until_ms": until_ms}
                 for tier, until_ms in await catalog.tiers_of(found.id)
             ],
-            "gateways": sorted(request.app[SHOP].gateways()),
+            "gateways": sorted(shop.gateways()),
+            "mirror": found.mirror,
+            "mirrors": sorted(shop.mirrors()),
+            "endpoints": [
+                {"name": e.name, "url": e.url, "label": e.label, "region": e.region} for e in shop.endpoints()
+            ],
         }
     )
 

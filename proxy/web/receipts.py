@@ -45,10 +45,14 @@ async def receipts(request: web.Request) -> web.Response:
     header, gives a table.
     """
     key, account = await key_and_account(request)
+    return await listed(request, account.id, await _key_asked(request, key))
+
+
+async def listed(request: web.Request, account: int, only: int | None) -> web.Response:
+    """The page that is asked for, of one key or of all of the account."""
     span, cursor, limit = span_of(request), cursor_of(request), limit_of(request)
-    only = await _key_asked(request, key)
     async with request.app[REPORTS].books() as books:
-        page = await books.page(account.id, span, cursor, limit=limit, key=only)
+        page = await books.page(account, span, cursor, limit=limit, key=only)
         prices = await books.prices(page.rows)
     currency = await request.app[CATALOG].currency()
     lines = [paper.document(row, currency, prices) for row in page.rows]

@@ -5,10 +5,11 @@ Owns no path. `snapshot()` is None until routes.yaml was loaded.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from aiohttp import web
 
+from proxy.routing.table import Endpoint
 from proxy.routing.tiers import Gateway
 from proxy.snapshot import Snapshot
 from proxy.store.database import Database
@@ -32,6 +33,20 @@ class Shop:
         """What a new account begins with; None: nobody signs up."""
         snapshot = self.snapshot()
         return None if snapshot is None else snapshot.table.station.trial_nanos
+
+    def name(self) -> str:
+        snapshot = self.snapshot()
+        return "" if snapshot is None else snapshot.table.station.name
+
+    def mirrors(self) -> frozenset[str]:
+        """All that a preference may name."""
+        snapshot = self.snapshot()
+        return frozenset() if snapshot is None else snapshot.table.mirror_names
+
+    def endpoints(self) -> Sequence[Endpoint]:
+        """The base URLs that holders are given."""
+        snapshot = self.snapshot()
+        return () if snapshot is None else tuple(snapshot.table.endpoints.values())
 
     def public_url(self) -> str:
         """Of the first endpoint: where gateways send their notices."""
