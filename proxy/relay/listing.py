@@ -44,7 +44,9 @@ def page(x: Exchange, listing: Listing, reply: Mapping[str, Any]) -> Any:
     items = reply["items"]
     if listing.shape is not None:
         number, size = _numbered(listing, dict(parse_qsl(x.query)))[::-1]
-        data = [item["content"] or filled(listing.blank, {"id": item["id"]}) for item in items]
+        # An object that does not say its own id gets it from the form.
+        forms = [filled(listing.blank, {"id": item["id"]}) for item in items]
+        data = [{**form, **(item["content"] or {})} for form, item in zip(forms, items, strict=True)]
         values = {"items": data, "total": reply.get("total", len(data)), "page": number, "size": size}
         return filled(listing.shape, values)
     ids, more = [item["id"] for item in items], reply["more"]

@@ -125,7 +125,7 @@ class Task(Section):
     progress: list[Place] = []
     files: list[Place] = []
     blank: JsonTemplate = Field(
-        default='{"id":"{id}"}', description="In lists, while nobody has been told more of it."
+        default='{"id":"{id}"}', description="In lists, of what the vendor has not said itself."
     )
     makes: dict[Name, list[Place]] = Field(default={}, description="Other ids that are its owner's.")
     usage: dict[Text, Place] = Field(default={}, description="What it consumed; else what its submit says.")

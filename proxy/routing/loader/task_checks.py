@@ -94,6 +94,8 @@ def _check_task(draft: Draft, path: Path, one: Family) -> None:
     for member in ("id", "state", "states"):
         if not getattr(task, member) and draft.shaped.is_whole((*path, member)):
             draft.wrong(path, f"{member} is missing", of_key=True)
+    if not task.blank.lstrip().startswith("{"):
+        draft.wrong((*path, "blank"), "must be a JSON object")
     poll = _named(draft, (*path, "poll", "operation"), one, task.poll.operation)
     told = any("{id}" in each.at for each in poll or ()) or "{id}" in (task.poll.body or "")
     if poll is not None and task.poll.query is None and not told:
