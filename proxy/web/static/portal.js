@@ -121,12 +121,16 @@ function confirmed(question, label, act) {
 
 // -- what is shown how --------------------------------------------------------------------------------
 
-/** Amounts come as exact decimal texts and are shown to six places at most; a bill's detail shows all. */
-function money(text, currency = account.currency) {
+/** Amounts come as exact decimal texts and are shown to a few places; a bill's detail shows all. */
+function cut(text, places) {
   const [whole, part = ""] = text.split(".");
-  const short = part.slice(0, 6).replace(/0+$/, "");
-  const isLess = part.length > 6 && /[1-9]/.test(part.slice(6));
-  return `${whole}${short ? `.${short}` : ""}${isLess ? "…" : ""} ${currency}`;
+  const short = part.slice(0, places).replace(/0+$/, "");
+  const isLess = /[1-9]/.test(part.slice(places));
+  return `${whole}${short ? `.${short}` : ""}${isLess ? "…" : ""}`;
+}
+
+function money(text, currency = account.currency) {
+  return `${cut(text, 6)} ${currency}`;
 }
 
 function time(ms) {
@@ -191,7 +195,8 @@ async function signOut() {
 
 async function overview() {
   const { data } = await api("receipts?limit=5");
-  const card = (title, amount, look = "") => h(`section${look}`, {}, h("div.soft", {}, title), h("div.figure", {}, amount));
+  const card = (title, ...figure) => h("section", {}, h("div.soft", {}, title), h("div.figure", {}, figure));
+  const sum = (text) => [cut(text, 4), " ", h("small", {}, account.currency)];
   const tiers = account.tiers.filter(({ tier }) => tier).map(({ tier, until_ms }) =>
     h("div", {}, tier, until_ms && h("small", {}, " ", t("until {time}", { time: time(until_ms) }))));
   const url = account.endpoints[0]?.url ?? location.origin;
@@ -199,11 +204,11 @@ async function overview() {
   return [
     h("h1", {}, account.account),
     h("div.cards", {},
-      card(t("Available"), money(account.available)),
-      card(t("Balance"), money(account.balance)),
-      account.free !== "0" && card(t("Free quota"), money(account.free)),
-      account.held !== "0" && card(t("Held for calls"), money(account.held)),
-      tiers.length > 0 && card(t("Tier"), tiers)),
+      card(t("Available"), ...sum(account.available)),
+      card(t("Balance"), ...sum(account.balance)),
+      account.free !== "0" && card(t("Free quota"), ...sum(account.free)),
+      account.held !== "0" && card(t("Held for calls"), ...sum(account.held)),
+      tiers.length > 0 && card(t("Tier"), ...tiers)),
     section(t("Base URLs"),
       table([t("Address"), t("Region"), ""], account.endpoints.map((e) => [
         h("td", {}, h("code", {}, `${e.url}/v1`), e.label && h("div.soft", {}, e.label)),
