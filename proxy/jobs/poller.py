@@ -36,6 +36,7 @@ log = logging.getLogger("headrace.tasks")
 
 CLAIM_MS = 120_000  # longer than a poll may take, with its results
 ASK_MS = 20_000  # a claim that has waited longer is left to run out: another node may take it meanwhile
+TOO_MUCH = frozenset({429, 503, 529})  # asked by a vendor to ask less: so it is, about all tasks of the sort
 UNKNOWN_POLLS = 3  # in a row that the vendor does not know it
 AGE_PER_PAUSE = 10  # a task is asked about again after a tenth of its age
 CONTENT_BYTES_MAX = 8 << 10  # of an object that lists show
@@ -63,12 +64,13 @@ class _Line:
     waiting: deque[tuple[int, list[Due]]] = field(default_factory=deque)  # (when they were claimed, tasks)
     under_way: int = 0
     asked: int = 0  # since the last claim
+    rests_ms: int = 0  # until then the vendor is left in peace
 
-    def room(self, task: Task) -> int:
+    def room(self, task: Task, now_ms: int) -> int:
         """How many more requests are worth a claim now."""
         most = max(task.requests, 2 * self.asked) - self.under_way - len(self.waiting)
         self.asked = 0
-        return most
+        return most if now_ms >= self.rests_ms else 0
 
 
 class Poller:
@@ -111,35 +113,37 @@ class Poller:
         snapshot = self._snapshot()
         if snapshot is None:
             return 0
-        now, slots = self._clock.now_ms(), dict(self._slots(snapshot))
+        now = self._clock.now_ms()
+        slots = dict(self._slots(snapshot, now))
         await self._sweep(snapshot, now)
         await self._forget(snapshot, now)
         claimed = await self._due.claim(slots, now, now + CLAIM_MS)
         for group in _groups(snapshot, claimed):
             self._line(group[0].sort).waiting.append((now, group))
-        for sort in {due.sort for due in claimed}:
+        for sort in self._lines:
             self._advance(snapshot, sort)
         return len(claimed)
 
     def _line(self, sort: Sort) -> _Line:
         return self._lines.setdefault(sort, _Line())
 
-    def _slots(self, snapshot: Snapshot) -> Iterator[tuple[Sort, int]]:
+    def _slots(self, snapshot: Snapshot, now_ms: int) -> Iterator[tuple[Sort, int]]:
         """How many tasks of each sort may be claimed now."""
         for upstream in snapshot.table.upstreams:
             for kind, task in snapshot.tasks(upstream).items():
-                requests = self._line((upstream, kind)).room(task)
+                requests = self._line((upstream, kind)).room(task, now_ms)
                 if requests > 0:
                     yield (upstream, kind), requests * (task.many.at_once if task.many else 1)
 
     def _advance(self, snapshot: Snapshot, sort: Sort) -> None:
         """Begin what may be under way."""
         upstream, kind = sort
-        task, line = snapshot.tasks(upstream).get(kind), self._line(sort)
+        line, now = self._line(sort), self._clock.now_ms()
+        task = snapshot.tasks(upstream).get(kind) if line.waiting else None
         most = task.requests if task is not None else 1
-        while line.waiting and line.under_way < most:
+        while line.waiting and line.under_way < most and now >= line.rests_ms:
             claimed_ms, group = line.waiting.popleft()
-            if self._clock.now_ms() - claimed_ms < ASK_MS:
+            if now - claimed_ms < ASK_MS:
                 line.under_way += 1
                 telemetry.spawn("poll", self._poll(snapshot, group))
 
@@ -212,6 +216,9 @@ class Poller:
 
     async def _learn(self, task: Task, place: Place, due: Due, answer: Answer) -> None:
         self._stats.inc("task_polls_total", due.upstream, answer.outcome)
+        if answer.status in TOO_MUCH:
+            rest_s = min(answer.retry_after_s or task.shortest_s, task.longest_s)
+            self._line(due.sort).rests_ms = self._clock.now_ms() + int(rest_s * 1000)
         state = state_told(task, answer.document) if answer.is_good else None
         if state not in ENDED:
             self._put_off(due, task, answer)

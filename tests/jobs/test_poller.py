@@ -90,6 +90,8 @@ class Vendor:
         await self.gate.wait()
         self.at_once -= 1
         answer = self.answers.get(id_, 404)
+        if answer == 429:
+            return web.Response(status=answer, headers={"Retry-After": "30"})
         return web.Response(status=answer) if isinstance(answer, int) else web.json_response(answer)
 
     async def content(self, request: web.Request) -> web.Response:
@@ -236,6 +238,47 @@ async def test_one_upstream_gets_a_few_requests_at_once(rig, accounts):
     rig.vendor.gate.set()
     await rig.settle()
     assert rig.vendor.most_at_once <= 8
+
+
+async def test_a_fast_vendor_gets_more_requests_in_a_round_and_one_that_hangs_holds_few_claims(rig, accounts):
+    ids = [f"r{n}" for n in range(60)]
+    await rig.submit(accounts[0], *ids)
+    rig.vendor.answers |= {id_: {"status": "done", "usage": USAGE} for id_ in ids}
+    assert [await rig.round(after_s=2) for _ in range(4)] == [8, 16, 32, 4]
+    assert rig.vendor.most_at_once <= 8
+    assert await rig.rows("SELECT count(*) FROM usage") == [(60,)]
+    await rig.submit(accounts[0], *(f"s{n}" for n in range(60)))
+    rig.vendor.gate.clear()
+    rig.now_ms += 2000
+    assert [await rig.poller.run_once() for _ in range(4)] == [8, 0, 0, 0]
+    rig.vendor.gate.set()
+    await rig.settle()
+
+
+async def test_a_claim_that_waited_too_long_is_left_to_others(rig, accounts):
+    await rig.submit(accounts[0], *(f"r{n}" for n in range(12)))
+    rig.vendor.answers |= {f"r{n}": {"status": "queued"} for n in range(12)}
+    for _ in range(2):
+        await rig.round(after_s=100)  # the line has room for more than is under way at once
+    rig.vendor.gate.clear()
+    rig.now_ms += 100_000
+    assert await rig.poller.run_once() == 12
+    rig.now_ms += 30_000
+    asked = rig.vendor.asked.total()
+    rig.vendor.gate.set()
+    await rig.settle()
+    assert rig.vendor.asked.total() <= asked + 8  # those that were under way, and no other
+
+
+async def test_a_vendor_that_is_asked_too_much_is_left_in_peace(rig, accounts):
+    ids = [f"r{n}" for n in range(20)]
+    await rig.submit(accounts[0], *ids)
+    rig.vendor.answers |= dict.fromkeys(ids, 429)
+    assert await rig.round(after_s=2) == 8
+    assert await rig.round(after_s=29) == 0
+    rig.vendor.answers |= {id_: {"status": "done", "usage": USAGE} for id_ in ids}
+    assert await rig.round(after_s=2) > 0
+    assert await audit(rig.database) == []
 
 
 async def test_a_control_that_dies_in_the_middle_of_a_poll_loses_nothing(rig, accounts):
