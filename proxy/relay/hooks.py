@@ -12,6 +12,7 @@ from base64 import urlsafe_b64decode, urlsafe_b64encode
 from binascii import Error as Base64Error
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
 import orjson
 
@@ -51,7 +52,7 @@ class Hooks:
         """Fill in `x.hook` of a submit that names one. Raises ParameterRefused for a URL that nobody should
         call, DuplicateMember for several."""
         assert x.snapshot is not None
-        for name, value, _, _ in _written(x, callback):
+        for name, value, _, _ in (*_written(x, callback), *_in_query(x, callback)):
             try:
                 if not isinstance(value, str):
                     raise ValueError("it is not a text")
@@ -65,14 +66,16 @@ class Hooks:
     def replace(self, x: Exchange, callback: Callback) -> None:
         """Cut a hook that was noted out of its submit, or put ours in its place."""
         assert x.operation is not None
-        [(name, _, value, member)] = _written(x, callback)
-        if x.upload is not None:
-            x.upload.dropped += (name,)
-            return
-        ours = self._ours(x)
-        x.content = splice(x.content, value, orjson.dumps(ours)) if ours else remove_member(x.content, member)
-        x.coded = b""
-        x.spans = read_members(x.content, x.operation.guarded).spans
+        for name, _, value, member in list(_written(x, callback)):  # none, or one
+            if x.upload is not None:
+                x.upload.dropped += (name,)
+                return
+            ours = self._ours(x)
+            x.content = (
+                splice(x.content, value, orjson.dumps(ours)) if ours else remove_member(x.content, member)
+            )
+            x.coded = b""
+            x.spans = read_members(x.content, x.operation.guarded).spans
 
     def _ours(self, x: Exchange) -> str:
         """Where the vendor may call for this submit; "": nowhere."""
@@ -133,18 +136,29 @@ class Written(NamedTuple):
 
     name: str
     value: Any
-    span: Span  # of the value in the body; of a form's field: nothing
-    member: Span
+    span: Span = (0, 0)  # of the value in a JSON body
+    member: Span = (0, 0)
+
+
+def _names(callback: Callback) -> frozenset[str]:
+    """In any spelling: upstreams may be lenient about it (Go folds the case of letters)."""
+    return frozenset(name.casefold() for name in callback.fields)
+
+
+def _in_query(x: Exchange, callback: Callback) -> Iterator[Written]:
+    """fal's: it does not go on to an upstream, as no parameter does that is not listed."""
+    if x.query:
+        names = _names(callback)
+        yield from (Written(*pair) for pair in parse_qsl(x.query) if pair[0].casefold() in names)
 
 
 def _written(x: Exchange, callback: Callback) -> Iterator[Written]:
-    """In any spelling: upstreams may be lenient about it (Go's encoding/json folds the case of letters).
-    `null` and "" name none."""
-    names = frozenset(name.casefold() for name in callback.fields)
+    """Of the body. `null` and "" name none."""
+    names = _names(callback)
     if names.isdisjoint(name.casefold() for name in x.doc):
         return
     if x.upload is not None:
-        found = (Written(name, value, (0, 0), (0, 0)) for name, value in x.doc.items())
+        found = (Written(*field) for field in x.doc.items())
     else:
         found = (
             Written(name, orjson.loads(x.content[value_at:end]), (value_at, end), (start, end))

@@ -53,7 +53,7 @@ def submit(content: bytes, *, url: str = URL, allow: tuple[str, ...] = ()) -> An
     table = SimpleNamespace(callbacks=Callbacks(url, networks(allow)))
     return SimpleNamespace(
         operation=SPEC, content=content, coded=b"gzip", doc=members.doc, spans=members.spans, upload=None,
-        hook="", id=CALL, snapshot=SimpleNamespace(table=table),
+        hook="", id=CALL, query="", snapshot=SimpleNamespace(table=table),
     )  # fmt: skip
 
 
@@ -132,6 +132,21 @@ def test_two_hooks_are_refused(hooks, second):
     content = f'{{"notifyHook":"{HOOK}","{second}":"https://other.example/"}}'.encode()
     with pytest.raises(DuplicateMember):
         taken(hooks, submit(content))
+
+
+def test_a_hook_in_the_query_is_one_and_the_body_stays_as_it_came(hooks):
+    x = submit(b'{"prompt":"p"}')
+    x.query = "a=1&Notify_Hook=https%3A%2F%2Fhooks.example.com%2F%3Fx%3D1&b="
+    assert taken(hooks, x).hook == "https://hooks.example.com/?x=1"
+    assert (x.content, x.coded) == (b'{"prompt":"p"}', b"gzip")
+    x = submit(b"{}")
+    x.query = "notifyHook=http%3A%2F%2F10.0.0.1%2F"
+    with pytest.raises(ParameterRefused):
+        taken(hooks, x)
+    x = submit(BODY)
+    x.query = "notifyHook=https%3A%2F%2Fother.example%2F"
+    with pytest.raises(DuplicateMember):
+        taken(hooks, x)
 
 
 def test_a_forms_hook_is_left_out_of_what_goes_upstream(hooks):
