@@ -53,6 +53,8 @@ def main(kind: str) -> int:
         return int(module.main(["--listen", str(settings.demo_listen)]))
     if kind == "control":
         return int(module.main(orders, LIFELINE_FD))
+    for fd in orders.other_fds:
+        os.close(fd)
     module.main(
         settings, orders.slot, orders.listen_fd, settings.channel_path, LIFELINE_FD, orders.incarnation
     )

@@ -123,6 +123,7 @@ class Orders:
     incarnation: str
     slot: int = 0
     listen_fd: int = -1  # worker: its public socket
+    other_fds: tuple[int, ...] = ()  # worker: to be closed, the public sockets of the others
     channel_fd: int = -1  # control: the listener of the channel
     web_fd: int = -1  # control: the listener for portal and key holders' figures
     admin_fd: int = -1  # control: the operators' listener
@@ -135,6 +136,7 @@ class Orders:
     @classmethod
     def from_line(cls, line: bytes) -> Orders:
         values = json.loads(line)
+        values["other_fds"] = tuple(values["other_fds"])
         return cls(**{**values, "settings": Settings.from_text(values["settings"])})
 
 

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import json
 import logging
+import math
 import os
 import resource
 import select
@@ -36,8 +37,10 @@ log = logging.getLogger("headrace.supervisor")
 LIVED_S = 1.0  # a child that lived this long did not die of its start
 BACKOFF_FIRST_S, BACKOFF_LAST_S = 0.25, 10.0
 FREE_RESTARTS = 5  # quick deaths in a row that are restarted at once
+SPARE_AFTER_S = 1.0  # a worker that has just taken over needs the processor more than its successor
 LINGER_S = 3.0  # for a child to exit after what it was given has passed
 CONTROL_DRAIN_S = 30.0  # to bring the journals into Postgres; what is left then waits for the next start
+SPARE = -1  # slot of a worker that has none yet
 SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD)
 DEMO_KEY = "headrace-demo-upstream"  # guards canned answers on loopback: no secret
 SECRET_VARIABLES = ("DATABASE_URL", "HEADRACE_ADMIN_TOKEN")  # in the orders of those who need them
@@ -67,6 +70,8 @@ class Child:
 
     @property
     def name(self) -> str:
+        if self.slot == SPARE:
+            return "spare"
         return f"w{self.slot}" if self.kind == "worker" else self.kind
 
     def died(self, now_s: float) -> float:
@@ -117,6 +122,9 @@ class Supervisor:
         self._children = [Child("worker", slot) for slot in range(settings.workers)]
         self._control = Child("control")
         self._extra = [Child("demo")] if settings.demo else []
+        # A worker that has imported everything and waits for its orders: the next one that dies is replaced
+        # in milliseconds, also on a busy machine.
+        self._spare = Child("worker", SPARE, due_s=math.inf)
         self._ready_in, self._ready_out = os.pipe()
         self._wake_in, self._wake_out = os.pipe()
         self._postgres_due_s = 0.0
@@ -177,6 +185,8 @@ class Supervisor:
             self._order(self._control)
 
     def _launch(self, child: Child, *, hold_orders: bool = False) -> None:
+        if child.kind == "worker" and child is not self._spare and self._promote(child):
+            return
         environ = {k: v for k, v in os.environ.items() if k not in SECRET_VARIABLES}
         if self._settings.demo:
             environ["HEADRACE_DEMO_URL"] = f"http://{self._settings.demo_listen}"
@@ -189,13 +199,26 @@ class Supervisor:
             pass_fds=self._inherited(child),
             process_group=0,  # ^C in a terminal is for the supervisor, which then drains
         )
+        if child is not self._spare:
+            log.info("started", extra={"child": child.name, "pid": child.process.pid})
+            if not hold_orders:
+                self._order(child)
+
+    def _promote(self, child: Child) -> bool:
+        """Let the spare worker take this place; False: there is none that lives."""
+        spare = self._spare
+        if spare.process is None or spare.process.poll() is not None:
+            return False
+        child.began_s = time.monotonic()
+        child.process, spare.process = spare.process, None
+        spare.due_s = child.began_s + SPARE_AFTER_S
         log.info("started", extra={"child": child.name, "pid": child.process.pid})
-        if not hold_orders:
-            self._order(child)
+        self._order(child)
+        return True
 
     def _inherited(self, child: Child) -> list[int]:
-        if child.kind == "worker":
-            return [self._sockets.workers[child.slot].fileno()]
+        if child.kind == "worker":  # all of them: which one it will serve may be known later
+            return [sock.fileno() for sock in self._sockets.workers]
         if child.kind == "control":
             s = self._sockets
             return [*(x.fileno() for x in (s.channel, s.web, s.admin) if x is not None), self._ready_out]
@@ -204,9 +227,12 @@ class Supervisor:
     def _order(self, child: Child) -> None:
         """Tell a child what it is; its stdin stays open as the lifeline."""
         s, fds = self._sockets, {}
+        others: tuple[int, ...] = ()
         settings = self._settings if child.kind == "control" else self._settings.for_worker()
         if child.kind == "worker":
-            fds = {"listen_fd": s.workers[child.slot].fileno()}
+            mine = s.workers[child.slot].fileno()
+            others = tuple(sock.fileno() for sock in s.workers if sock.fileno() != mine)
+            fds = {"listen_fd": mine}
         elif child.kind == "control":
             assert s.channel and s.web and s.admin
             fds = {
@@ -216,7 +242,9 @@ class Supervisor:
                 "ready_fd": self._ready_out,
             }
         prefix = "c" if child.kind == "control" else child.name
-        orders = Orders(settings, child.kind, f"{prefix}-{self._new_id()}", child.slot, **fds)
+        orders = Orders(
+            settings, child.kind, f"{prefix}-{self._new_id()}", child.slot, **fds, other_fds=others
+        )
         assert child.process is not None and child.process.stdin is not None
         with contextlib.suppress(BrokenPipeError):  # it is dead already; SIGCHLD is on its way
             child.process.stdin.write(orders.to_line())
@@ -250,10 +278,10 @@ class Supervisor:
             return set()
 
     def _all(self) -> list[Child]:
-        return [self._control, *self._children, *self._extra]
+        return [self._control, *self._children, *self._extra, self._spare]
 
     def _next_due_s(self) -> float | None:
-        waiting = [child.due_s for child in self._all() if child.process is None]
+        waiting = [c.due_s for c in self._all() if c.process is None and c.due_s < math.inf]
         if self._postgres is not None and self._postgres_due_s:
             waiting.append(self._postgres_due_s)
         return max(0.0, min(waiting) - time.monotonic()) if waiting else None
@@ -269,7 +297,7 @@ class Supervisor:
                 again_s = child.died(now_s)
                 log.warning("died", extra={"child": child.name, "status": status, "again_s": again_s})
             if child.process is None and child.due_s <= now_s:
-                self._launch(child)
+                self._launch(child)  # the spare comes last: others may need it in the same round
 
     def _revive_postgres(self) -> None:
         if self._postgres is None or self._postgres_due_s > time.monotonic():
@@ -303,6 +331,7 @@ class Supervisor:
                 self._refusal = message["refused"]
             elif "refused" not in message and not self._is_announced:
                 self._is_announced = True
+                self._spare.due_s = time.monotonic()  # not before: a start needs all of the machine
                 where = {"listen": self._settings.listen, "admin": self._settings.admin}
                 self._announce({**message, **where, "tls": bool(self._settings.tls_cert)})
 
@@ -311,6 +340,7 @@ class Supervisor:
     def _drain(self) -> None:
         """Workers finish their calls, control empties the journals, Postgres stops: in this order."""
         log.info("stopping")
+        _kill([self._spare])
         for sock in self._sockets.workers:
             sock.close()  # with the workers' copies gone, new connections are refused at once
         self._end(self._children, self._settings.drain_grace_s + LINGER_S)

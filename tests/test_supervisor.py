@@ -57,6 +57,10 @@ class Node:
     def pids(self, name: str) -> set[int]:
         return {int(path.suffix[1:]) for path in self.lives(name)}
 
+    def children(self) -> set[int]:
+        pid = self.process.pid
+        return set(map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text().split()))
+
     def ask(self) -> int:
         """A connection to the public port; the pid of the worker that answered."""
         with socket.create_connection(self.address, timeout=DEADLINE_S) as sock:
@@ -114,6 +118,19 @@ def test_a_killed_child_is_replaced_within_a_second_and_no_connection_is_refused
             assert node.ask() != pid
             wait_for(lambda name=name, before=before: node.pids(name) - before)
             assert time.monotonic() - began_s < promised(1.0)
+
+
+def test_a_worker_that_dies_is_followed_by_one_that_was_waiting(start: Callable[..., Node]) -> None:
+    node = start()
+    node.ready()
+    for name in ("w0", "w1"):
+        served = node.pids("w0") | node.pids("w1") | node.pids("control")
+        waiting = wait_for(lambda served=served: node.children() - served)
+        before = node.pids(name)
+        os.kill(max(p for p in before if Path(f"/proc/{p}").exists()), signal.SIGKILL)
+        assert wait_for(lambda name=name, before=before: node.pids(name) - before) == waiting
+    node.stop()
+    assert not node.lives("*", "orphan")
 
 
 def test_sigterm_stops_workers_before_control_and_exits_clean(start: Callable[..., Node]) -> None:

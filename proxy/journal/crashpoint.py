@@ -1,7 +1,7 @@
 """Named places where a test lets the process die as `kill -9` would, at exactly that step.
 
 Owns the list of names. `HEADRACE_CRASH_AT=NAME` dies at the first passing, `NAME:3` at the third; `@FILE`
-reads it from the first line of a file when the process starts, and the death takes that line out, so that
+reads it from the first line of a file at the first passing, and the death takes that line out, so that
 the next life dies at the next one. Without it a passing is one call that does nothing.
 """
 
@@ -48,19 +48,30 @@ EXIT_STATUS = 137  # what a shell shows for SIGKILL
 
 _asked = os.environ.get("HEADRACE_CRASH_AT", "")
 _script = Path(_asked[1:]) if _asked.startswith("@") else None
-if _script is not None:
-    _asked = next(iter(_script.read_text().split()), "")
-_name, _, _nth = _asked.partition(":")
-if _name and _name not in POINTS:
-    raise ValueError(f"HEADRACE_CRASH_AT names no crash point: {_name}")
-_left = {_name: int(_nth or 1)} if _name else {}
+_left: dict[str, int] = {}  # passings until death; filled in at the first one
 
 
 def crash_point(name: str) -> None:
     """Die here when the environment says so: no cleanup, no flush, no exit handler."""
-    if _left and name in _left:
+    if _asked:
+        _pass(name)
+
+
+def _pass(name: str) -> None:
+    if not _left:
+        _left.update(_orders())  # not when the module is imported: a process may wait for its life to begin
+    if name in _left:
         _left[name] -= 1
         if not _left[name]:
             if _script is not None:
                 _script.write_text("\n".join(_script.read_text().split()[1:]))
             os._exit(EXIT_STATUS)
+
+
+def _orders() -> dict[str, int]:
+    """Raises ValueError: there is no point of that name."""
+    asked = _asked if _script is None else next(iter(_script.read_text().split()), "")
+    name, _, nth = asked.partition(":")
+    if name and name not in POINTS:
+        raise ValueError(f"HEADRACE_CRASH_AT names no crash point: {name}")
+    return {name: int(nth or 1)}
