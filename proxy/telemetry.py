@@ -123,6 +123,7 @@ METRICS: dict[str, Metric] = {
     "results_waiting": Metric("gauge", "Files of the station that are still to be fetched."),
     "results_waiting_seconds": Metric("gauge", "Since the oldest of them was ordered."),
     "results_removed_total": Metric("counter", "Files that were removed when their days were over."),
+    "results_disk_full": Metric("gauge", "1 while there is no room to fetch such files to. An alarm."),
     "results_not_shared": Metric(
         "gauge", "Other nodes whose files are not in this node's directory. An alarm."
     ),

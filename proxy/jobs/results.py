@@ -14,6 +14,7 @@ import logging
 import random
 import re
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import IO
@@ -98,7 +99,7 @@ class Keeper:
         self._shelf: Shelf | None = None
         self._shelved: Results | None = None  # what the shelf was made for
         self._busy: dict[str, Order] = {}
-        self._renewed_ms = self._tidied_ms = 0
+        self._renewed_ms = self._tidied_ms = self._told_ms = 0
 
     @property
     def is_idle(self) -> bool:
@@ -114,7 +115,7 @@ class Keeper:
         results, now = self._kept(), self._now_ms()
         if results is None:
             return 0
-        shelf = await self._shelf_for(results)
+        shelf = self._shelf_for(results)
         if now >= self._renewed_ms + RENEW_MS:
             await self._rows.renew(self._busy.values(), now + CLAIM_MS)
             self._renewed_ms = now
@@ -122,7 +123,7 @@ class Keeper:
             await self._tidy(shelf, now)
             self._tidied_ms = now
         slots = AT_ONCE - len(self._busy)
-        if slots <= 0 or not await asyncio.to_thread(_has_room, shelf.parts):
+        if slots <= 0 or not await self._has_room(shelf, now):
             return 0
         orders = await self._rows.claim(slots, now, now + CLAIM_MS)
         for order in orders:
@@ -130,15 +131,28 @@ class Keeper:
             telemetry.spawn("result", self._try(order, results, shelf))
         return len(orders)
 
-    async def _shelf_for(self, results: Results) -> Shelf:
+    def _shelf_for(self, results: Results) -> Shelf:
         if self._shelf is None or self._shelved != results:
             if self._shelf is not None and self._busy:
                 return self._shelf  # what is under way ends where it began
             if self._shelf is not None:
-                await self._shelf.close()
+                telemetry.spawn("shelf", self._shelf.close())
             self._shelf, self._shelved = shelf_for(results, self._data, self._now_ms), results
-            await asyncio.to_thread(_clear, self._shelf.parts, self._now_ms() / 1000 - STALE_PART_S)
         return self._shelf
+
+    async def _has_room(self, shelf: Shelf, now_ms: int) -> bool:
+        """Is there a disk to fetch to? Its operator is told once a minute if there is not."""
+        try:
+            free = await asyncio.to_thread(_free_bytes, shelf.parts)
+        except OSError as e:
+            free, why = 0, str(e)
+        else:
+            why = f"{free} bytes are free"
+        if free < SPARE_BYTES and now_ms >= self._told_ms + TIDY_MS:
+            log.error("results cannot be fetched to %s: %s", shelf.parts, why)
+            self._told_ms = now_ms
+        self._stats.set("results_disk_full", int(free < SPARE_BYTES))
+        return free >= SPARE_BYTES
 
     # -- one file --
 
@@ -223,6 +237,7 @@ class Keeper:
         await self._rows.removed(done)
         self._stats.inc("results_removed_total", by=len(done))
         await self._rows.forget(now_ms)
+        await asyncio.to_thread(_clear, shelf.parts, time.time() - STALE_PART_S)
         if isinstance(shelf, DirectoryShelf):
             others = await self._rows.of_other_nodes(shelf.kind)
             missing = [id_ for id_ in others if not await asyncio.to_thread(shelf.has, id_)]
@@ -300,9 +315,9 @@ def _open(part: Path) -> IO[bytes]:
     return part.open("w+b")
 
 
-def _has_room(parts: Path) -> bool:
+def _free_bytes(parts: Path) -> int:
     parts.mkdir(mode=0o700, parents=True, exist_ok=True)
-    return shutil.disk_usage(parts).free > SPARE_BYTES
+    return shutil.disk_usage(parts).free
 
 
 def _clear(parts: Path, before_s: float) -> None:

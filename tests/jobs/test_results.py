@@ -392,3 +392,16 @@ async def test_a_removal_that_fails_is_tried_again(stored, accounts, vendor, buc
 )
 def test_types(said, beginning, kind):
     assert content_type_of(said, beginning) == kind
+
+
+async def test_a_directory_that_cannot_be_written_is_told_once_a_minute(rig, accounts, vendor, caplog):
+    await rig.finish(accounts[0], f"{vendor.url}/file/1/nowhere.png")
+    Path(rig.kept.directory).write_text("no directory")
+    node = rig.node()
+    for _ in range(3):
+        assert await rig.round(node, after_ms=1000) == 0
+    assert caplog.text.count("results cannot be fetched") == 1
+    assert rig.stats._values[("results_disk_full",)] == 1
+    Path(rig.kept.directory).unlink()
+    assert await rig.round(node) == 1
+    assert rig.stats._values[("results_disk_full",)] == 0
