@@ -239,6 +239,8 @@ class Worker:
         for place, seconds in self.relay.cooldowns.measures.first_bytes(wall_ms()).items():
             stats.set("mirror_first_byte_seconds", seconds, place.upstream, place.mirror)
         self.channel.notify("stats", stats.snapshot())
+        if news := self.relay.cooldowns.measures.news():
+            self.channel.notify("measures", {"news": news})
 
     # -- what control tells --
 
@@ -249,6 +251,7 @@ class Worker:
             "cool": self._cool,
             "uncool": self._uncool,
             "estimates": self._estimates,
+            "measures": self._measures,
             "endpoints": self._endpoints,
             "recall": self._recall,
         }
@@ -304,6 +307,9 @@ class Worker:
 
     def _uncool(self, args: dict[str, Any]) -> None:
         self.relay.cooldowns.uncool(Place.of(args))
+
+    def _measures(self, args: dict[str, Any]) -> None:
+        self.relay.cooldowns.measures.heard(args["news"], wall_ms())
 
     def _recall(self, args: dict[str, Any]) -> None:
         self.returns.recall(args)

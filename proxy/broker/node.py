@@ -77,6 +77,7 @@ class Broker:
             "limit_give": self._limit_give,
             "recalled": self._recalled,
             "health": self._health,
+            "measures": self._measures,
         }
 
     # -- life of the node -----------------------------------------------------------------------
@@ -178,6 +179,12 @@ class Broker:
                 await self.desks.money.recalled(owner)
             else:
                 await self.desks.limits.recalled(owner)
+
+    def _measures(self, worker: Worker, args: Args) -> None:
+        """What a worker has measured of mirrors is for all of the node."""
+        for other in self.workers.values():
+            if other.worker is not worker:
+                other.worker.send("measures", args)
 
     def _health(self, worker: Worker, args: Args) -> None:
         message = self.desks.health.report(args, self._now_ms())

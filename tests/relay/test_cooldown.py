@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
@@ -36,6 +37,13 @@ DIRECT, CDN, HK = range(3)
 def choice(mirror: int = DIRECT, credential: int = 0, upstream: str = "one", model: str = "m") -> Choice:
     up = TABLE.upstreams[upstream]
     return Choice(up, up.mirrors[mirror], up.credentials[credential], model)
+
+
+def tell(teller: Node, *others: Node) -> None:
+    """A second has passed: what one worker has measured is told to the others."""
+    news = json.loads(json.dumps(teller.cooldowns.measures.news()))
+    for other in others:
+        other.cooldowns.measures.heard(news, other.now_ms)
 
 
 class Node:
@@ -216,3 +224,44 @@ def test_what_was_measured_is_forgotten_and_measured_again(node: Node) -> None:
 def test_the_only_mirror_of_a_healthy_upstream_needs_no_word(node: Node) -> None:
     assert not node.cooldowns.needs_word(choice(upstream="plain"))
     assert node.cooldowns.needs_word(choice())
+
+
+# -- several workers ---------------------------------------------------------------------------------
+
+
+def test_workers_of_a_node_order_mirrors_by_what_any_of_them_has_measured():
+    first, second = Node(), Node()
+    first.measure(direct=0.4, cdn=0.05, hk=0.2)
+    tell(first, second)
+    assert second.order() == first.order() == ["cdn", "hk", "direct"]
+    assert first.cooldowns.measures.news() == second.cooldowns.measures.news() == []  # nothing goes round
+    for _ in range(30):
+        second.answer(choice(CDN), 3.0)
+    second.fail(choice(HK), times=3)
+    tell(second, first)
+    assert first.order() == second.order() == ["direct", "cdn", "hk"]
+
+
+def test_a_hundred_calls_that_are_told_at_once_count_as_a_hundred():
+    first, second, third = Node(), Node(), Node()
+    for node in (first, second):
+        for _ in range(100):
+            node.answer(choice(CDN), 0.1)
+        tell(node, third)
+    for _ in range(100):
+        first.answer(choice(CDN), 0.9)
+    tell(first, third)
+    place = choice(CDN).mirror_place
+    measured = third.cooldowns.measures.first_bytes(third.now_ms)[place]
+    assert measured == pytest.approx(0.9, abs=0.01)
+
+
+def test_a_mirror_that_failed_elsewhere_is_not_tried_first_here():
+    first, second = Node(), Node()
+    for node in (first, second):
+        node.measure(direct=0.1, cdn=0.2, hk=0.3)
+    first.fail(choice(DIRECT), times=4)
+    assert first.order()[0] == "cdn"
+    assert second.order()[0] == "direct"
+    tell(first, second)
+    assert second.order()[0] == "cdn"
