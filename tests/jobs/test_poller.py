@@ -323,6 +323,33 @@ async def test_a_vendor_that_fails_is_asked_more_rarely_and_disputed_at_the_dead
     assert await audit(rig.database) == []
 
 
+async def test_a_task_is_asked_about_at_its_deadline_and_disputed_then(rig, accounts):
+    await rig.submit(accounts[0], "r1")
+    rig.vendor.answers["r1"] = {"status": "queued"}
+    await rig.round(after_s=48 * 3600 - 60)
+    assert await rig.rows("SELECT next_poll_ms FROM binding") == [(NOW_MS + 48 * 3_600_000,)]
+    await rig.round(after_s=60)
+    assert await rig.rows("SELECT state FROM binding") == [("disputed",)]
+
+
+async def test_a_deadline_holds_while_the_vendor_hangs(rig, accounts):
+    """Nothing is stuck for longer than the deadline and five minutes."""
+    await rig.submit(accounts[0], *(f"r{n}" for n in range(20)))
+    rig.vendor.gate.clear()
+    rig.now_ms += 2000
+    assert await rig.poller.run_once() == 8
+    rig.now_ms = NOW_MS + 48 * 3_600_000 + 300_000
+    await rig.poller.run_once()
+    assert await rig.rows("SELECT state, count(*) FROM binding GROUP BY state") == [("disputed", 20)]
+    rig.vendor.answers |= {f"r{n}": {"status": "done", "usage": USAGE} for n in range(8)}
+    rig.vendor.gate.set()
+    await rig.settle()  # late truth
+    assert await rig.rows("SELECT state, count(*) FROM binding GROUP BY state ORDER BY state") == [
+        ("disputed", 12), ("settled", 8),
+    ]  # fmt: skip
+    assert await audit(rig.database) == []
+
+
 async def test_what_the_vendor_does_not_know_is_disputed_after_a_few_polls(rig, accounts):
     await rig.submit(accounts[0], "r1")
     for _ in range(3):
