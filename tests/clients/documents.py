@@ -21,6 +21,7 @@ KEYS = (
     "YOUR_API_KEY",
 )
 RECORDING = "/path/to/file/audio.mp3"
+INTERFACES, IMAGES = "模型接口", "图像接口(Images)/"  # groups of a menu
 
 
 class Slip(NamedTuple):
@@ -70,6 +71,19 @@ class Example(NamedTuple):
         """The body that a curl command sends."""
         found = re.search(r"-d '(.*)'", self.text, re.DOTALL)
         return found[1] if found else ""
+
+
+def menu(station: str) -> list[str]:
+    """The entries of a document's menu that are interfaces, as `group/entry`."""
+    found, above = [], []
+    lines = (FOLDER / "menus" / f"{station}.md").read_text().splitlines()
+    for line, following in zip(lines, [*lines[1:], ""], strict=True):
+        depth, name = line.index("-") // 2, line.partition("- ")[2]
+        above[depth:] = [name]
+        is_leaf = following.find("-") <= line.index("-")
+        if is_leaf and above[0] == INTERFACES:
+            found.append("/".join(above[1:]).removeprefix(IMAGES))
+    return found
 
 
 def examples() -> dict[str, Example]:

@@ -21,7 +21,7 @@ import yaml
 from tests.fakes.task_vendor import TaskVendor
 from tests.fakes.upstream_server import Action, Request, UpstreamServer
 from tests.station import ROOT, Station
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 STATIONS = ROOT / "deploy" / "stations"
 NAMES = sorted(file.stem for file in STATIONS.glob("*.yaml"))
@@ -74,7 +74,7 @@ class Emulated:
             cwd=self.scratch,
             input=said.encode(),
             capture_output=True,
-            timeout=60,
+            timeout=DEADLINE_S,
             check=False,
         )
         assert ran.returncode == 0, (ran.stdout + ran.stderr).decode()
@@ -83,11 +83,11 @@ class Emulated:
     def post(self, path: str, doc: Any, key: str = "", **headers: str) -> requests.Response:
         """A JSON body, as any client sends it."""
         headers = {"authorization": f"Bearer {key or self.key}"} | headers
-        return requests.post(self.station.url + path, json=doc, headers=headers, timeout=60)
+        return requests.post(self.station.url + path, json=doc, headers=headers, timeout=DEADLINE_S)
 
     def get(self, path: str, key: str = "") -> requests.Response:
         headers = {"authorization": f"Bearer {key or self.key}"}
-        return requests.get(self.station.url + path, headers=headers, timeout=60)
+        return requests.get(self.station.url + path, headers=headers, timeout=DEADLINE_S)
 
     @property
     def asked(self) -> Request:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
@@ -18,8 +17,6 @@ from tests.clients.playing import YUAN
 from tests.conftest import Databases
 from tests.waiting import wait_for
 
-MENU = Path(__file__).with_name("documents") / "menus" / "api4gpt.md"
-SECTIONS = ("Midjourney", "Suno音乐接口", "Luma视频接口", "智谱视频接口", "数字人")
 PICTURE = "data:image/png;base64,iVBORw0KGgo="
 
 
@@ -33,18 +30,6 @@ def api4gpt(tmp_path_factory: pytest.TempPathFactory, databases: Databases) -> I
 def stranger(api4gpt: Emulated) -> str:
     """The key of another account."""
     return asyncio.run(api4gpt.station.customer("stranger"))
-
-
-def menu_entries() -> list[str]:
-    """What the menu lists of tasks: `section/.../entry`."""
-    found, above = [], []
-    lines = MENU.read_text().splitlines()
-    for line, following in zip(lines, [*lines[1:], ""], strict=True):
-        depth, name = line.index("-") // 2, line.partition("- ")[2]
-        above[depth:] = [name]
-        if following.find("-") <= line.index("-") and (inside := set(SECTIONS) & set(above)):
-            found.append("/".join(above[above.index(inside.pop()) :]))
-    return found
 
 
 class Submit(NamedTuple):
@@ -107,13 +92,6 @@ SUBMITS = {
          "create_voice": {"audio_url": "https://x.test/1.mp3", "language": "zh", "text": "你好"}},
         "data", "/avatar/task/{id}", "data.status", "SUCCESS", "AVATAR_KEY", "avatar", 300),
 }  # fmt: skip
-
-
-def test_every_entry_of_the_menu_is_tried() -> None:
-    here = Path(__file__).read_text()
-    missing = [entry for entry in menu_entries() if f'"{entry}"' not in here]
-    assert len(menu_entries()) == 34
-    assert missing == []
 
 
 def at(answer: Any, place: str) -> Any:

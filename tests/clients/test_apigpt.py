@@ -26,6 +26,7 @@ from tests.clients.playing import (
 )
 from tests.conftest import Databases
 from tests.fakes.upstream_server import stream, whole
+from tests.waiting import DEADLINE_S
 
 AZURE = "/openai/deployments/{}/{}?api-version=2024-10-21"
 AZURE_CHAT_TARGET = AZURE.format("gpt-35-turbo", "chat/completions")
@@ -135,7 +136,7 @@ def test_it_takes_either_header_on_either_path(apigpt: Emulated, path: str, head
     apigpt.answers(AZURE_CHAT, whole(ANSWER))
     key = apigpt.key if header == "api-key" else f"Bearer {apigpt.key}"
     answer = requests.post(
-        apigpt.station.url + path, json={"messages": ASK}, headers={header: key}, timeout=60
+        apigpt.station.url + path, json={"messages": ASK}, headers={header: key}, timeout=DEADLINE_S
     )
     assert (answer.status_code, answer.content) == (200, ANSWER)
     assert apigpt.asked.header(b"authorization") is None

@@ -10,6 +10,7 @@ import subprocess
 import pytest
 
 from tests.clients.access import Access
+from tests.waiting import DEADLINE_S
 
 pytestmark = pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not installed")
 
@@ -97,7 +98,7 @@ def shell(access: Access, command: str, body: str = "") -> subprocess.CompletedP
         input=body,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
         check=False,
     )
 

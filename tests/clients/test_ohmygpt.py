@@ -26,7 +26,7 @@ from tests.clients.playing import (
 )
 from tests.conftest import Databases
 from tests.fakes.upstream_server import whole
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 FACTS = {
     "ohmygpt: chat, requests": Facts(
@@ -54,7 +54,7 @@ def test_an_example_works_as_printed(ohmygpt: Emulated, name: str) -> None:
 def test_it_lists_its_base_urls_and_knows_them_by_host(ohmygpt: Emulated) -> None:
     ohmygpt.answers(CHAT, whole(ANSWER))
     holder = {"authorization": f"Bearer {ohmygpt.key}"}
-    listed = requests.get(ohmygpt.station.url + "/endpoints", headers=holder, timeout=60).json()
+    listed = requests.get(ohmygpt.station.url + "/endpoints", headers=holder, timeout=DEADLINE_S).json()
     assert [one["url"] for one in listed["data"]] == [
         "https://api.ohmygpt.com",
         "https://cfcus02.opapi.win",

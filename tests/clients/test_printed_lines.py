@@ -14,7 +14,7 @@ import pytest
 from proxy import resources
 from tests.clients.access import demo
 from tests.station import Station
-from tests.waiting import wait_for
+from tests.waiting import DEADLINE_S, wait_for
 
 
 @pytest.fixture(scope="module")
@@ -27,7 +27,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, st
 
 
 def pasted(*command: str) -> str:
-    ran = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    ran = subprocess.run(command, capture_output=True, text=True, timeout=DEADLINE_S, check=False)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     return ran.stdout
 

@@ -101,7 +101,7 @@ def relayed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Relayed]:
 
 def ask(base_url: str, path: str, body: dict[str, Any], key: str = "") -> requests.Response:
     headers = {"Authorization": f"Bearer {key}", "anthropic-version": "2023-06-01"}
-    return requests.post(base_url + path, json=body, headers=headers, timeout=30)
+    return requests.post(base_url + path, json=body, headers=headers, timeout=DEADLINE_S)
 
 
 def chat(model: str, **more: Any) -> dict[str, Any]:
