@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from proxy.errors import UpstreamConnectFailed, UpstreamStale
-from proxy.ledger import entry
+from proxy.ledger import entry, settlement
 from proxy.ledger.entry import Attempt, End
 from proxy.metering.pricing import PPM, Price, cost_nanos, price_from_content
 from proxy.metering.usage import Usage
@@ -44,7 +44,7 @@ class UpstreamCosts:
     async def of(self, connection: Connection, ends: Sequence[End]) -> dict[str, int]:
         """By call; a call that is not in it went where nothing is declared."""
         asked = [end for end in ends if end.upstream in self._of and end.state == entry.SETTLED]
-        missing = {end.price for end in asked} - self._prices.keys()
+        missing = {end.price for end in ends if self._needs_price(end)} - self._prices.keys()
         if missing:
             rows = await connection.fetch("SELECT id, content FROM price WHERE id = ANY($1)", list(missing))
             if len(self._prices) > PRICES_MAX:
@@ -52,7 +52,7 @@ class UpstreamCosts:
             self._prices |= {row["id"]: price_from_content(row["content"]) for row in rows}
         found = {}
         for end in asked:
-            nanos = self._cost(end)
+            nanos = self._cost(end, end.upstream, Usage.from_dict(end.usage))
             if nanos is not None:
                 found[end.id] = nanos
         return found
@@ -60,39 +60,49 @@ class UpstreamCosts:
     def tried(self, end: End) -> End:
         """The call with an estimate of what its failed attempts cost, beside the cost of the call itself.
 
-        Where an upstream's costs are declared per call, a try that it may have acted on is estimated as one
-        call: it failed by itself (5xx), or broke off. What it refused, or what never got there, costs
-        nothing. Where costs are declared otherwise (a part of the price, figures per token) it stays 0: no
-        vendor tells what a try consumed that brought no answer.
+        A try that its upstream may have acted on (it failed by itself, 5xx, or never answered to the end) is
+        estimated as one call; one that never answered to the end as the input of the call, too, as far as
+        another try has told it. What was refused, or never got there, costs nothing. What a try has put out
+        that brought no answer no vendor tells.
+
+        Call it behind `of` for the same calls: the prices that are needed are known then.
         """
         billed = end.attempts[-1:] if end.state == entry.SETTLED else []
         if not self._of or len(end.attempts) == len(billed):
             return end
         attempts = [
-            replace(tried, cost_nanos=self._per_call(tried.upstream, end.model))
+            replace(tried, cost_nanos=self._cost(end, tried.upstream, _consumed(end, tried)) or 0)
             if tried not in billed and _may_cost(tried)
             else tried
             for tried in end.attempts
         ]
         return replace(end, attempts=attempts)
 
-    def _per_call(self, upstream: str, model: str) -> int:
-        declared = self._of.get(upstream)
-        pattern = declared.globs.find(model) if declared is not None else None
-        if declared is None or pattern is None or "call" not in declared.costs[pattern].get("price", {}):
-            return 0
-        return cost_nanos(price_from_content(declared.costs[pattern]["price"]), Usage(calls=1), PPM, PPM)
+    def _needs_price(self, end: End) -> bool:
+        """Of the call: costs may be declared as a part of it."""
+        return end.state == entry.SETTLED and any(
+            name in self._of for name in (end.upstream, *(tried.upstream for tried in end.attempts))
+        )
 
-    def _cost(self, end: End) -> int | None:
-        declared = self._of[end.upstream]
-        pattern = declared.globs.find(end.model)
-        if pattern is None:
+    def _cost(self, end: End, upstream: str, usage: Usage) -> int | None:
+        """What an upstream takes for so much of a call's model; None: it does not declare it."""
+        declared = self._of.get(upstream)
+        pattern = declared.globs.find(end.model) if declared is not None else None
+        if declared is None or pattern is None:
             return None
-        cost, usage = declared.costs[pattern], Usage.from_dict(end.usage)
+        cost = declared.costs[pattern]
         if "price" in cost:
             return cost_nanos(price_from_content(cost["price"]), usage, PPM, PPM)
         price = self._prices.get(end.price)
         return None if price is None else cost_nanos(replace(price, multiplied=True), usage, cost["ppm"], PPM)
+
+
+def _consumed(end: End, tried: Attempt) -> Usage:
+    """By a try that brought no whole answer."""
+    if tried.status >= 500 or end.state != entry.SETTLED:
+        return Usage(calls=1)
+    told = Usage.from_dict(end.usage)
+    return Usage(calls=1, **{bucket: getattr(told, bucket) for bucket in settlement.INPUT})
 
 
 def _may_cost(tried: Attempt) -> bool:

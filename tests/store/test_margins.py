@@ -81,7 +81,7 @@ async def test_margins_add_up_to_the_ledger_by_upstream_by_model_and_over_all_ac
     assert empty.lines == [] and empty.is_equal and empty.charged_nanos == 0
 
 
-async def test_a_failed_try_costs_what_its_upstream_takes_per_call_if_it_may_have_acted_on_it(
+async def test_a_failed_try_costs_what_can_be_known_of_it_if_its_upstream_may_have_acted_on_it(
     database, journal_dir, accounts, drainer
 ):
     drainer.costs.declare(table(ROUTES, {"A": "a"}).upstreams)
@@ -98,6 +98,10 @@ async def test_a_failed_try_costs_what_its_upstream_takes_per_call_if_it_may_hav
         end(accounts[0], model="o3", upstream="elsewhere", attempts=tries),
         end(accounts[0], model="gpt-4o-mini", attempts=[tried("status:500", 500), tried("ok", 200)]),
         end(
+            accounts[0], model="gpt-4o-mini", upstream="elsewhere",
+            attempts=[tried("upstream_timeout"), Attempt("elsewhere", "direct", "main", "ok", 200)],
+        ),
+        end(
             accounts[0], model="o3", attempts=[tried("status:502", 502)], state=entry.VOID, cost_nanos=0,
             usage={}, outcome=entry.UPSTREAM_ERROR,
         ),
@@ -109,10 +113,11 @@ async def test_a_failed_try_costs_what_its_upstream_takes_per_call_if_it_may_hav
     rows = await database.fetch("SELECT attempts FROM usage ORDER BY id")
     assert [[a["cost_nanos"] for a in row["attempts"]] for row in rows] == [
         [0, 0, 0, 30_000, 30_000, 0],
-        [0, 0],  # by tokens: nobody tells how many
+        [0, 0],  # by tokens: a vendor that fails by itself asks for none
+        [10 * 1000 * 4 // 10, 0],  # it has read what the next one has told
         [30_000],
     ]
     found = await margins(database, TODAY, ("upstream",))
     costs = {line.upstream: line.cost_nanos for line in found.lines}
-    assert costs == {"openai": 3 * 30_000 + 36_000, "elsewhere": 0}
+    assert costs == {"openai": 3 * 30_000 + 36_000 + 4_000, "elsewhere": 0}
     assert await audit(database) == []
