@@ -68,6 +68,15 @@ def test_a_station_without_tasks_and_a_bucket_in_the_clear_are_worth_a_warning()
     assert any("is not https" in line for line in found)
 
 
+def test_a_family_that_tells_of_no_files_is_worth_a_warning():
+    text = (
+        MINIMAL + "tasks: {midjourney: {upstream: openai, task: {files: []}}}\nprices: {'*': {call: 1 USD}}\n"
+    )
+    text += "results: {keep: {directory: kept}, tasks: [midjourney]}"
+    assert any("does not tell where its files are" in line for line in warnings(text))
+    assert not any("files are" in line for line in warnings(text.replace(", task: {files: []}", "")))
+
+
 def test_the_path_of_links_is_the_relays_own():
     found = mistakes(MINIMAL + 'routes: [{path: "/results/{id}", operation: chat}]')
     assert len(found) == 1 and "relay itself" in found[0]

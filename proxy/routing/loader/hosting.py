@@ -58,8 +58,11 @@ def _check(draft: Draft, given: keeping.Results) -> None:
                 draft.wrong((*HERE, "s3", member), what)
         if keep.s3.endpoint.startswith("http:") and not keep.s3.endpoint.startswith((*_LOOPBACK, ABSENT)):
             draft.warn((*HERE, "s3", "endpoint"), "is not https: files go in the clear")
+    silent = {one.name for one in draft.families if not one.said.task.files}
     for number, name in enumerate(given.tasks or ()):
         if name not in draft.file.tasks:
             draft.unknown(("results", "tasks", number), "task family", draft.file.tasks)
+        elif name in silent:
+            draft.warn(("results", "tasks", number), "does not tell where its files are", of_key=False)
     if not draft.file.tasks:
         draft.warn(("results",), "there are no tasks: nothing will be kept")
