@@ -25,6 +25,7 @@ from proxy.store.catalog import Catalog
 from tests.conftest import Databases
 from tests.fakes.bucket_server import BucketServer
 from tests.fakes.file_server import FileServer, content
+from tests.fakes.task_vendor import TaskVendor
 from tests.station import Station
 from tests.waiting import until
 
@@ -38,7 +39,12 @@ upstreams:
     dialect: openai
     mirrors: {{direct: {{url: "{url}"}}}}
     credentials: {{main: "${{env:ONE_KEY}}"}}
+  singer:
+    dialect: suno
+    mirrors: {{direct: {{url: "{singer}"}}}}
+    credentials: {{main: "${{env:CLAUDE_KEY}}"}}
 tasks:
+  suno: {{upstream: singer}}
   film:
     upstream: studio
     task:
@@ -53,7 +59,7 @@ tasks:
       create: {{path: /film/create, submits: true, bill: film}}
       fetch: {{path: "/film/{{id}}", method: GET, names: [path.id], shows: true}}
       list: {{path: /films, method: GET, lists: {{}}}}
-prices: {{film: {{call: 1 USD}}}}
+prices: {{film: {{call: 1 USD}}, "suno_*": {{call: 1 USD}}}}
 callbacks: {{allow: [127.0.0.0/8]}}
 results: {{keep: {keep}, rewrite: true, size_limit: 1 MiB}}
 tiers: {{Test: {{rank: 0, models: ["*"], limits: {{concurrency: 200}}}}}}
@@ -190,11 +196,17 @@ def studio() -> Iterator[Studio]:
 
 
 @pytest.fixture(scope="module")
+def singer() -> Iterator[TaskVendor]:
+    with TaskVendor() as vendor:
+        yield vendor
+
+
+@pytest.fixture(scope="module")
 def station(
-    studio: Studio, tmp_path_factory: pytest.TempPathFactory, databases: Databases
+    studio: Studio, singer: TaskVendor, tmp_path_factory: pytest.TempPathFactory, databases: Databases
 ) -> Iterator[Station]:
     folder = tmp_path_factory.mktemp("results")
-    config = CONFIG.format(url=studio.url, keep="{directory: kept}")
+    config = CONFIG.format(url=studio.url, singer=singer.url, keep="{directory: kept}")
     running = Station(folder / "data", config, databases.take(), workers=2)
     running.start()
     yield running
@@ -285,6 +297,31 @@ async def test_callbacks_and_lists_show_our_links(rig):
     status, _, body = await rig.ask("/films", Authorization=f"Bearer {rig.key}")
     assert status == 200
     assert [(film["id"], film["url"]) for film in json.loads(body)] == [(id_, ours)]
+
+
+async def test_songs_are_kept_and_linked_in_every_form_of_poll(rig, singer):
+    auth = {"Authorization": f"Bearer {rig.key}", "Host": "direct.test"}
+    async with aiohttp.ClientSession(rig.station.url, headers=auth, timeout=TIMES) as session:
+
+        async def ask(method: str, path: str, **body: Any) -> Any:
+            async with session.request(method, path, json=body or None) as r:
+                assert r.status == 200, await r.text()
+                return await r.json()
+
+        made = await ask("POST", "/suno/submit/music", gpt_description_prompt="a song", mv="chirp-v4")
+        id_ = made["data"]
+        theirs = singer.move(id_, "succeeded")
+        assert theirs.state == "succeeded"
+        one = (await ask("GET", f"/suno/fetch/{id_}"))["data"]
+        [same] = (await ask("POST", "/suno/fetch", ids=[id_], action="MUSIC"))["data"]
+    links = [clip[name] for clip in one["data"] for name in ("audio_url", "video_url", "image_url")]
+    assert links == [clip[name] for clip in same["data"] for name in ("audio_url", "video_url", "image_url")]
+    assert len(set(links)) == 6
+    for link in links:
+        path = link.removeprefix("http://direct.test")
+        assert path.startswith("/results/"), link
+        await rig.is_(path, "kept")
+        assert (await rig.ask(path))[0] == 200
 
 
 async def test_nobody_needs_to_poll_for_a_file_to_be_kept(rig):
@@ -420,7 +457,7 @@ async def test_a_control_that_is_killed_in_the_middle_of_a_file_fetches_it_again
 @pytest.fixture
 def stored(studio: Studio, tmp_path: Path, databases: Databases) -> Iterator[Station]:
     """A station that keeps files in a bucket."""
-    config = CONFIG.format(url=studio.url, keep=BUCKET.format(url=f"{studio.url}/s3"))
+    config = CONFIG.format(url=studio.url, singer=studio.url, keep=BUCKET.format(url=f"{studio.url}/s3"))
     environ = {"AK": studio.bucket.key, "SK": studio.bucket.secret}
     running = Station(tmp_path / "data", config, databases.take(), environ=environ).start()
     yield running
