@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 LENIENCE = 1 if "HEADRACE_SOAK" in os.environ else 20
 
 

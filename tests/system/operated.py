@@ -23,7 +23,7 @@ import orjson
 from tests.fakes.upstream_server import Action, Pause, Request, UpstreamServer, chunk, chunked_head, whole
 from tests.midday import MIDDAY
 from tests.station import ROOT, Station, free_port
-from tests.waiting import until
+from tests.waiting import DEADLINE_S, until
 
 WORKERS = 2
 CHAT, MESSAGES = "/v1/chat/completions", "/v1/messages"
@@ -188,7 +188,7 @@ class Operated:
         connector = aiohttp.TCPConnector(limit=0, force_close=True)
         headers = {"authorization": f"Bearer {key}"}
         async with aiohttp.ClientSession(
-            self.station.url, connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(30)
+            self.station.url, connector=connector, headers=headers, timeout=aiohttp.ClientTimeout(DEADLINE_S)
         ) as session:
             yield session
 
@@ -263,7 +263,7 @@ def headrace(*command: object, dsn: str = "", status: int = 0, environ: dict[str
         env=env,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=DEADLINE_S,
     )
     assert done.returncode == status, (command, done.returncode, done.stdout, done.stderr)
     assert "Traceback" not in done.stderr

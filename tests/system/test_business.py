@@ -14,6 +14,7 @@ from tests.conftest import Databases
 from tests.fakes.upstream_server import UpstreamServer, whole
 from tests.midday import MIDDAY
 from tests.station import Station
+from tests.waiting import DEADLINE_S
 
 YUAN = 1_000_000_000
 ANSWER = (
@@ -87,7 +88,7 @@ async def until(station: Station, key: str, model: str, status: int, within_s: f
 
 async def rows_of(shop: Catalog, account: int, count: int) -> list[dict]:
     database = shop.database
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         while True:
             rows = await database.fetch("SELECT * FROM usage WHERE account = $1 ORDER BY id", account)
             if len(rows) >= count:
@@ -159,6 +160,6 @@ async def test_who_signs_up_at_the_public_address_calls_with_a_key_of_the_portal
 
 
 async def test_the_books_hold(station):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         while await station.violations():
             await asyncio.sleep(0.2)

@@ -20,7 +20,7 @@ from tests.fakes.certificate import Certificate, make_certificate
 from tests.fakes.upstream_server import Pause, UpstreamServer
 from tests.station import ROOT, Station, free_port
 from tests.system.operated import CALL_NANOS, DONE, OK, SECRETS, Operated, headrace, words
-from tests.waiting import promised, until, wait_for
+from tests.waiting import DEADLINE_S, promised, until, wait_for
 
 ROUTES = ROOT / "routes.yaml"
 
@@ -143,7 +143,11 @@ async def test_the_same_demo_key_works_after_a_restart(demo: Demo) -> None:
     assert (node["open_leases"], node["set_aside_nanos"]) == (0, 0)
     await asyncio.to_thread(demo.start)
     assert demo.key() == key
-    assert await ask(demo, key) == 200
+
+    async def works() -> bool:
+        return await ask(demo, key) == 200
+
+    await until(works)
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
 
 
@@ -237,7 +241,7 @@ class TlsStation(Station):
 
     def get(self, path: str) -> int:
         context = ssl.create_default_context(cafile=str(self.certificate.certificate))
-        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=5)
+        connection = http.client.HTTPSConnection("127.0.0.1", self.port, context=context, timeout=DEADLINE_S)
         connection.request("GET", path)
         answer = connection.getresponse().status
         connection.close()

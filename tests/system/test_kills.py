@@ -23,7 +23,7 @@ from tests.system.load import PATH, SLOW, Load, books, held, stream
 from tests.waiting import DEADLINE_S, promised, wait_for
 
 USERS = 200
-GRACE_S = 5
+GRACE_S = 10
 CHECKPOINT_AGE_S = 1.0 + 1.0  # money.md 10, and a loop that is late
 
 
@@ -114,8 +114,8 @@ async def test_a_killed_worker_loses_no_call_and_disturbs_no_other_worker(
                 f"{child}: replaced after {replaced_s:.2f} s, serving after {serving_s:.2f} s,"
                 f" adopted after {adopted[0][0]:.2f} s, interrupted {adopted[0][1]['interrupted']}"
             )
-            assert replaced_s <= 1.0
-            assert adopted[0][0] <= 5.0
+            assert replaced_s <= promised(1.0)
+            assert adopted[0][0] <= promised(5.0)
         wait_for(is_crowded(load), "a crowd")
     found = await books(station, account, load.stop(), upstream)
     assert len(kills) == times
@@ -125,7 +125,7 @@ async def test_a_killed_worker_loses_no_call_and_disturbs_no_other_worker(
         if not call.is_whole and row is not None:
             assert row["incarnation"] in kills, f"another worker's call: {call}"
         elif not call.is_whole:
-            assert min(abs(call.ended_s - moment_s) for moment_s in kills.values()) < 1.0, str(call)
+            assert min(abs(call.ended_s - moment_s) for moment_s in kills.values()) < promised(1.0), str(call)
         elif row is not None:
             assert row["outcome"] == "complete"
         if row is not None and row["outcome"] == "interrupted_relay":
@@ -148,13 +148,13 @@ async def test_killing_control_breaks_no_stream(
             replaced_s = first(station, moment_s, "started", child="control")
             back_s = first(station, moment_s, "leases of earlier lives closed")
             print(f"control: replaced after {replaced_s:.2f} s, at work after {back_s:.2f} s")
-            assert replaced_s <= 1.0
+            assert replaced_s <= promised(1.0)
             wait_for_calls(load, USERS)
     found = await books(station, account, load.stop(), upstream)
     waited = [call for call in load.calls if not call.is_whole]
     print(f"control: {len(waited)} of {len(load.calls)} calls were told to wait")
     assert {(c.status, c.code, c.error) for c in waited} <= {(503, "station_unavailable", "")}
-    assert len(waited) < USERS * times * 0.2
+    assert len(waited) < USERS * times * promised(0.2)  # they ask until control is back
     assert set(found.outcomes) == {"complete"}
 
 
@@ -182,7 +182,9 @@ async def test_a_node_that_is_killed_begins_where_it_ended(
     assert len(adopted_s) >= 2
     assert found.outcomes["interrupted_relay"] > USERS * 0.5
     broken = [call for call in load.calls if not call.is_whole]
-    assert all(call.ended_s <= moment_s + back_s + 5.0 for call in broken), [str(call) for call in broken]
+    assert all(call.ended_s <= moment_s + back_s + promised(5.0) for call in broken), [
+        str(call) for call in broken
+    ]
     assert await open_leases(station, before_s=moment_s) == 0
 
 

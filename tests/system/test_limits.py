@@ -19,7 +19,7 @@ from proxy.store.catalog import Catalog, KeySettings
 from tests.fakes.upstream_server import Pause, UpstreamServer, whole
 from tests.station import CANARIES, Station, routes
 from tests.system.operated import CALL_NANOS, OK, TOKENS, Answer, completion, headrace
-from tests.waiting import until
+from tests.waiting import DEADLINE_S, until
 
 NODES = 4
 RELAXED = {"fsync": "off", "full_page_writes": "off"}  # nothing here has to survive a power loss
@@ -67,7 +67,7 @@ class Nodes:
     async def session(self, key: str) -> AsyncIterator[aiohttp.ClientSession]:
         connector = aiohttp.TCPConnector(limit=0)
         headers = {"authorization": f"Bearer {key}"}
-        timeout = aiohttp.ClientTimeout(60)
+        timeout = aiohttp.ClientTimeout(DEADLINE_S)
         async with aiohttp.ClientSession(connector=connector, headers=headers, timeout=timeout) as session:
             yield session
 

@@ -29,7 +29,7 @@ from tests.system.operated import (
     completion,
     words,
 )
-from tests.waiting import promised, until
+from tests.waiting import DEADLINE_S, promised, until
 
 SOLD = [
     "m-plain",
@@ -328,7 +328,7 @@ async def test_a_revoked_key_is_refused_and_its_streams_are_cut(operated: Operat
     await operated.station.customer(account)
     made = await operated.run("key", "create", "--account", account)
     key = made["key"]
-    async with operated.session(key) as session, asyncio.timeout(30):
+    async with operated.session(key) as session, asyncio.timeout(DEADLINE_S):
         streams = [await session.post(CHAT, json=chat("m-plain", stream=True)) for _ in range(6)]
         for stream in streams:
             assert await stream.content.readany() == WORD

@@ -10,6 +10,7 @@ import aiohttp
 from tests.fakes.cable import Cable
 from tests.fakes.upstream_server import UpstreamServer, whole
 from tests.station import Station, routes
+from tests.waiting import DEADLINE_S
 
 ANSWER = b'{"id":"c1","choices":[],"usage":{"prompt_tokens":9,"completion_tokens":12,"total_tokens":21}}'
 BODY = {"model": "gpt-4o-mini", "messages": [{"role": "user", "content": "Hi"}]}
@@ -24,7 +25,7 @@ async def test_a_node_is_not_ready_before_it_can_look_a_key_up(
         cable.cut()
         station = Station(tmp_path / "data", routes(upstream.url), cable.dsn, workers=2)
         starting = asyncio.create_task(asyncio.to_thread(station.start))
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(DEADLINE_S):
             while station.log().count('"msg":"serving"') < 2 or "without Postgres" not in station.log():
                 await asyncio.sleep(0.02)
         for _ in range(8):  # any worker

@@ -348,7 +348,7 @@ def worker_bytes(station: Station) -> int:
 async def stands_still(count: Callable[[], int]) -> int:
     """What is counted, once it does not grow any more."""
     known = -1
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(DEADLINE_S):
         while known != (known := count()):
             await asyncio.sleep(0.25)
     return known

@@ -222,7 +222,7 @@ async def test_a_folder_that_is_swapped_by_a_symlink_is_followed(
 
 async def test_ten_thousand_models_are_installed_beside_a_stream(reloaded: Operated) -> None:
     """It is paced at 10 ms, and never waits for the table."""
-    reloaded.script("plain", words(2_000, Pause(0.01)))
+    reloaded.script("plain", words(12_000, Pause(0.01)))
     key = await reloaded.customer()
     new = document(reloaded)
     plain = new["models"]["m-plain"]
