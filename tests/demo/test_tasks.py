@@ -336,7 +336,7 @@ async def test_a_song_is_two_clips_and_can_be_gone_on_from(vendor: Vendor) -> No
     await vendor.make(whole, state="succeeded")
     found = await vendor.post("/suno/fetch", {"ids": [id_, extended, whole], "action": "MUSIC"})
     assert [(task["action"], len(task["data"])) for task in found["data"]] == [
-        ("CONCAT", 1), ("MUSIC", 2), ("MUSIC", 2),
+        ("MUSIC", 2), ("MUSIC", 2), ("CONCAT", 1),
     ]  # fmt: skip
     status, answer = await vendor.ask("POST", "/suno/submit/concat", {"clip_id": "nobody's"})
     assert (status, answer) == (
@@ -364,7 +364,7 @@ async def test_lyrics_and_the_older_paths(vendor: Vendor) -> None:
 async def test_films_are_extended_remixed_batched_and_fetched(vendor: Vendor) -> None:
     first = (await vendor.post("/luma/generations", {"user_prompt": "a cat"}))["id"]
     more = (await vendor.post(f"/luma/generations/{first}/extend", {"user_prompt": "and a dog"}))["id"]
-    assert [one["id"] for one in await vendor.post("/luma/tasks", {"ids": [first, more]})] == [more, first]
+    assert [one["id"] for one in await vendor.post("/luma/tasks", {"ids": [first, more]})] == [first, more]
     form = aiohttp.FormData({"model": "sora-2", "prompt": "a cat", "seconds": "8"})
     form.add_field("input_reference", b"\x89PNG", filename="a.png", content_type="image/png")
     headers = {"Authorization": f"Bearer {KEY}"}

@@ -5,6 +5,7 @@ Owns the table's shape, how a request is read, and the actions that most familie
 
 from __future__ import annotations
 
+import contextlib
 import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
@@ -19,7 +20,7 @@ from proxy.demo.tasks.jobs import ENDED, PLAN, Job, Jobs, Refusal, Step
 JOBS = web.AppKey("jobs", Jobs)
 SECRET_HEADERS = ("api-key", "x-api-key", "x-goog-api-key", "mj-api-secret", "x-key")
 SCHEMES = ("Bearer ", "Key ", "Token ")  # fal says Key, Replicate's older clients say Token
-SHOWN_BYTES_MAX = 2_000  # of a request's member, where jobs are listed
+TEXT_CHARS_MAX = 64_000  # a longer one is a picture: its beginning is kept with the job
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,7 +97,15 @@ async def _document(request: web.Request) -> dict[str, Any]:
         raise invalid("We could not parse the JSON body of your request.") from error
     if not isinstance(doc, dict):
         raise invalid("The request body must be a JSON object.")
-    return doc
+    return {name: _kept(value) for name, value in doc.items()}
+
+
+def _kept(value: Any) -> Any:
+    if isinstance(value, str):
+        return value[:TEXT_CHARS_MAX]
+    if isinstance(value, list):
+        return [_kept(item) for item in value]
+    return {name: _kept(item) for name, item in value.items()} if isinstance(value, dict) else value
 
 
 def _field(value: object) -> Any:
@@ -161,11 +170,13 @@ def show_many(ids: str = "ids", wrap: Callable[[list[Any]], Any] = lambda items:
     """Tell about those that are there of the ones in a list."""
 
     def act(jobs: Jobs, family: Family, call: Call) -> Any:
-        wanted = {str(id_) for id_ in call.doc.get(ids) or ()}
-        found = [job for job in jobs.of(family, call.secret) if job.id in wanted]
-        for job in found:
-            job.polls += 1
-        return wrap([family.shown(job) for job in found])
+        found = []
+        for id_ in call.doc.get(ids) or ():
+            with contextlib.suppress(Refusal):
+                job = jobs.find(family, str(id_), call.secret)
+                job.polls += 1
+                found.append(family.shown(job))
+        return wrap(found)
 
     return act
 
