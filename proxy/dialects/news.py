@@ -23,6 +23,9 @@ class News(NamedTuple):
     body: str  # JSON text
 
 
+UNTOLD = News("-", "")  # of an end that shows nothing to tell
+
+
 def news_of(task: Task, document: Any) -> News | None:
     """`document` is the vendor's object of the task. None: nobody is told of such tasks, or it shows none."""
     callback = task.callback

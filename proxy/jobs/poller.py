@@ -20,7 +20,7 @@ from typing import Any
 
 from proxy import telemetry
 from proxy.dialects.links import Home, Linker, Shown
-from proxy.dialects.news import news_of
+from proxy.dialects.news import UNTOLD, news_of
 from proxy.dialects.owned import ENDED, FAILED, SUCCEEDED, Task, first, found, ids_told, state_told
 from proxy.jobs.asking import Answer, Asker, Place
 from proxy.ledger.bindings import Part
@@ -241,8 +241,8 @@ class Poller:
         if task.files and state == SUCCEEDED:
             seen.files, document = self._hosted(place, due, task, document)
             seen.content = document if seen.content else {}
-        if due.told_mark is not None and (news := news_of(task, document)) is not None:
-            seen.mark, seen.body = news
+        if due.told_mark is not None:
+            seen.mark, seen.body = news_of(task, document) or UNTOLD
         for model, usage in shares.items():
             if not model:
                 seen.usage = usage.as_dict() or ONE_CALL

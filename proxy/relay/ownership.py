@@ -8,6 +8,7 @@ ledger.bindings'; where ids are is the dialects' tables.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import replace
 from enum import Enum, auto
 from typing import Any
 from urllib.parse import parse_qsl
@@ -225,7 +226,7 @@ class Ownership:
             self._bind(x, kind, id_, sighting.content if is_shown else {}, with_hold=id_ == held)
         if x.bound is not None:
             self._look(x, x.bound, sighting)
-        return Fate.GOES_ON if held else Fate.OVER
+        return Fate.GOES_ON if held and x.begin is not None and x.begin.hold_nanos else Fate.OVER
 
     def _may_claim(self, x: Exchange, sighting: Sighting) -> bool:
         """Is a task that was there before the caller's? It is if it comes of one that is, or is known to be:
@@ -237,7 +238,7 @@ class Ownership:
 
     @staticmethod
     def _held(x: Exchange, sighting: Sighting) -> str:
-        """The id of the task that waits for its end with the hold of this call, or ""."""
+        """The id of the task that waits for its end, with the hold of this call or to be told of, or ""."""
         task = sighting.task
         if task is None or x.begin is None or not (x.begin.hold_nanos or x.hook) or sighting.state in ENDED:
             return ""
@@ -261,6 +262,8 @@ class Ownership:
             record.id, record.hold_nanos, record.lease = x.begin.id, x.begin.hold_nanos, x.begin.lease
         self._journal.append(entry.encode(record), None, settle=True)
         binding = Binding.of(record)
+        if not binding.is_told and any(b.is_told for b in known if b.home == binding.home):
+            binding = replace(binding, is_told=True)  # by the call that it was another's before
         self._remember(account, id_, (binding, *(b for b in known if b.home != binding.home)))
         self._channel.notify("bound", {"binding": binding.as_dict(), "content": content})
 

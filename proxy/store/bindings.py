@@ -14,7 +14,7 @@ from typing import Any
 
 import orjson
 
-from proxy.dialects.owned import SUCCEEDED
+from proxy.dialects.owned import ENDED, SUCCEEDED
 from proxy.journal import directory as folder
 from proxy.journal.frame import START
 from proxy.journal.reader import JournalDamageError, read_past_damage
@@ -39,7 +39,8 @@ async def bind(connection: Connection, made: Bind, incarnation: str) -> str:
     """An id is its account's; why it cannot be, or "".
 
     The hold of a task moves from its lease to the binding: what is available does not change. An id that
-    was bound when a stream named it becomes pending when the stream ends before its task.
+    was bound when a stream named it becomes pending when the stream ends before its task, and a task that is
+    only told about becomes that of a call which pays for it (Midjourney's modal).
     """
     waits = bool(made.hold_nanos or made.hook)  # for its end: somebody pays, or wants to hear of it
     is_new = await connection.fetchval(
@@ -83,7 +84,12 @@ async def observe(connection: Connection, seen: Observed, incarnation: str) -> C
     if row is None:
         return Closing()
     closing, state = Closing(), bindings.NEXT.get((row["state"], seen.state), row["state"])
-    if state != row["state"] and seen.state in bindings.FINAL:
+    is_open = row["state"] in (bindings.PENDING, bindings.DISPUTED)
+    if is_open and row["is_told"] and not seen.mark and seen.state in ENDED:
+        state = row["state"]  # who saw it did not know that its account is to be told: the next poll does
+    elif is_open and not row["hold_nanos"]:
+        pass  # nobody pays for it, its account is told
+    elif state != row["state"] and seen.state in bindings.FINAL:
         found = await _close(connection, row, seen)
         if found is None:
             state = row["state"]  # the call's End comes from another journal: the next poll finds both
@@ -91,7 +97,7 @@ async def observe(connection: Connection, seen: Observed, incarnation: str) -> C
             closing = found
             if any(end.state == entry.SETTLED for end in found.ends):
                 state = bindings.SETTLED  # also a failure, where its family charges for the try
-    if seen.mark and (state != row["state"] or seen.state not in bindings.FINAL):
+    if seen.body and (state != row["state"] or seen.state not in bindings.FINAL):
         is_end = seen.state in bindings.FINAL
         change = Change(seen.id, row["id"].hex, seen.at_ms, seen.mark, seen.body, is_end)
         await tell(connection, [change])
@@ -289,7 +295,7 @@ def journaled(journal_dir: Path, cursors: Mapping[tuple[str, int], int]) -> Iter
 
 _OWNER = "SELECT account FROM binding WHERE (upstream, credential, vendor_id) = ($1, $2, $3)"
 _LOCK = """
-SELECT id, account, state, hold_nanos, entry FROM binding
+SELECT id, account, state, hold_nanos, entry, hook IS NOT NULL AS is_told FROM binding
 WHERE (upstream, credential, vendor_id) = ($1, $2, $3) FOR UPDATE
 """
 _PAGE_AFTER = """
@@ -311,8 +317,10 @@ VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13, $14, $15)
 ON CONFLICT (upstream, credential, vendor_id) DO UPDATE
 SET id = excluded.id, hold_nanos = excluded.hold_nanos, state = excluded.state,
     next_poll_ms = excluded.next_poll_ms, content = coalesce(excluded.content, b.content),
-    hook = excluded.hook
-WHERE b.account = excluded.account AND b.state = 'bound' AND excluded.state = 'pending'
+    hook = coalesce(excluded.hook, b.hook)
+WHERE b.account = excluded.account AND excluded.state = 'pending'
+  AND (b.state = 'bound'
+       OR (b.state IN ('pending', 'disputed') AND b.hold_nanos = 0 AND excluded.hold_nanos > 0))
 RETURNING true
 """
 

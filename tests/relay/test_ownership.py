@@ -295,7 +295,7 @@ def test_a_hook_goes_with_the_task_and_makes_one_that_is_free_wait_for_its_end(
     owner.watch(x)
     x.sighting.feed(b'{"code": 1, "result": "t1"}')
     x.sighting.finish()
-    assert (owner.conclude(x, entry.COMPLETE) is Fate.GOES_ON) is is_pending
+    assert (owner.conclude(x, entry.COMPLETE) is Fate.GOES_ON) is bool(hold)
     [bind] = journal.entries
     assert (bind.hook, bind.hold_nanos, bind.id == "0" * 32) == (hook, hold, is_pending)
     assert channel.told[0]["binding"]["is_told"] is bool(hook)
@@ -368,3 +368,16 @@ async def test_ids_of_another_shape_are_refused(owner, ids):
     x.operation = MANY
     with pytest.raises(ParameterRefused):
         await owner.answer_list(x)
+
+
+def test_what_is_told_of_already_is_so_for_the_call_that_pays_for_it_later(owner, channel):
+    """Midjourney's modal, without a hook of its own."""
+    owner._remember(7, "t1", (Binding("t1", TOLD.kind, 7, "one", "direct", "main", True),))
+    x = call({"taskId": "t1"}, method="POST")
+    x.operation = OperationSpec("modal", ids_out=(IdOut(TOLD.kind, (("result",),)),), task=TOLD)
+    x.begin = SimpleNamespace(id="0" * 32, hold_nanos=7, lease="")
+    owner.watch(x)
+    x.sighting.feed(b'{"code": 1, "result": "t1"}')
+    x.sighting.finish()
+    assert owner.conclude(x, entry.COMPLETE) is Fate.GOES_ON
+    assert channel.told[0]["binding"]["is_told"]

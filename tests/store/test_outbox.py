@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from uuid import UUID
+
 import pytest
 
 from proxy.dialects.owned import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
@@ -10,8 +12,8 @@ from proxy.store.audit import audit
 from proxy.store.due import DueTasks, Later
 from proxy.store.outbox import DELIVERED, EVENTS_MAX, KEPT_MS, PER_KEY, Change, Outbox
 from proxy.store.outbox import FAILED as GIVEN_UP
-from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, new_id
-from tests.store.tasks import DAYS
+from tests.store.journals import NOW_MS, PRICE_ENTRY, Life, end, new_id
+from tests.store.tasks import COST, DAYS, HOLD
 from tests.store.told import HOOK, hooked, look
 
 ONE = ("openai", "response")
@@ -129,17 +131,54 @@ async def test_a_poll_that_puts_a_task_off_tells_of_its_progress_in_the_same_tra
     assert due.told_mark == "30%"
 
 
+def free(account: int, vendor_id: str = "t1"):
+    """A call that costs nothing and whose owner wants to be told: it is closed, its task goes on."""
+    begin, bind, _ = hooked(account, vendor_id)
+    begin.hold_nanos = bind.hold_nanos = 0
+    return begin, bind, end(account, id=begin.id, hold_nanos=0, cost_nanos=0, state="void", usage={})
+
+
 async def test_a_task_that_nobody_pays_for_is_asked_about_where_somebody_wants_to_hear_of_it(
     database, tasks, life, drainer, accounts
 ):
-    entries = hooked(accounts[0], "t1")
-    for e in entries:
-        e.hold_nanos = 0
-    await life.write([PRICE_ENTRY, *entries])
+    await life.write([PRICE_ENTRY, *free(accounts[0])])
     await drainer.run_once()
+    before = await database.fetch("SELECT id, state, cost_nanos FROM usage")
     assert len(await tasks.claim({ONE: 9}, NOW_MS + 5000, NOW_MS + 90_000)) == 1
-    await tasks.settle([look(SUCCEEDED, "success")], DAYS)
+    await tasks.settle([look(RUNNING, "50%", 1000), look(SUCCEEDED, "success", 2000)], DAYS)
+    assert await events(database) == [(1, '{"mark":"50%"}'), (2, '{"mark":"success"}')]
+    assert await database.fetch("SELECT id, state, cost_nanos FROM usage") == before
+    assert await database.fetchval("SELECT state FROM binding") == "settled"
+
+
+async def test_who_pays_later_for_a_task_that_was_free_so_far_has_it_and_its_hook_stays(
+    database, tasks, life, drainer, accounts
+):
+    """Midjourney: an action that only opens a window costs nothing, the modal behind it does."""
+    _, modal, deferred = hooked(accounts[0], "t1", "")
+    await life.write([PRICE_ENTRY, *free(accounts[0]), modal, deferred])
+    await drainer.run_once()
+    sql = "SELECT id, state, hold_nanos, hook FROM binding"
+    assert [tuple(row) for row in await database.fetch(sql)] == [(UUID(modal.id), "pending", HOLD, HOOK)]
+    await tasks.settle([look(SUCCEEDED, "success", 2000)], DAYS)
+    assert await database.fetchval("SELECT cost_nanos FROM usage WHERE id = $1", modal.id) == COST
     assert await events(database) == [(1, '{"mark":"success"}')]
+
+
+async def test_an_end_that_was_seen_by_who_did_not_know_that_somebody_is_told_is_asked_for(
+    database, tasks, submit
+):
+    await submit()
+    unaware = look(SUCCEEDED, "", 1000)
+    unaware.body = ""
+    await tasks.settle([unaware], DAYS)
+    assert await database.fetchval("SELECT state FROM binding") == "pending"
+    [due] = await tasks.claim({ONE: 9}, NOW_MS + 1000, NOW_MS + 90_000)
+    untold = look(SUCCEEDED, "-", 2000)
+    untold.body = ""
+    await tasks.settle([untold], DAYS)
+    assert (due.vendor_id, await database.fetchval("SELECT state FROM binding")) == ("t1", "settled")
+    assert await events(database) == []
 
 
 async def test_a_task_that_flickers_is_told_a_thousand_times_and_then_its_end(database, tasks, submit):
