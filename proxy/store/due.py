@@ -336,10 +336,12 @@ RETURNING b.id, b.account, b.kind, b.vendor_id, b.upstream, b.mirror, b.credenti
              AND (ended_at IS NULL OR ended_at > to_timestamp(b.at_ms / 1000.0))) AS overrides
 """
 
-# A disputed task that was asked about once more is not asked about again.
+# A disputed task that was asked about once more is not asked about again. An object that did not change stays
+# where it is: large ones live beside the row.
 _PUT_OFF = """
-UPDATE binding b SET next_poll_ms = CASE b.state WHEN 'pending' THEN t.next_poll_ms END,
-       failures = t.failures, content = coalesce(t.content, b.content)
+UPDATE binding b SET failures = t.failures,
+       next_poll_ms = CASE b.state WHEN 'pending' THEN t.next_poll_ms END,
+       content = CASE WHEN t.content = b.content THEN b.content ELSE coalesce(t.content, b.content) END
 FROM unnest($1::uuid[], $2::int[], $3::bigint[], $4::int[], $5::jsonb[])
      AS t (id, polls, next_poll_ms, failures, content)
 WHERE b.id = t.id AND b.polls = t.polls AND b.state IN ('pending', 'disputed')
