@@ -77,12 +77,15 @@ def end(station: Station, child: str, how: signal.Signals) -> float:
     return moment_s
 
 
+LOG_S = 0.001  # moments of the log are whole milliseconds, cut off
+
+
 def logged(station: Station, since_s: float, msg: str, **fields: str) -> list[tuple[float, dict[str, str]]]:
     """Lines of the log, each with how many seconds after `since_s` it was written."""
     found = []
     for line in station.log_lines():
         after_s = datetime.fromisoformat(line["ts"]).timestamp() - since_s
-        if after_s >= 0 and line["msg"] == msg and fields.items() <= line.items():
+        if after_s > -LOG_S and line["msg"] == msg and fields.items() <= line.items():
             found.append((after_s, line))
     return found
 
