@@ -6,7 +6,8 @@ A call keeps the snapshot that it began under; a reload swaps the reference.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import orjson
@@ -19,6 +20,7 @@ from proxy.dialects.links import Hosting, Linker
 from proxy.dialects.owned import Task, tasks_of
 from proxy.metering.pricing import PPM, Price, price_from_content
 from proxy.metering.quote import Sale
+from proxy.routing.addresses import Addresses
 from proxy.routing.globs import MEMO_ENTRIES_MAX, NAME_CHARACTERS_MAX, Globs, matches
 from proxy.routing.table import (
     Candidate,
@@ -67,7 +69,7 @@ class Rates:
 class Snapshot:
     """The table with its rate card and the dialects that it names."""
 
-    __slots__ = ("_permissions", "_tasks", "dialects", "generation", "rates", "table")
+    __slots__ = ("_addresses", "_permissions", "_tasks", "dialects", "generation", "rates", "table")
 
     def __init__(self, table: Table, rates: Rates, dialects: Mapping[str, Dialect], generation: int) -> None:
         self.table = table
@@ -76,6 +78,7 @@ class Snapshot:
         self.generation = generation
         self._permissions: dict[tuple[tuple[str, ...], str], bool] = {}
         self._tasks: dict[str, Mapping[str, Task]] = {}
+        self._addresses: dict[str, Addresses] = {}
         unknown = {u.dialect for u in table.upstreams.values()} - set(dialects)
         if unknown:
             raise ValueError(f"compiled by another build: dialects {sorted(unknown)}")
@@ -156,6 +159,22 @@ class Snapshot:
         if linker is None or results is None or not results.keeps(family):
             return None
         return Hosting(linker, url if results.rewrite else "")
+
+    def here(self, family: str, upstream: str, endpoint: str) -> Callable[[str], str | None]:
+        """URL of the vendor's API -> the one at an endpoint of ours that leads there; None: none does."""
+        known = self._addresses.get(family)
+        if known is None:
+            routes = (route for route in self.table.routes if route.dialect == family)
+            operations = self.table.upstreams[upstream].operations
+            paths = [
+                (route.at or operations[route.operation].path, route.path)
+                for route in routes
+                if route.operation in operations
+            ]
+            known = self._addresses[family] = Addresses(paths)
+        mirrors = self.table.upstreams[upstream].mirrors
+        bases = sorted({"", *(mirror.base_path for mirror in mirrors)}, key=len, reverse=True)
+        return partial(known.here, base_paths=bases, endpoint=endpoint)
 
     def forgotten_after(self) -> dict[str, int]:
         """kind -> days, of what vendors forget by themselves."""

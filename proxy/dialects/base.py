@@ -151,6 +151,7 @@ class OperationSpec:
     """Header or query parameter -> what it may say: any other word asks for a capability of the vendor's."""
     once: Once | None = None  # None: only an Idempotency-Key makes two submits one
     exists: Condition = ()  # what the answer to a submit says of a task that was there before
+    links: tuple[Pointer, ...] = ()  # URLs of the vendor's API in an answer: they are to lead back here
     hurries: bool = False  # the task that it names may be over by it: it is asked about at once
     owns: bool = field(init=False)  # anything of the vendor's is in its requests or answers
     places: Places = field(init=False, compare=False)  # of `ids_in`

@@ -130,6 +130,7 @@ def _operation(family: str, row: Row, tasks: Mapping[str, Task]) -> OperationSpe
         once=_once(row["once"]) if row["once"] else None,
         exists=_condition(row["exists"]),
         hurries=row["hurries"],
+        links=_pointers(row["links"]),
     )
 
 

@@ -124,10 +124,27 @@ def relinked(content: bytes, shown: Shown, vendor_id: str, link: Link) -> bytes:
 
     What is no JSON, or too deep for us, is returned as it is. `vendor_id` is that of an answer about one.
     """
+    return _spliced(content, lambda text: _changes(text, shown, vendor_id, link))
+
+
+def readdressed(content: bytes, places: tuple[Pointer, ...], here: Callable[[str], str | None]) -> bytes:
+    """The same for URLs of the vendor's API: `here` tells the one that leads back to it through us."""
+
+    def changes(text: str) -> Iterator[Change]:
+        for pointer in places:
+            for _, start in _spans(text, _value_at(text, 0), pointer, ""):
+                value, end = _DECODER.raw_decode(text, start)
+                if is_link(value) and (ours := here(value)) is not None:
+                    yield start, end, ours
+
+    return _spliced(content, changes)
+
+
+def _spliced(content: bytes, find: Callable[[str], Iterable[Change]]) -> bytes:
     try:
         text = content.decode()
         json.loads(text)  # so that the walks need not doubt it
-        changes = sorted(_changes(text, shown, vendor_id, link))
+        changes = sorted(find(text))
     except (ValueError, RecursionError):
         return content
     pieces, done = [], 0

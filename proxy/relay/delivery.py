@@ -19,8 +19,8 @@ from proxy.relay.linking import Relinking, is_held
 def delivery_for(x: Exchange, head: Head, heading: Heading, *, hides_usage: bool) -> Writer:
     """Of an answer with the upstream's `head` and the client's `heading`; `hides_usage`: the usage event of
     a stream is left out."""
-    if x.hosting is not None and is_held(x, head):
-        return Relinking(x, x.hosting, heading, lambda changed: _writer_for(x, head, changed))
+    if (x.hosting is not None or (x.operation is not None and x.operation.links)) and is_held(x, head):
+        return Relinking(x, heading, lambda changed: _writer_for(x, head, changed))
     writer = _writer_for(x, head, heading)
     return _Filtered(writer) if hides_usage and heading.is_event_stream else writer
 

@@ -268,8 +268,10 @@ class Relay:
                 framing = b"content-length: %d\r\n" % len(content)
             if x.facts.body_coding and content == x.coded:
                 framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
-        is_kept = (x.hosting is not None and x.hosting.rewrites) or (
-            x.heartbeat is not None and x.heartbeat.needs_identity
+        is_kept = (
+            bool(operation.links)
+            or (x.hosting is not None and x.hosting.rewrites)
+            or (x.heartbeat is not None and x.heartbeat.needs_identity)
         )
         head = x.heads.block(x, x.facts, choice, identity=injects or is_kept)
         if dialect.sign is not None:

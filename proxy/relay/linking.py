@@ -1,8 +1,8 @@
 """Answers in which our links stand for the URLs of files that are kept here.
 
 Owns a worker's linker, and the delivery of such an answer: it is held until it is whole, and goes out with
-its new length. Only answers of operations that show tasks, of families whose files are kept, with `rewrite`;
-what links are is dialects.links'.
+its new length. Only answers of operations that show tasks, of families whose files are kept, with `rewrite`,
+and of those whose answers name addresses of the vendor's API; what links are is dialects.links'.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
-from proxy.dialects.links import WHOLE_BYTES_MAX, Hosting, Linker, Shown, relinked
+from proxy.dialects.links import WHOLE_BYTES_MAX, Hosting, Linker, Shown, readdressed, relinked
 from proxy.http1.head import Head
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
@@ -48,26 +48,29 @@ def shown_by(x: Exchange) -> Shown:
     return Shown(task, task.object)
 
 
+def changes_links(x: Exchange) -> bool:
+    """Do answers to this call show links of ours?"""
+    assert x.operation is not None
+    return bool(x.operation.links) or (x.hosting is not None and x.hosting.rewrites)
+
+
 def is_held(x: Exchange, head: Head) -> bool:
     """May the answer with this head get links of ours?"""
-    if x.hosting is None or not x.hosting.rewrites:
+    if not changes_links(x):
         return False
     coding, kind = head.value(b"content-encoding"), head.value(b"content-type") or b""
     is_plain = coding is None or coding == b"identity"
-    return head.status == 200 and is_plain and b"json" in kind and x.method != "HEAD"
+    return 200 <= head.status < 300 and is_plain and b"json" in kind and x.method != "HEAD"
 
 
 class Relinking:
     """A Writer: the answer goes on as a whole. One that is too long goes on as it is."""
 
-    __slots__ = ("_heading", "_held", "_hosting", "_make", "_out", "_size", "_x")
+    __slots__ = ("_heading", "_held", "_make", "_out", "_size", "_x")
 
-    def __init__(
-        self, x: Exchange, hosting: Hosting, heading: Heading, make: Callable[[Heading], Writer]
-    ) -> None:
+    def __init__(self, x: Exchange, heading: Heading, make: Callable[[Heading], Writer]) -> None:
         """`make` gives what writes an answer with such a heading."""
         self._x = x
-        self._hosting = hosting
         self._heading = heading
         self._make = make
         self._held: list[bytes] = []
@@ -92,9 +95,14 @@ class Relinking:
 
     def _relinked(self) -> list[bytes]:
         x, content = self._x, b"".join(self._held)
-        vendor_id = x.bound.vendor_id if x.bound is not None else ""
-        at = x.attempts[-1]
-        changed = relinked(content, shown_by(x), vendor_id, self._hosting.link(at.upstream, at.credential))
+        assert x.operation is not None and x.snapshot is not None and x.endpoint is not None
+        at, changed = x.attempts[-1], content
+        if x.hosting is not None and x.hosting.rewrites:
+            vendor_id = x.bound.vendor_id if x.bound is not None else ""
+            changed = relinked(content, shown_by(x), vendor_id, x.hosting.link(at.upstream, at.credential))
+        if x.operation.links:
+            here = x.snapshot.here(x.operation.api, at.upstream, x.endpoint.url)
+            changed = readdressed(changed, x.operation.links, here)
         if len(changed) != len(content) and not self._heading.chunked:
             self._heading = self._heading._replace(
                 head=self._heading.head.replace(

@@ -224,6 +224,9 @@ class Family(Section):
     errors: Errors | None = None
     drop: list[MemberName] = Field(default=[], description="Cut out of all requests.")
     modes: dict[Name, Mode] = {}
+    links: list[Place] = Field(
+        default=[], description="URLs of the vendor's API in its answers: they lead back through here."
+    )
     each: dict[Name, Annotated[list[Text], Field(min_length=1)]] = Field(
         default={}, description="Operations with this word in their path are made once for each."
     )

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proxy.dialects.links import Home, Hosting, Linker, Shown, files_told, relinked
+from proxy.dialects.links import Home, Hosting, Linker, Shown, files_told, readdressed, relinked
 from proxy.dialects.owned import FAILED, SUCCEEDED, Task
 from proxy.metering.scanner import ANY
 
@@ -168,3 +168,12 @@ def test_a_document_that_is_no_text_any_more():
 def test_a_made_up_id_is_known_for_what_it_is(change):
     linker = Linker(b"s" * 32)
     assert not linker.is_ours(change(linker.id_of(HOME, "0")))
+
+
+def test_addresses_of_the_vendors_api_are_exchanged_and_nothing_else():
+    content = b'{"a":  "https://v.example/x", "urls": {"get": "https://v.example/y?z=1"}, "b": "/y" }'
+    places = (("a",), ("urls", "get"), ("urls", "none"))
+    changed = readdressed(content, places, lambda url: "https://ours/y?z=1" if "y" in url else None)
+    assert changed == content.replace(b"https://v.example/y?z=1", b"https://ours/y?z=1")
+    for odd in (b"", b"[1", b"5", b'{"a": 5}', b"\xff"):
+        assert readdressed(odd, places, lambda url: "x") == odd

@@ -297,3 +297,25 @@ def test_a_list_is_of_ones_own_tasks(
 
     assert mine <= ids(key)
     assert not mine & ids(strangers_key)
+
+
+@pytest.mark.parametrize(("family", "places"), [
+    ("fal", ["status_url", "response_url", "cancel_url"]),
+    ("replicate", ["urls.get", "urls.cancel"]),
+    ("bfl", ["polling_url"]),
+])  # fmt: skip
+def test_addresses_in_answers_lead_back_through_the_station(
+    station: Station, vendor: TaskVendor, key: str, family: str, places: list[str]
+) -> None:
+    """Else clients that follow them would show their key to the vendor."""
+    row = next(row for row in ROWS if row.family == family)
+    answer = ask(station, key, "POST", row.path, json=row.doc)
+    told, id_ = answer.json(), at(answer.json(), row.id_at)
+    assert vendor.url not in answer.text and int(answer.headers["content-length"]) == len(answer.content)
+    for place in places:
+        here, path, rest = at(told, place).partition(f"/{row.path.split('/')[1]}/")
+        assert here == "http://127.0.0.1:8080", "the endpoint's own URL"
+        if "cancel" not in place and "response" not in place:
+            shown = ask(station, key, "GET", path + rest)
+            assert shown.status_code == 200 and id_ in shown.text
+            assert vendor.url not in shown.text.replace("/_demo/files", "")

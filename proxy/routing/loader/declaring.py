@@ -97,6 +97,7 @@ def _operation(one: Family, operation: Operation) -> Row:
         "task": operation.kind if _has_task(one.said, operation) else None,
         "submits": said.submits,
         "hurries": said.hurries,
+        "links": _places(one.said.links) if said.submits or said.shows else [],
         "lists": said.lists and _listing(operation.kind, said.lists, task.blank),
         "once": said.once
         and {"members": [steps(place) for place in said.once.members], "within_s": said.once.within / 1000},
