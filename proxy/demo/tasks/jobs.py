@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +26,11 @@ WHY = "The demo was asked to fail."
 
 Step = tuple[str, int]  # state, progress in percent
 PLAN: tuple[Step, ...] = ((QUEUED, 0), (RUNNING, 30), (RUNNING, 60), (SUCCEEDED, 100))
+REFUSED = {  # what is not taken on
+    "banned": "The prompt contains a banned word: banned",
+    "full": "The queue is full, try again later",
+    "broken": "The demo was asked to break down",
+}
 LAST = {"fail": (FAILED, 60), "cancel": (CANCELLED, 60)}  # how a job ends that says so
 
 
@@ -97,7 +102,9 @@ class Jobs:
     def add(self, family: Family, kind: str, call: Call, parent: Job | None = None) -> Job:
         """A new job. Raises Refusal where the prompt is one that the vendor refuses."""
         words = words_in(call.doc)
-        refuse(words)
+        for word, message in REFUSED.items():
+            if word in words:
+                raise Refusal(word, message)
         plan = list(family.plan)
         job = Job(family.new_id(), family, kind, call, plan, *plan.pop(0), parent=parent)
         for word, end in LAST.items():
@@ -129,9 +136,9 @@ class Jobs:
             if family in (None, job.family) and secret in (None, job.call.secret)
         ]
 
-    def resume(self, job: Job, kind: str) -> None:
-        """A job that waited for its caller goes on as another kind."""
-        job.kind, job.plan = kind, list(job.family.plan)
+    def resume(self, job: Job) -> None:
+        """One that waited for its caller goes on."""
+        job.plan = list(job.family.plan)
         self.step(job)
 
     def step(self, job: Job) -> None:
@@ -164,15 +171,3 @@ class Jobs:
         for timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-
-
-def refuse(words: Iterable[str]) -> None:
-    """Raises Refusal for a request that says so."""
-    reasons: Mapping[str, str] = {
-        "banned": "The prompt contains a banned word: banned",
-        "full": "The queue is full, try again later",
-        "broken": "The demo was asked to break down",
-    }
-    for kind, message in reasons.items():
-        if kind in words:
-            raise Refusal(kind, message)

@@ -212,7 +212,7 @@ def modal(jobs: Jobs, family: Family, call: Call) -> Any:
     if job.state != "waiting":
         raise Refusal("invalid", "关联任务状态错误")
     job.asked.update({name: call.doc[name] for name in ("prompt", "maskBase64") if name in call.doc})
-    jobs.resume(job, job.kind)
+    jobs.resume(job)
     return submitted(job)
 
 

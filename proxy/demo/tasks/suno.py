@@ -8,7 +8,7 @@ from __future__ import annotations
 import uuid
 from typing import Any
 
-from proxy.demo.tasks.family import Call, Family, Path, get, post, require, show, show_many
+from proxy.demo.tasks.family import Action, Call, Family, Path, get, post, require, show, show_many
 from proxy.demo.tasks.jobs import (
     FAILED,
     QUEUED,
@@ -116,7 +116,7 @@ def refused(refusal: Refusal) -> tuple[int, Any]:
     return STATUS[refusal.kind], {"code": code, "message": refusal.message, "data": None}
 
 
-def sing(kind: str, *needed: str) -> Any:
+def sing(kind: str, *needed: str) -> Action:
     """Music or lyrics. What it goes on from must be a song of this credential's."""
 
     def act(jobs: Jobs, family: Family, call: Call) -> Any:
