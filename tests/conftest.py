@@ -13,6 +13,7 @@ from hypothesis import settings
 
 from proxy.embedded import EmbeddedPostgres
 from proxy.store.database import Database
+from tests.midday import MIDDAY
 
 # Hypothesis' own: the same examples on every machine, and no limits in time.
 settings.load_profile("ci")
@@ -72,9 +73,9 @@ BEGIN
         EXECUTE format(CASE WHEN it.relispartition THEN 'DROP TABLE %s' ELSE 'DELETE FROM %s' END, it.name);
     END LOOP;
     PERFORM setval(format('%I', sequencename)::regclass, start_value, false) FROM pg_sequences;
-    INSERT INTO station_state DEFAULT VALUES;
+    INSERT INTO station_state (timezone) VALUES ('MIDDAY');
 END $$;
-"""
+""".replace("MIDDAY", MIDDAY)
 PRINT = """
 SELECT md5(string_agg(thing, ' ' ORDER BY thing)) FROM (
     SELECT relname::text AS thing FROM pg_class WHERE relnamespace = 'public'::regnamespace
