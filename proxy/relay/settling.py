@@ -175,18 +175,17 @@ class Settler:
         reported = tap.meter.usage() if tap is not None else None
         if reported is not None:
             price = self._narrowed(x, price, tap)
-        if x.ownership is not None:
-            fate = x.ownership.conclude(x, ending.outcome)
-            if fate is Fate.GOES_ON:
-                self._defer(x, facts, price, then)
-                return
-            if fate is Fate.EXISTS:
-                reported, facts.cut = None, bindings.EXISTS
+        fate = x.ownership.conclude(x, ending.outcome) if x.ownership is not None else Fate.OVER
+        if fate is Fate.GOES_ON:
+            self._defer(x, facts, price, then)
+            return
         is_last_word = ending.is_whole or (tap is not None and tap.meter.usage_is_final())
         is_final = reported is not None and is_last_word
         terms = self._terms(x)
         uncounted = b""
-        if is_final or price.free or ending.outcome in _NOT_COUNTED:
+        if fate is Fate.EXISTS:
+            facts.cut, figures = bindings.EXISTS, Figures()
+        elif is_final or price.free or ending.outcome in _NOT_COUNTED:
             figures = Figures(reported, is_final)
         else:
             figures, uncounted = self._counted(x, tap, reported)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import threading
 from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import pytest
@@ -22,6 +25,7 @@ upstreams:
     dialect: midjourney
     mirrors: {direct: {url: "URL"}}
     credentials: {main: "${env:ONE_KEY}", spare: "${env:CLAUDE_KEY}"}
+  old: {dialect: old, mirrors: {direct: {url: "OLD"}}, credentials: {main: "${env:ONE_KEY}"}}
   hub: {dialect: openai, mirrors: {direct: {url: "URL"}}, credentials: {main: "${env:ONE_KEY}"}}
 tasks:
   midjourney:
@@ -29,6 +33,7 @@ tasks:
     modes: {mj-turbo: {bill: "{name}-turbo"}}
     operations: {change: {once: }}  # the vendor tells
     task: {poll: {every: 200ms, at_most: 1s}}
+  old: {family: midjourney, under: /old, upstream: old}
   suno: {upstream: hub, task: {poll: {every: 200ms, at_most: 1s}}}
 models: {gpt-4o-mini: {candidates: [{upstream: hub}]}}
 prices:
@@ -51,12 +56,52 @@ def vendor() -> Iterator[TaskVendor]:
         yield vendor
 
 
+class Repeating(ThreadingHTTPServer):
+    """A vendor that has one task, whoever asks for one."""
+
+    code = 1
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Repeated)
+        threading.Thread(target=self.serve_forever, daemon=True).start()
+
+
+class Repeated(BaseHTTPRequestHandler):
+    server: Repeating
+
+    def do_POST(self) -> None:
+        self.rfile.read(int(self.headers["content-length"]))
+        self.answer({"code": self.server.code, "description": "", "result": "77", "properties": {}})
+
+    def do_GET(self) -> None:
+        self.answer({"id": "77", "status": "IN_PROGRESS", "progress": "5%"})
+
+    def answer(self, document: Any) -> None:
+        body = json.dumps(document).encode()
+        self.send_response(200)
+        self.send_header("content-type", "application/json")
+        self.send_header("content-length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: Any) -> None:
+        """Silence."""
+
+
+@pytest.fixture(scope="module")
+def old() -> Iterator[Repeating]:
+    with Repeating() as old:
+        yield old
+        old.shutdown()
+
+
 @pytest.fixture(scope="module")
 def station(
-    vendor: TaskVendor, tmp_path_factory: pytest.TempPathFactory, databases: Databases
+    vendor: TaskVendor, old: Repeating, tmp_path_factory: pytest.TempPathFactory, databases: Databases
 ) -> Iterator[Station]:
     data = tmp_path_factory.mktemp("midjourney") / "data"
-    station = Station(data, CONFIG.replace("URL", vendor.url), databases.take(), workers=2)
+    config = CONFIG.replace("URL", vendor.url).replace("OLD", f"http://127.0.0.1:{old.server_port}")
+    station = Station(data, config, databases.take(), workers=2)
     station.start()
     yield station
     station.stop()
@@ -198,6 +243,19 @@ def test_what_was_asked_for_before_is_charged_once(station, vendor, ada):
     assert sorted(bills) == [("mj_upscale", 0), ("mj_upscale", 0), ("mj_upscale", 2), ("mj_variation", 3)]
     sql = "SELECT hold_nanos FROM binding b JOIN account a ON a.id = b.account WHERE hold_nanos > 0"
     assert asyncio.run(station.rows(f"{sql} AND a.name = '{ada.name}'")) == []
+
+
+def test_a_task_that_is_anothers_is_neither_charged_nor_given(old, ada, ben):
+    assert ben.submit("/old/mj/submit/imagine", prompt="a fox") == "77"
+    old.code = 21
+    for _ in range(3):
+        assert ada.submit("/old/mj/submit/imagine", prompt="a fox") == "77"
+        assert ada.ask("GET", "/old/mj/task/77/fetch").status_code == 404
+    assert ada.bills(3) == [("mj_imagine", 0, "complete")] * 3
+    for _ in range(3):
+        assert ben.submit("/old/mj/submit/imagine", prompt="a fox") == "77"
+        assert ben.ask("GET", "/old/mj/task/77/fetch").status_code == 200
+    assert ben.bills(3) == [("mj_imagine", 0, "complete")] * 3
 
 
 def test_a_modal_is_charged_and_what_led_to_it_is_not(vendor, ada):
