@@ -202,11 +202,10 @@ class ResultPages:
             sending.client_paused()
         try:
             async for data in content:
-                if head:
-                    x.status = status
-                    data, head = head + data, b""
-                await sending.write(data)
+                x.status = status
                 x.response_bytes += len(data)
+                await sending.write(head + data if head else data)
+                head = b""
         finally:
             x.pump = None
             self._sending[x.address] -= 1
