@@ -136,7 +136,7 @@ class TaskStation:
         """Nothing but so many tasks of one family."""
         database = await Database.connect(dsn_for(self._data))
         try:
-            await database.execute("DELETE FROM binding")
+            await database.execute("TRUNCATE binding CASCADE")
             name = f"bench-{family}-{finished}"
             account = (await Catalog(database).create_account(name)).id
             now_ms = time.time_ns() // 1_000_000

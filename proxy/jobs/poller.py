@@ -27,7 +27,8 @@ from proxy.ledger.bindings import Part
 from proxy.ledger.entry import Bind, Observed
 from proxy.metering.usage import Usage
 from proxy.snapshot import Snapshot
-from proxy.store.due import FORGET_ROWS, Deadline, Due, DueTasks, Later, Learned, Sort, decided
+from proxy.store.deadlines import Deadline, Sort
+from proxy.store.due import FORGET_ROWS, Due, DueTasks, Later, Learned, decided
 from proxy.store.outbox import Change
 from proxy.store.posting import DayOf
 from proxy.telemetry import Stats
@@ -175,7 +176,6 @@ class Poller:
         """Deadlines hold also where polls come late: a vendor that hangs holds up thousands of tasks."""
         if now_ms < self._sweep_ms:
             return
-        self._sweep_ms = now_ms + SWEEP_MS
         deadlines = [
             Deadline(
                 (upstream, kind),
@@ -186,6 +186,7 @@ class Poller:
             for kind, task in snapshot.tasks(upstream).items()
         ]
         disputed = await self._due.sweep(deadlines, now_ms - OVERDUE_MS, now_ms + DISPUTE_MS)
+        self._sweep_ms = now_ms + SWEEP_MS
         self._stats.inc("tasks_disputed_total", by=disputed)
 
     # -- a poll --

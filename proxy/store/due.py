@@ -26,6 +26,7 @@ from proxy.store.bindings import accounts_of, bind, observe
 from proxy.store.charges import DayOf, charge
 from proxy.store.corrections import correct
 from proxy.store.database import Connection, Database
+from proxy.store.deadlines import Deadline, Sort, sweep
 from proxy.store.outbox import Change, tell
 from proxy.store.posting import NOTHING_DECLARED
 from proxy.store.submissions import Submissions
@@ -46,8 +47,6 @@ UNFIT = (
     asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ArithmeticError, LookupError, StateError,
     TypeError, ValueError,
 )  # fmt: skip
-
-Sort = tuple[str, str]  # upstream and kind: tasks that are asked about in the same way
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,15 +87,6 @@ class Dispute:
     deadline_ms: int
     hold_nanos: int
     note: str
-
-
-@dataclass(frozen=True, slots=True)
-class Deadline:
-    """Tasks of a sort from before `before_ms` are too old; disputes about them last until `until_ms`."""
-
-    sort: Sort
-    before_ms: int
-    until_ms: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -211,19 +201,8 @@ class DueTasks:
         return {row["id"].hex for row in await self._database.fetch(_HURRY, calls, now_ms)}
 
     async def sweep(self, deadlines: Sequence[Deadline], overdue_ms: int, until_ms: int) -> int:
-        """What is too old is disputed, whether or not somebody could ask about it; so is what nobody has
-        been asking about since `overdue_ms`, as the file has it no more. Disputes that a client began, by
-        deleting what it awaited, get their time. How many are disputed by it."""
-        rows = await self._database.fetch(
-            _SWEEP,
-            [it.sort[0] for it in deadlines],
-            [it.sort[1] for it in deadlines],
-            [it.before_ms for it in deadlines],
-            [it.until_ms for it in deadlines],
-        )
-        await self._database.execute(_DATE, until_ms)
-        left = await self._database.fetch(_LEFT, overdue_ms, until_ms)
-        return len(rows) + len(left)
+        """See deadlines.sweep."""
+        return await sweep(self._database, deadlines, overdue_ms, until_ms)
 
     async def forget(self, days: Mapping[str, int], now_ms: int) -> int:
         """Drop what vendors have forgotten, by kind, and what else is over; how many bindings."""
@@ -366,24 +345,6 @@ WITH hurried AS (
     WHERE id = ANY($1::uuid[]) AND state IN ('pending', 'disputed')
 )
 SELECT id FROM binding WHERE id = ANY($1::uuid[])
-"""
-
-_SWEEP = """
-UPDATE binding b SET state = 'disputed', deadline_ms = s.until_ms, next_poll_ms = NULL,
-       note = 'nobody could tell its end in time'
-FROM unnest($1::text[], $2::text[], $3::bigint[], $4::bigint[]) AS s (upstream, kind, before_ms, until_ms)
-WHERE b.upstream = s.upstream AND b.kind = s.kind AND b.next_poll_ms IS NOT NULL
-  AND b.state = 'pending' AND b.at_ms < s.before_ms
-RETURNING true
-"""
-
-_DATE = "UPDATE binding SET deadline_ms = $1 WHERE state = 'disputed' AND deadline_ms IS NULL"
-
-_LEFT = """
-UPDATE binding SET state = 'disputed', deadline_ms = $2, next_poll_ms = NULL,
-       note = 'nobody could be asked about it: is its upstream still in the file?'
-WHERE next_poll_ms < $1 AND state = 'pending'
-RETURNING true
 """
 
 _SET_APART = """

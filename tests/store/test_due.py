@@ -12,10 +12,12 @@ from proxy.ledger import bindings, entry
 from proxy.ledger.entry import Bind, PriceEntry
 from proxy.metering.pricing import cost_nanos, price_from_content
 from proxy.metering.usage import Usage
+from proxy.store import deadlines
 from proxy.store import due as due_sql
 from proxy.store.audit import audit
+from proxy.store.deadlines import Deadline
 from proxy.store.drainer import Drainer
-from proxy.store.due import Deadline, DueTasks, Later, Learned, decided
+from proxy.store.due import DueTasks, Later, Learned, decided
 from proxy.store.leases import Leases
 from tests.store.journals import NODE, NOW_MS, PRICE, PRICE_ENTRY, YUAN, Life, Station, new_id
 from tests.store.tasks import COST, DAYS, HOLD, USAGE, seen, submitted
@@ -443,9 +445,9 @@ async def touched(database, sql: str, *args) -> tuple[int, set[str]]:
 SORTS = (["openai"], ["response"])
 ROUND = {
     "claim": (due_sql._CLAIM, *SORTS, [8], NOW_MS, NOW_MS + 9),
-    "deadlines": (due_sql._SWEEP, *SORTS, [NOW_MS - 9_990], [NOW_MS]),
-    "what is left": (due_sql._LEFT, NOW_MS - 9_990, NOW_MS),
-    "dates of disputes": (due_sql._DATE, NOW_MS),
+    "deadlines": (deadlines._LATE, *SORTS, [NOW_MS - 9_990], [NOW_MS]),
+    "what is left": (deadlines._LEFT, NOW_MS - 9_990, NOW_MS),
+    "dates of disputes": (deadlines._DATE, NOW_MS),
     "hint": (due_sql._HURRY, [new_id(), new_id(), new_id()], NOW_MS),
 }
 

@@ -32,8 +32,9 @@ from proxy.store.adoption import Adopter
 from proxy.store.audit import audit
 from proxy.store.catalog import Catalog
 from proxy.store.database import Database
+from proxy.store.deadlines import Deadline
 from proxy.store.drainer import Drainer
-from proxy.store.due import Deadline, Due, DueTasks, Later, Learned, decided
+from proxy.store.due import Due, DueTasks, Later, Learned, decided
 from proxy.store.journal_audit import audit_journals
 from proxy.store.leases import Leases
 from proxy.store.payments import Payments

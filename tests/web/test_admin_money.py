@@ -8,8 +8,9 @@ import pytest
 
 from proxy.store.audit import audit
 from proxy.store.catalog import Catalog, KeySettings
+from proxy.store.deadlines import Deadline
 from proxy.store.drainer import Drainer
-from proxy.store.due import Deadline, DueTasks
+from proxy.store.due import DueTasks
 from proxy.store.reports import Reports
 from proxy.web.admin import make_admin_app
 from tests.store.journals import NODE, NOW_MS, PRICE_ENTRY, YUAN, Life, Station, end
