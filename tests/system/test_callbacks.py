@@ -82,6 +82,9 @@ class Customer:
     def submit(self, **members: Any) -> requests.Response:
         return self.ask("POST", "/mj/submit/imagine", json={"prompt": "a cat", **members})
 
+    def act(self, task: str, button: str, **members: Any) -> requests.Response:
+        return self.ask("POST", "/mj/submit/action", json={"taskId": task, "customId": button, **members})
+
 
 def is_signed(headers: dict[str, str], body: bytes, secret: str) -> bool:
     key = base64.b64decode(secret.removeprefix("whsec_"))
@@ -160,6 +163,43 @@ async def test_a_forged_callback_changes_nothing_and_a_true_one_only_makes_it_du
     assert all(body["status"] != "SUCCESS" for body in receiver.told)
     vendor.move(id_, "failed")
     wait_for(lambda: receiver.told and receiver.told[-1]["status"] == "FAILURE", "its end")
+
+
+async def test_a_free_action_with_a_hook_tells_its_change_and_its_modal_is_charged(
+    station: Station, vendor: TaskVendor, receiver: Receiver
+) -> None:
+    eve = Customer(station, await station.customer("eve"))
+    grid = eve.submit().json()["result"]
+    vendor.move(grid, "succeeded")
+
+    def picture() -> Any:
+        shown = eve.ask("GET", f"/mj/task/{grid}/fetch").json()
+        return shown["status"] == "SUCCESS" and shown
+
+    button = next(b for b in wait_for(picture)["buttons"] if b["label"] == "U1")
+    single = eve.act(grid, button["customId"]).json()["result"]
+    vendor.move(single, "succeeded")
+    grid = single
+    button = next(b for b in wait_for(picture)["buttons"] if "Inpaint" in b["customId"])
+    opened = eve.act(single, button["customId"], notifyHook=receiver.url).json()
+    assert opened["code"] == 21
+    wait_for(lambda: receiver.told and receiver.told[-1]["status"] == "MODAL", "its window")
+    body = {"taskId": opened["result"], "prompt": "a hat", "maskBase64": "data:image/png;base64,AAAA"}
+    id_ = eve.ask("POST", "/mj/submit/modal", json=body).json()["result"]
+    vendor.move(id_, "succeeded")
+    wait_for(lambda: receiver.told[-1]["status"] == "SUCCESS", "its end")
+    sql = (
+        "SELECT model, cost_nanos FROM usage JOIN account a ON a.id = account"
+        " WHERE name = 'eve' AND model <> ''"
+    )
+
+    async def billed() -> Any:
+        rows = await station.rows(sql)
+        return len(rows) == 4 and {row["model"]: row["cost_nanos"] for row in rows}
+
+    costs = await until(billed, "four calls")
+    assert costs == {"mj_imagine": 10**7, "mj_upscale": 10**7, "mj_inpaint": 0, "mj_modal": 10**7}
+    assert await station.violations() == []
 
 
 async def test_kills_between_commit_and_sending_and_noting_repeat_an_event_at_most(
