@@ -34,7 +34,7 @@ tasks:
     operations: {change: {once: }}  # the vendor tells
     task: {poll: {every: 200ms, at_most: 1s}}
   old: {family: midjourney, under: /old, upstream: old}
-  suno: {upstream: hub, task: {poll: {every: 200ms, at_most: 1s}}}
+  suno: {upstream: hub, task: {poll: {every: 200ms, at_most: 1s}, charged: [succeeded, failed]}}
 models: {gpt-4o-mini: {candidates: [{upstream: hub}]}}
 prices:
   "mj_*-turbo": {call: 0.009 USD}
@@ -367,6 +367,16 @@ def test_songs_belong_to_who_ordered_them_and_so_do_their_clips(vendor, ada, ben
     bills = ada.bills(4)
     assert [cost for _, cost, _ in bills] == [5] * 4
     assert [model for model, _, _ in bills] == ["suno_music", "suno_music", "suno_concat", "suno_lyrics"]
+
+
+def test_a_family_may_charge_for_the_try(vendor, ada):
+    id_ = ada.submit("/suno/submit/lyrics", prompt="rain")
+    vendor.move(id_, "failed")
+    assert ada.bills(1) == [("suno_lyrics", 5, "upstream_error")]
+    vendor.move(id_, "succeeded")
+    assert ada.ask("GET", f"/suno/fetch/{id_}").json()["data"]["status"] == "SUCCESS"
+    sql = f"SELECT state, hold_nanos FROM binding WHERE vendor_id = '{id_}'"
+    assert asyncio.run(ada.station.rows(sql)) == [{"state": "settled", "hold_nanos": 0}]
 
 
 def test_no_money_is_lost_or_made_up(station):
