@@ -13,6 +13,7 @@ from proxy import resources
 from proxy.store.database import Database, DatabaseUnavailable, MigrationError
 from tests.conftest import database_dsn_of, run_sql
 from tests.store import schema_dump
+from tests.waiting import DEADLINE_S
 
 NEXT = "0999_more.sql"
 MIGRATIONS = len(list(resources.sql().glob("0*.sql")))
@@ -105,7 +106,7 @@ async def test_a_deadlock_is_tried_again(database, accounts):
                 if number == 0 and len(runs) <= 2:
                     await first_locks.wait()
 
-        await database.retry(work, deadline_s=20)
+        await database.retry(work, deadline_s=DEADLINE_S)
 
     await asyncio.gather(move(accounts[:2]), move(accounts[1::-1]))
     assert len(runs) > 2
