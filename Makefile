@@ -35,7 +35,7 @@ clients: $(VENV)/.test
 
 # What takes minutes of load: kills and outages, many times.
 soak: $(VENV)/.test
-	HEADRACE_SOAK=1 $(PYTEST) tests/system tests/store/test_books.py
+	HEADRACE_SOAK=1 $(PYTEST) tests/system tests/store/test_books.py tests/store/test_task_books.py
 
 $(BIN)/python:
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -397,3 +397,24 @@ async def test_a_control_that_dies_and_a_station_that_is_killed_lose_no_id_and_n
     assert (await ada.patiently(f"/responses/{made[0]}"))["id"] == made[0]
     assert await ada.billed(4) == [(COST, "complete")] * 4
     assert await station.violations() == []
+
+
+async def test_a_background_response_that_is_submitted_again_by_its_key_is_the_same_one(station, vendor, ada):
+    headers = {"Authorization": f"Bearer {ada.key}", "Idempotency-Key": "r1"}
+    before = vendor.asked["POST /v1/responses"]
+
+    async def submit(**more: Any) -> tuple[int, Any]:
+        async with (
+            aiohttp.ClientSession(headers=headers) as session,
+            session.post(f"{ada.url}/v1/responses", json={**BACKGROUND, **more}) as r,
+        ):
+            return r.status, await r.json()
+
+    answers = await asyncio.gather(*(submit() for _ in range(4)))
+    assert {status for status, _ in answers} == {200}
+    assert [body for _, body in answers] == [answers[0][1]] * 4
+    assert vendor.asked["POST /v1/responses"] == before + 1
+    status, body = await submit(input="something else")
+    assert (status, body["error"]["code"]) == (422, "idempotency_key_reused")
+    vendor.finish(answers[0][1]["id"], usage=USAGE)
+    assert await ada.billed(1) == [(COST, "complete")]
