@@ -110,7 +110,7 @@ ROWS = {
     "avatar": Row("/avatar/generation", {"avatar_url": "https://x.test/1.png"}, "data", "/avatar/task/{id}",
                   "data.status", WRAPPED, "data.data.work_video_path"),
     "fal": Row("/fal-ai/flux-pro/kontext", {"prompt": "x"}, "request_id",
-               "/fal-ai/flux-pro/kontext/requests/{id}/status", "status",
+               "/fal-ai/flux-pro/requests/{id}/status", "status",
                ("IN_QUEUE", "IN_PROGRESS", "COMPLETED", "COMPLETED"), ""),
     "replicate": Row("/replicate/v1/models/black-forest-labs/flux-dev/predictions",
                      {"input": {"prompt": "x"}}, "id", "/replicate/v1/predictions/{id}", "status",
@@ -419,9 +419,9 @@ async def test_what_can_be_cancelled_is_told_in_the_vendors_way(vendor: Vendor) 
     prediction = (await vendor.post(path, {"version": "1", "input": {"prompt": "x"}}))["id"]
     assert (await vendor.post(f"{path}/{prediction}/cancel", {}))["status"] == "canceled"
     request = await vendor.post("/fal-ai/flux/dev", {"prompt": "x"})
-    status, _ = await vendor.ask("GET", f"/fal-ai/flux/dev/requests/{request['request_id']}")
+    status, _ = await vendor.ask("GET", f"/fal-ai/flux/requests/{request['request_id']}")
     assert status == 400
-    cancelled, _ = await vendor.ask("PUT", f"/fal-ai/flux/dev/requests/{request['request_id']}/cancel")
+    cancelled, _ = await vendor.ask("PUT", f"/fal-ai/flux/requests/{request['request_id']}/cancel")
     assert cancelled == 200
     jimeng = "/jimeng/?Action=CVSync2Async{}&Version=2022-08-31"
     task = await vendor.post(jimeng.format("SubmitTask"), {"req_key": "jimeng_t2v", "prompt": "x"})

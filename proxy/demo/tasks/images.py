@@ -11,11 +11,14 @@ from proxy.demo.tasks.replies import STATUS, iso, words
 
 # -- fal: a queue with a status beside the result --------------------------------------------------
 
-AT_FAL = "/fal-ai/{model:.+?}"
+AT_FAL = "/fal-ai/{model:.+}"
+REQUESTS = "/fal-ai/{app}/requests"
 
 
 def fal_urls(job: Job) -> dict[str, Any]:
-    at = f"{job.call.base}{job.call.target.partition('?')[0]}/requests/{job.id}"
+    """Under the app's name: what is behind it is part of the model only."""
+    app = job.call.at["model"].partition("/")[0]
+    at = f"{job.call.base}/fal-ai/{app}/requests/{job.id}"
     return {
         "request_id": job.id,
         "response_url": at,
@@ -60,9 +63,9 @@ FAL = Family(
     shown=fal,
     refused=lambda refusal: (STATUS[refusal.kind], {"detail": refusal.message}),
     paths=(
-        get(AT_FAL + "/requests/{id}/status", fal_status),
-        get(AT_FAL + "/requests/{id}", show()),
-        Path("PUT", AT_FAL + "/requests/{id}/cancel", fal_cancel),
+        get(REQUESTS + "/{id}/status", fal_status),
+        get(REQUESTS + "/{id}", show()),
+        Path("PUT", REQUESTS + "/{id}/cancel", fal_cancel),
         post(AT_FAL, submit("{model}", "prompt", "image_url")),
     ),
 )
