@@ -156,3 +156,24 @@ def test_the_paths_of_every_family_are_routes_without_a_line(path: str, operatio
 
 def test_a_preset_needs_no_warning():
     assert warnings(ONE_LINE) == []
+
+
+def test_a_station_may_declare_that_it_hands_out_the_vendors_addresses_for_uploads():
+    text = """\
+upstreams:
+  g:
+    preset: gemini
+    credentials: none
+    operations: {gemini_files: {}, call: {path: /upload/v1beta/files}}
+    headers: {response: {pass: [x-goog-upload-url]}}
+models: {gpt-4o-mini: {candidates: [{upstream: g}]}}
+routes:
+  - path: /upload/v1beta/files
+    operation: call
+    candidates: [{upstream: g}]
+    pass: [x-goog-upload-protocol, x-goog-upload-command]
+prices: {gpt-4o-mini: {call: 1}, call: {call: 1}}
+"""
+    found = table(text)
+    assert found.match("POST", "/upload/v1beta/files").route.operation == "call"
+    assert found.match("GET", "/v1beta/files/x").route.operation == "gemini_files.get"
