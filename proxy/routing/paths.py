@@ -75,17 +75,14 @@ class PathIndex:
         self._patterns: dict[int, list[tuple[tuple[str, ...], Route]]] = {}
         for route in routes:
             if "{" in route.path:
-                self._add_pattern(route)
+                segments = tuple(route.path.split("/"))
+                self._patterns.setdefault(len(segments), []).append((segments, route))
             else:
                 methods = self._literal.setdefault(route.path, {})
                 methods.update(dict.fromkeys(route.methods, Match(route, {})))
-
-    def _add_pattern(self, route: Route) -> None:
-        segments = tuple(route.path.split("/"))
-        same_length = self._patterns.setdefault(len(segments), [])
-        same_length.append((segments, route))
-        # A literal segment is more specific than a capture, from the left; a verb is than none.
-        same_length.sort(key=lambda entry: [_vagueness(segment) for segment in entry[0]])
+        for same_length in self._patterns.values():
+            # A literal segment is more specific than a capture, from the left; a verb is than none.
+            same_length.sort(key=lambda entry: [_vagueness(segment) for segment in entry[0]])
 
     def find(self, method: str, path: str) -> Match:
         """Raises UnknownPath, MethodNotAllowed, or MalformedRequest for a slash that hides in an escape."""
