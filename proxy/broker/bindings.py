@@ -17,7 +17,7 @@ from proxy.ledger.entry import Bind
 Args = dict[str, Any]
 
 KNOWN_MAX = 100_000  # bindings, about 500 bytes each
-LATE_S = (0.1, 0.2, 0.4, 0.8)  # pauses while another node may be draining
+LATE_S = (0.1, 0.2, 0.4, 0.8, 1.0, 1.0)  # pauses while another node may be draining: less than a worker waits
 UNKNOWN_PER_MINUTE = 120  # ids of one account that are looked for everywhere; then only in Postgres
 MINUTE_MS = 60_000
 DRAINED_MS = 60_000  # after this long Postgres has what the journals of the node have, on any machine

@@ -38,7 +38,7 @@ from proxy.relay.pages import respond_json
 from proxy.relay.sighting import Seen, Sighting, sighting_of
 from proxy.routing.selection import Choice, Wish, by_preference
 
-LOOKUP_S = 3.0  # control may wait for another node's drain
+LOOKUP_S = 6.0  # control may wait for another node's drain
 KNOWN_MAX = 50_000
 NOTHING: dict[str, str] = {}
 LOOKS = frozenset({"GET", "HEAD"})  # methods that change nothing of what they name
