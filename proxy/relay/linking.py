@@ -63,6 +63,19 @@ def is_held(x: Exchange, head: Head) -> bool:
     return 200 <= head.status < 300 and is_plain and b"json" in kind and x.method != "HEAD"
 
 
+def linked(x: Exchange, content: bytes) -> bytes:
+    """The whole answer of a vendor with our links in it."""
+    assert x.operation is not None and x.snapshot is not None and x.endpoint is not None
+    at = x.attempts[-1]
+    if x.hosting is not None and x.hosting.rewrites:
+        vendor_id = x.bound.vendor_id if x.bound is not None else ""
+        content = relinked(content, shown_by(x), vendor_id, x.hosting.link(at.upstream, at.credential))
+    if x.operation.links:
+        here = x.snapshot.here(x.operation.api, at.upstream, x.endpoint.url)
+        content = readdressed(content, x.operation.links, here)
+    return content
+
+
 class Relinking:
     """A Writer: the answer goes on as a whole. One that is too long goes on as it is."""
 
@@ -94,15 +107,8 @@ class Relinking:
         """Half an answer has no links, and its client has seen nothing of it."""
 
     def _relinked(self) -> list[bytes]:
-        x, content = self._x, b"".join(self._held)
-        assert x.operation is not None and x.snapshot is not None and x.endpoint is not None
-        at, changed = x.attempts[-1], content
-        if x.hosting is not None and x.hosting.rewrites:
-            vendor_id = x.bound.vendor_id if x.bound is not None else ""
-            changed = relinked(content, shown_by(x), vendor_id, x.hosting.link(at.upstream, at.credential))
-        if x.operation.links:
-            here = x.snapshot.here(x.operation.api, at.upstream, x.endpoint.url)
-            changed = readdressed(changed, x.operation.links, here)
+        content = b"".join(self._held)
+        changed = linked(self._x, content)
         if len(changed) != len(content) and not self._heading.chunked:
             self._heading = self._heading._replace(
                 head=self._heading.head.replace(

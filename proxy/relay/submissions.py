@@ -26,6 +26,7 @@ from proxy.errors import (
 from proxy.ledger import entry, submissions
 from proxy.ledger.submissions import KEY_CHARS_MAX, Request, Submission, Turn
 from proxy.relay.exchange import Exchange
+from proxy.relay.linking import changes_links, linked
 from proxy.relay.pages import respond
 
 ASK_S = 35.0  # control lets the second wait for the first
@@ -129,4 +130,5 @@ def _answer(x: Exchange) -> dict[str, Any] | None:
         return None
     if sighting.task.kind not in sighting.ids.values():
         return None
-    return sighting.whole if type(sighting.whole) is dict else {}
+    whole = sighting.whole if type(sighting.whole) is dict else {}
+    return orjson.loads(linked(x, orjson.dumps(whole))) if whole and changes_links(x) else whole

@@ -142,7 +142,7 @@ def at(answer: Any, place: str) -> Any:
 
 
 def ask(station: Station, key: str, method: str, path: str, **sent: Any) -> requests.Response:
-    headers = {"authorization": f"Bearer {key}"}
+    headers = {"authorization": f"Bearer {key}", **sent.pop("headers", {})}
     return requests.request(method, station.url + path, headers=headers, timeout=60, **sent)
 
 
@@ -309,8 +309,11 @@ def test_addresses_in_answers_lead_back_through_the_station(
 ) -> None:
     """Else clients that follow them would show their key to the vendor."""
     row = next(row for row in ROWS if row.family == family)
-    answer = ask(station, key, "POST", row.path, json=row.doc)
+    once = {"Idempotency-Key": f"links-{family}"}
+    answer = ask(station, key, "POST", row.path, json=row.doc, headers=once)
     told, id_ = answer.json(), at(answer.json(), row.id_at)
+    again = ask(station, key, "POST", row.path, json=row.doc, headers=once)
+    assert (again.json(), again.headers["idempotent-replayed"]) == (told, "true")
     assert vendor.url not in answer.text and int(answer.headers["content-length"]) == len(answer.content)
     for place in places:
         here, path, rest = at(told, place).partition(f"/{row.path.split('/')[1]}/")
