@@ -6,7 +6,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --quiet --disable-pip-version-check install --only-binary :all:
 PYTEST := $(BIN)/python -m pytest
 
-.PHONY: setup run test check fmt bench soak clients soak lock clean
+.PHONY: setup run test check fmt bench soak clients lock clean
 .DEFAULT_GOAL := run
 
 setup: $(VENV)/.test
