@@ -71,9 +71,14 @@ class BindingDesk:
         self._count = 0
         self._reading = asyncio.Lock()
         self._readings = 0
+        self._may_lack = False  # what a worker said while its line was down
         self._unknown: dict[int, tuple[int, int]] = {}  # account -> (minute, ids)
 
     # -- what workers tell --
+
+    def connected(self) -> None:
+        """A worker has a new line: what it bound before stands in its journal, and nobody may have told us."""
+        self._may_lack = True
 
     def bound(self, args: Args) -> None:
         """A worker has bound an id, or seen it deleted."""
@@ -117,6 +122,8 @@ class BindingDesk:
             return {"items": await self._named(args["account"], args["kind"], args["ids"]), "more": False}
         account, kind, limit, offset = args["account"], args["kind"], args["limit"], args.get("offset", 0)
         after, before = args.get("after", ""), args.get("before", "")
+        if self._may_lack:
+            await self._read_journals()
         made = await self._made(account, after or before) if after or before else ""
         if not made and (after or before):
             return {"items": [], "more": False, "total": 0}
@@ -200,8 +207,19 @@ class BindingDesk:
             if self._readings > begun:
                 return
             self._readings += 1
-            for record in await self._source().journaled():
-                self._put(Binding.of(record), record.content)
+            lacked, self._may_lack = self._may_lack, False
+            try:
+                records = await self._source().journaled()
+            except BaseException:
+                self._may_lack = lacked
+                raise
+            for record in records:
+                binding = Binding.of(record)
+                known = self._known.get(binding.account, {}).get(binding.vendor_id, ())
+                if all(
+                    k.binding.home != binding.home for k in known
+                ):  # what was told is newer: it may be gone
+                    self._put(binding, record.content)
 
     async def _wait_for_others(self, account: int, ids: list[str]) -> list[str]:
         for pause_s in LATE_S:

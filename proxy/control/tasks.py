@@ -77,6 +77,7 @@ class Tasks:
 
     def welcome(self) -> Args:
         """What workers are told when they say hello; the secret is "" until Postgres was reached."""
+        self._desk.connected()
         return {"secret": self._secret.hex()}
 
     def start(self, database: Database, drainer: Drainer, keep_going: KeepGoing) -> None:

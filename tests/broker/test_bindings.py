@@ -173,6 +173,20 @@ async def test_pages_go_on_through_what_is_drained_and_what_is_not(desk, source,
     assert ids(await desk.page({**LIST, "ids": ["file-2", "file-9", "file-4"]})) == ["file-2", "file-4"]
 
 
+async def test_a_list_has_what_a_worker_made_while_its_line_was_down(desk, source):
+    desk.connected()
+    desk.bound(told(binding("file-1", made=1), content={"id": "file-1"}))
+    source.journal = [Bind("2".zfill(32), 0, 7, 1, "file", "file-2", "openai", "direct", "main")]
+    for _ in range(3):
+        page = await desk.page({"account": 7, "kind": "file", "limit": 9})
+        assert [item["id"] for item in page["items"]] == ["file-2", "file-1"]
+    assert source.scans == 1, "once for each new line"
+    desk.bound(told(binding("file-2", made=2), gone=True))
+    desk.connected()
+    page = await desk.page({"account": 7, "kind": "file", "limit": 9})
+    assert [item["id"] for item in page["items"]] == ["file-1"], "a journal does not bring back what is gone"
+
+
 async def test_a_page_behind_what_nobody_made_is_empty(desk, source):
     source.rows = [binding("file-1", made=1)]
     assert ids(await desk.page({**LIST, "after": "file-7"})) == []
