@@ -77,7 +77,7 @@ class BindingDesk:
     # -- what workers tell --
 
     def connected(self) -> None:
-        """A worker has a new line: what it bound before stands in its journal, and nobody may have told us."""
+        """A worker has a new line: what it bound before is in its journal, and may never have been told."""
         self._may_lack = True
 
     def bound(self, args: Args) -> None:
