@@ -48,7 +48,7 @@ EXIT_STATUS = 137  # what a shell shows for SIGKILL
 
 _asked = os.environ.get("HEADRACE_CRASH_AT", "")
 _script = Path(_asked[1:]) if _asked.startswith("@") else None
-_left: dict[str, int] = {}  # passings until death; filled in at the first one
+_left: dict[str, int] = {}  # passings until death
 
 
 def crash_point(name: str) -> None:
@@ -58,8 +58,8 @@ def crash_point(name: str) -> None:
 
 
 def _pass(name: str) -> None:
-    if not _left:
-        _left.update(_orders())  # not when the module is imported: a process may wait for its life to begin
+    if not _left:  # a script is read now, not before: a process may wait for its life to begin
+        _left.update(_orders())
     if name in _left:
         _left[name] -= 1
         if not _left[name]:
@@ -75,3 +75,7 @@ def _orders() -> dict[str, int]:
     if name and name not in POINTS:
         raise ValueError(f"HEADRACE_CRASH_AT names no crash point: {name}")
     return {name: int(nth or 1)}
+
+
+if _asked and _script is None:
+    _left.update(_orders())
