@@ -341,7 +341,7 @@ async def test_a_deadline_holds_while_the_vendor_hangs(rig, accounts):
     rig.now_ms = NOW_MS + 48 * 3_600_000 + 300_000
     await rig.poller.run_once()
     assert await rig.rows("SELECT state, count(*) FROM binding GROUP BY state") == [("disputed", 20)]
-    rig.vendor.answers |= {f"r{n}": {"status": "done", "usage": USAGE} for n in range(8)}
+    rig.vendor.answers |= {f"r{n}": {"status": "done", "usage": USAGE} for n in range(20)}
     rig.vendor.gate.set()
     await rig.settle()  # late truth
     assert await rig.rows("SELECT state, count(*) FROM binding GROUP BY state ORDER BY state") == [

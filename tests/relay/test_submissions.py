@@ -61,7 +61,7 @@ def call(operation: OperationSpec = SUBMIT, key: str = "", **doc: Any) -> Any:
     return SimpleNamespace(
         id="0" * 32, operation=operation, headers={"idempotency-key": key} if key else {}, doc=doc,
         path="/make", content=repr(doc).encode(), upload=None, key=SimpleNamespace(account_id=7),
-        submission=None, sighting=None, outcome="",
+        submission=None, sighting=None, outcome="", hosting=None,
     )  # fmt: skip
 
 

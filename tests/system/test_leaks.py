@@ -20,7 +20,7 @@ PROMPT = "the-prompt-canary"
 
 # Where clients have been seen to put a key, or a proxy to look for one; each in a header of its own.
 SPELLINGS = [
-    "authorization: Basic {}", "authorization: Token {}", "AUTHORIZATION: Digest {}", "api-key: {}",
+    "authorization: Basic {}", "authorization: ApiKey {}", "AUTHORIZATION: Digest {}", "api-key: {}",
     "Api-Key: {}", "x-api-key: {}", "X-API-KEY: {}", "x-goog-api-key: {}", "mj-api-secret: {}", "apikey: {}",
     "x-apikey: {}", "api_key: {}", "x_api_key: {}", "Api_Key: {}", "x-auth-token: {}", "x-access-token: {}",
     "x-authorization: Bearer {}", "authorization_: Bearer {}", "x-forwarded-authorization: Bearer {}",
