@@ -185,36 +185,34 @@ class Supervisor:
             self._order(self._control)
 
     def _launch(self, child: Child, *, hold_orders: bool = False) -> None:
-        if child.kind == "worker" and child is not self._spare and self._promote(child):
+        child.began_s = time.monotonic()
+        child.process = self._waiting_worker(child) or self._spawn(child)
+        if child is self._spare:
             return
+        log.info("started", extra={"child": child.name, "pid": child.process.pid})
+        if not hold_orders:
+            self._order(child)
+
+    def _waiting_worker(self, child: Child) -> subprocess.Popen[bytes] | None:
+        """The spare worker, if it lives and may take this place."""
+        spare, process = self._spare, self._spare.process
+        if child.kind != "worker" or child is spare or process is None or process.poll() is not None:
+            return None
+        spare.process, spare.due_s = None, child.began_s + SPARE_AFTER_S
+        return process
+
+    def _spawn(self, child: Child) -> subprocess.Popen[bytes]:
         environ = {k: v for k, v in os.environ.items() if k not in SECRET_VARIABLES}
         if self._settings.demo:
             environ["HEADRACE_DEMO_URL"] = f"http://{self._settings.demo_listen}"
             environ["HEADRACE_DEMO_KEY"] = DEMO_KEY
-        child.began_s = time.monotonic()
-        child.process = subprocess.Popen(  # noqa: S603
+        return subprocess.Popen(  # noqa: S603
             self._command(child.kind),
             stdin=subprocess.PIPE,
             env=environ,
             pass_fds=self._inherited(child),
             process_group=0,  # ^C in a terminal is for the supervisor, which then drains
         )
-        if child is not self._spare:
-            log.info("started", extra={"child": child.name, "pid": child.process.pid})
-            if not hold_orders:
-                self._order(child)
-
-    def _promote(self, child: Child) -> bool:
-        """Let the spare worker take this place; False: there is none that lives."""
-        spare = self._spare
-        if spare.process is None or spare.process.poll() is not None:
-            return False
-        child.began_s = time.monotonic()
-        child.process, spare.process = spare.process, None
-        spare.due_s = child.began_s + SPARE_AFTER_S
-        log.info("started", extra={"child": child.name, "pid": child.process.pid})
-        self._order(child)
-        return True
 
     def _inherited(self, child: Child) -> list[int]:
         if child.kind == "worker":  # all of them: which one it will serve may be known later

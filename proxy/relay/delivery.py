@@ -13,13 +13,13 @@ from proxy.http1.head import Head
 from proxy.metering.events import UsageEventFilter
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
-from proxy.relay.linking import Relinking, is_held
+from proxy.relay.linking import Relinking, changes_links, is_held
 
 
 def delivery_for(x: Exchange, head: Head, heading: Heading, *, hides_usage: bool) -> Writer:
     """Of an answer with the upstream's `head` and the client's `heading`; `hides_usage`: the usage event of
     a stream is left out."""
-    if (x.hosting is not None or (x.operation is not None and x.operation.links)) and is_held(x, head):
+    if changes_links(x) and is_held(x, head):
         return Relinking(x, heading, lambda changed: _writer_for(x, head, changed))
     writer = _writer_for(x, head, heading)
     return _Filtered(writer) if hides_usage and heading.is_event_stream else writer

@@ -35,6 +35,7 @@ from proxy.relay.heads import HeadFacts, Heads
 from proxy.relay.heartbeat import heartbeat_for
 from proxy.relay.hooks import Hooks
 from proxy.relay.identity import client_address
+from proxy.relay.linking import changes_links
 from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
 from proxy.relay.plan import ATTEMPTS_MAX, Plan, Tools
@@ -268,11 +269,7 @@ class Relay:
                 framing = b"content-length: %d\r\n" % len(content)
             if x.facts.body_coding and content == x.coded:
                 framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
-        is_kept = (
-            bool(operation.links)
-            or (x.hosting is not None and x.hosting.rewrites)
-            or (x.heartbeat is not None and x.heartbeat.needs_identity)
-        )
+        is_kept = changes_links(x) or (x.heartbeat is not None and x.heartbeat.needs_identity)
         head = x.heads.block(x, x.facts, choice, identity=injects or is_kept)
         if dialect.sign is not None:
             head += dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())

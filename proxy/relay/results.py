@@ -159,9 +159,8 @@ class ResultPages:
     @staticmethod
     def _lead(x: Exchange, url: str) -> None:
         """To where its vendor has it."""
-        location = url.encode("ascii", "ignore") if url.isascii() else _escaped(url)
         fields = [
-            (b"location", location),
+            (b"location", _escaped(url)),
             (b"cache-control", b"no-store"),
             (b"referrer-policy", b"no-referrer"),
         ]
