@@ -6,7 +6,6 @@ import asyncio
 import json
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from itertools import count
@@ -15,9 +14,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from tests.conftest import Databases
+from tests.fakes.threaded import served
 from tests.station import Station
 
 CONFIG = """
@@ -184,22 +183,9 @@ class Holder:
 
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[Vendor]:
-    """Runs in a thread of its own: the station outlives the loop of one test."""
-    vendor, loop = Vendor(), asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def serve() -> TestServer:
-        server = TestServer(vendor.app)
-        await server.start_server(shutdown_timeout=0.1)
-        return server
-
-    server = asyncio.run_coroutine_threadsafe(serve(), loop).result(30)
-    vendor.url = str(server.make_url("")).rstrip("/")
-    yield vendor
-    asyncio.run_coroutine_threadsafe(server.close(), loop).result(30)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(30)
+    vendor = Vendor()
+    with served(vendor.app) as vendor.url:
+        yield vendor
 
 
 @pytest.fixture(scope="module")

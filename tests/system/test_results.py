@@ -9,7 +9,6 @@ import json
 import os
 import signal
 import subprocess
-import threading
 from collections.abc import AsyncIterator, Iterator
 from itertools import count
 from pathlib import Path
@@ -18,7 +17,6 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from proxy.dialects.links import Home, Linker
 from proxy.store.catalog import Catalog
@@ -26,6 +24,7 @@ from tests.conftest import Databases
 from tests.fakes.bucket_server import BucketServer
 from tests.fakes.file_server import FileServer, content
 from tests.fakes.task_vendor import TaskVendor
+from tests.fakes.threaded import served
 from tests.station import Station
 from tests.waiting import until
 
@@ -177,22 +176,9 @@ def files() -> Iterator[FileServer]:
 
 @pytest.fixture(scope="module")
 def studio() -> Iterator[Studio]:
-    """Runs in a thread of its own: the station outlives the loop of one test."""
-    studio, loop = Studio(), asyncio.new_event_loop()
-    thread = threading.Thread(target=loop.run_forever, daemon=True)
-    thread.start()
-
-    async def serve() -> TestServer:
-        server = TestServer(studio.app)
-        await server.start_server(shutdown_timeout=0.1)
-        return server
-
-    server = asyncio.run_coroutine_threadsafe(serve(), loop).result(30)
-    studio.url = str(server.make_url("")).rstrip("/")
-    yield studio
-    asyncio.run_coroutine_threadsafe(server.close(), loop).result(30)
-    loop.call_soon_threadsafe(loop.stop)
-    thread.join(30)
+    studio = Studio()
+    with served(studio.app) as studio.url:
+        yield studio
 
 
 @pytest.fixture(scope="module")

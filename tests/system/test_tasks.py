@@ -7,7 +7,6 @@ import asyncio
 import json
 import os
 import signal
-import threading
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,9 +16,9 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 
 from tests.conftest import Databases
+from tests.fakes.threaded import served
 from tests.station import Station
 from tests.system.operated import headrace
 from tests.waiting import until
@@ -193,22 +192,9 @@ class Holder:
 
 @pytest.fixture(scope="module")
 def vendor() -> Iterator[Vendor]:
-    """Runs in a thread of its own: the stations outlive the loop of one test."""
     vendor = Vendor()
-    thread = threading.Thread(target=vendor.loop.run_forever, daemon=True)
-    thread.start()
-
-    async def serve() -> TestServer:
-        server = TestServer(vendor.app)
-        await server.start_server(shutdown_timeout=0.1)
-        return server
-
-    server = asyncio.run_coroutine_threadsafe(serve(), vendor.loop).result(30)
-    vendor.url = str(server.make_url("")).rstrip("/")
-    yield vendor
-    asyncio.run_coroutine_threadsafe(server.close(), vendor.loop).result(30)
-    vendor.loop.call_soon_threadsafe(vendor.loop.stop)
-    thread.join(30)
+    with served(vendor.app, vendor.loop) as vendor.url:
+        yield vendor
 
 
 @pytest.fixture(scope="module")
