@@ -26,6 +26,8 @@ from tests.waiting import until
 NODES = 3
 CONFIG = """
 station: {{currency: USD, default_tier: Test}}
+endpoints: {{direct: {{url: "http://127.0.0.1:8080"}}}}
+callbacks: {{through: direct, allow: [127.0.0.0/8]}}
 upstreams:
   easel:
     dialect: drawing
@@ -47,6 +49,7 @@ tasks:
       state: status
       states: {{DONE: succeeded, BROKEN: failed, STOPPED: cancelled}}
       deadline: 6h
+      callback: {{fields: [hook]}}
     operations:
       draw: {{path: /easel/draw, submits: true, bill: drawing}}
       press:
@@ -72,6 +75,7 @@ class Vendor:
     def __init__(self) -> None:
         self.jobs: dict[str, dict[str, Any]] = {}
         self.asked: Counter[str] = Counter()
+        self.hooks: dict[str, str] = {}  # where each job's end may be told
         self.refusing = False
         self.headers: set[str] = set()  # that came with submits
         self.loop = asyncio.new_event_loop()
@@ -104,6 +108,7 @@ class Vendor:
             return web.json_response({"why": "no paint"}, status=400)
         id_ = f"d{len(self.jobs)}"
         self.jobs[id_] = {"id": id_, "status": "QUEUED"}
+        self.hooks[id_] = asked.get("hook", "")
         return web.json_response(self.jobs[id_])
 
     async def look(self, request: web.Request) -> web.Response:
@@ -234,6 +239,30 @@ async def test_polls_of_three_nodes_and_of_the_client_on_each_bill_once(nodes, v
         " AND cost_nanos > 0"
     )
     assert rows == [("settled", COST)]
+    assert await nodes.is_clean()
+
+
+async def test_callbacks_and_polls_on_all_nodes_at_once_bill_once(nodes, vendor, ada):
+    hook = "http://127.0.0.1:47009/told"  # nobody is there
+    status, job, _ = await ada.ask(0, "POST", "/draw", json={"prompt": "a cat", "hook": hook})
+    assert status == 200, job
+    path = "/callbacks/" + vendor.hooks[job["id"]].partition("/callbacks/")[2]
+    assert hook not in vendor.hooks[job["id"]] and len(path) > 40
+
+    async def call(node: int) -> int:
+        async with aiohttp.ClientSession(timeout=PATIENCE) as session:
+            url = nodes.stations[node].url + path
+            async with session.post(url, json={"id": job["id"], "status": "BROKEN"}) as answer:
+                return answer.status
+
+    vendor.jobs[job["id"]]["status"] = "DONE"
+    polls = (ada.ask(n % NODES, "GET", f"/{job['id']}") for n in range(9))
+    told, *_ = await asyncio.gather(
+        asyncio.gather(*(call(n % NODES) for n in range(9))), nodes.later(job["id"]), *polls
+    )
+    assert set(told) == {200}
+    await nodes.becomes(job["id"], "settled")
+    await until(lambda: _is(ada.bill(), (COST, 0)), "one charge")
     assert await nodes.is_clean()
 
 
