@@ -116,7 +116,15 @@ class Worker:
             submissions=Submissions(self.channel, wall_ms),
             hooks=self.hooks,
             sessions=Sessions(books, cooldowns.report, self.dialler),
-            tools=Tools(loop, wall_ms, self.meters, self.sweeper, self.settler, cooldowns.report),
+            tools=Tools(
+                loop,
+                wall_ms,
+                self.meters,
+                self.sweeper,
+                self.settler,
+                cooldowns.report,
+                cooldowns.answered,
+            ),
         )
         self.ingress = Ingress(
             self.relay.handle,

@@ -8,9 +8,7 @@ this coroutine: it happens in the pump, so that it also happens when this corout
 from __future__ import annotations
 
 import asyncio
-import math
 from dataclasses import dataclass
-from functools import partial
 from random import random
 from time import monotonic
 from typing import TYPE_CHECKING
@@ -52,7 +50,6 @@ if TYPE_CHECKING:
     from proxy.snapshot import Snapshot
 
 RESEND_BYTES_MAX = 1 << 20  # a larger request is not kept, so it cannot be sent twice
-SUBMIT_S = 60.0  # that a submit is read on without its client
 
 
 def may_resend(x: Exchange) -> bool:
@@ -202,13 +199,14 @@ class Relay:
         for choice in choices:
             if tried == ATTEMPTS_MAX:
                 break
-            if self.cooldowns.needs_word(choice) and not self.cooldowns.begin(choice, is_stream=x.is_stream):
+            is_watched = self.cooldowns.needs_word(choice)
+            if is_watched and not self.cooldowns.begin(choice, is_stream=x.is_stream):
                 continue  # it began to cool while the list was walked
             if choice.upstream.limits is not None:
                 error = await self.admission.enter(x, choice.upstream)
                 if error is not None:
                     continue
-            plan = self.plan(x, choice)
+            plan = self.plan(x, choice, is_watched=is_watched)
             fresh = not x.operation.replayable  # what cannot be sent twice finds no stale connection
             while True:
                 tried += 1
@@ -216,7 +214,7 @@ class Relay:
                 try:
                     connection = await self.pool.acquire(
                         choice.mirror,
-                        choice.upstream.timeouts.connect_ms / 1000,
+                        plan.way.connect_s,
                         fresh=fresh,
                         reuse=choice.upstream.trust == "full",
                     )
@@ -246,51 +244,31 @@ class Relay:
         self.journal.append(entry.encode(begin), x.begin_written)
         crash_point("begin-appended")
 
-    def plan(self, x: Exchange, choice: Choice) -> Plan:
+    def plan(self, x: Exchange, choice: Choice, *, is_watched: bool) -> Plan:
         """What goes to one upstream: path, headers, body; and how long it may take."""
         assert x.heads is not None and x.facts is not None and x.operation is not None
-        assert x.standing is not None
-        snapshot, operation, upstream = x.heads.snapshot, x.operation, choice.upstream
-        dialect = snapshot.dialects[upstream.operations[operation.name].dialect]
+        operation = x.operation
         injects = (
             x.is_stream
             and operation.include_usage
-            and upstream.include_usage == "auto"
+            and choice.upstream.include_usage == "auto"
             and not body.asks_for_usage(x)
         )
-        content, framing, sending = b"", b"", None
-        if operation.request != "none":
-            model_in_body = dialect.operations[operation.name].model_at == "body"
-            if x.upload is not None:
-                sending = Sending(x.upload, choice.model if model_in_body else None)
-                framing = sending.framing
-            else:
-                content = body.outgoing(x, choice.model, model_in_body=model_in_body, include_usage=injects)
-                framing = b"content-length: %d\r\n" % len(content)
-            if x.facts.body_coding and content == x.coded:
-                framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
         is_kept = changes_links(x) or (x.heartbeat is not None and x.heartbeat.needs_identity)
-        head = x.heads.block(x, x.facts, choice, identity=injects or is_kept)
-        if dialect.sign is not None:
-            head += dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
-        times = upstream.timeouts
-        leave = snapshot.on_disconnect(x.standing.model, upstream)
-        drain_s = leave.drain_ms / 1000 if leave.kind == "drain" else 0.0
-        if x.sighting is not None and x.sighting.task is not None and operation.billed and not x.is_stream:
-            drain_s = max(drain_s, SUBMIT_S)  # the vendor may have the task: whose it is must be known
-        return Plan(
-            choice,
-            dialect,
-            head + framing + b"\r\n",
-            content,
-            injects,
-            (times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
-            times.idle_ms / 1000,
-            x.arrived + times.total_ms / 1000 if times.total_ms else math.inf,
-            drain_s,
-            partial(self.cooldowns.answered, choice) if self.cooldowns.needs_word(choice) else None,
-            sending,
-        )
+        way = x.heads.way(x, x.facts, choice, hides_usage=injects, identity=injects or is_kept)
+        content, framing, sending = b"", b"", None
+        if x.upload is not None:
+            sending = Sending(x.upload, choice.model if way.names_model else None)
+            framing = sending.framing
+        elif operation.request != "none":
+            content = body.outgoing(x, choice.model, model_in_body=way.names_model, include_usage=injects)
+            framing = b"content-length: %d\r\n" % len(content)
+        if x.facts.body_coding and content == x.coded:
+            framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
+        head = way.head
+        if way.dialect.sign is not None:
+            head += way.dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
+        return Plan(way, b"%b%b\r\n" % (head, framing), content, is_watched, sending)
 
     def client_left(self, x: Exchange) -> None:
         """The client's connection is gone: the pump decides whether to read on; without one, undo."""

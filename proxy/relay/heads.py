@@ -8,6 +8,7 @@ reload (key records, cooldowns, the caller's address) is never in it.
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -28,6 +29,7 @@ from proxy.errors import (
 from proxy.metering.decode import CODINGS, is_plain
 from proxy.relay.exchange import Exchange
 from proxy.relay.identity import key_of
+from proxy.relay.plan import Way
 from proxy.relay.request_head import RequestHead
 from proxy.routing.canonical import canonical
 from proxy.routing.rewrite import request_headers, same_path, upstream_target
@@ -42,14 +44,14 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
 MEMO_MAX = 4096  # heads of one table generation; about 4 KB each
-BLOCKS_MAX = 64  # header blocks for one head: a head meets few upstreams
+WAYS_MAX = 64  # for one head: it meets few upstreams
 KEY_CHARS_MAX = 512
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
 
 @dataclass(slots=True, eq=False)
 class HeadFacts:
-    """Shared between requests: nothing of it may be changed but `blocks`."""
+    """Shared between requests: nothing of it may be changed but `ways`."""
 
     path: str
     query: str
@@ -65,7 +67,7 @@ class HeadFacts:
     operation: OperationSpec | None = None
     is_session: bool = False  # a WebSocket
     digest: bytes = b""
-    blocks: dict[tuple[str, str, str, str, bool], bytes] = field(default_factory=dict)
+    ways: dict[tuple[str | bool, ...], Way] = field(default_factory=dict)
 
 
 class Heads:
@@ -161,20 +163,39 @@ class Heads:
             return None
         return Choice(upstream, upstream.mirrors[0], credentials[0], candidates[0].as_model or x.model)
 
-    def block(self, x: Exchange, facts: HeadFacts, choice: Choice, *, identity: bool) -> bytes:
-        """Request line and header fields for one upstream, without the length and the empty line.
+    def way(self, x: Exchange, facts: HeadFacts, choice: Choice, *, hides_usage: bool, identity: bool) -> Way:
+        """To one upstream. `identity`: the answer must come uncompressed, because it may be changed."""
+        upstream, mirror, credential, model = choice
+        key = (
+            upstream.name, mirror.name, credential.name, model, x.model, x.is_stream, hides_usage, identity
+        )  # fmt: skip
+        way = facts.ways.get(key)
+        if way is None:
+            if len(facts.ways) >= WAYS_MAX:
+                facts.ways.clear()
+            way = facts.ways[key] = self._way(x, facts, choice, hides_usage, identity)
+        return way
 
-        `identity`: the answer must come uncompressed, because an event may be left out of it.
-        """
-        key = (choice.upstream.name, choice.mirror.name, choice.credential.name, choice.model, identity)
-        block = facts.blocks.get(key)
-        if block is None:
-            if len(facts.blocks) >= BLOCKS_MAX:
-                facts.blocks.clear()
-            block = facts.blocks[key] = self._block(x, facts, choice, identity)
-        return block
+    def _way(self, x: Exchange, facts: HeadFacts, choice: Choice, hides_usage: bool, identity: bool) -> Way:
+        assert facts.operation is not None
+        upstream, times = choice.upstream, choice.upstream.timeouts
+        dialect = self.snapshot.dialects[upstream.operations[facts.operation.name].dialect]
+        leave = self.snapshot.on_disconnect(x.standing.model if x.standing else None, upstream)
+        return Way(
+            choice,
+            dialect,
+            self._block(x, facts, choice, identity),
+            names_model=dialect.operations[facts.operation.name].model_at == "body",
+            hides_usage=hides_usage,
+            connect_s=times.connect_ms / 1000,
+            first_byte_s=(times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
+            idle_s=times.idle_ms / 1000,
+            total_s=times.total_ms / 1000 if times.total_ms else math.inf,
+            drain_s=leave.drain_ms / 1000 if leave.kind == "drain" else 0.0,
+        )
 
     def _block(self, x: Exchange, facts: HeadFacts, choice: Choice, identity: bool) -> bytes:
+        """Request line and header fields, without the length and the empty line."""
         assert facts.route is not None and facts.operation is not None
         upstream, mirror = choice.upstream, choice.mirror
         offered = same_path(upstream.operations[facts.operation.name], facts.route)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 from proxy.dialects.base import Dialect
 from proxy.relay.exchange import Exchange
@@ -43,21 +43,31 @@ class Tools:
     settling: Settling
     cool: Callable[[Choice, int, float | None], None]
     """(choice, status, retry-after in seconds): this credential did not do."""
+    answered: Callable[[Choice, int | None], None]
+    """(choice, when a stream's attempt began, in ms): the upstream took the call."""
 
 
-@dataclass(slots=True)
-class Plan:
-    """What one attempt sends and how its answer is treated."""
+@dataclass(frozen=True, slots=True, eq=False)
+class Way:
+    """What all calls with one head to one choice have in common; heads.py remembers it. Times in seconds."""
 
     choice: Choice
     dialect: Dialect  # the upstream's
-    head: bytes
-    body: bytes
-    hides_usage: bool  # include_usage was injected: its event is left out again
+    head: bytes  # request line and fields, without what tells the body and the empty line
+    names_model: bool  # the request says in its body which model is meant
+    hides_usage: bool  # include_usage is put in: its event is left out again
+    connect_s: float
     first_byte_s: float
     idle_s: float
-    deadline: float  # of the whole call, on the monotonic clock; inf: none
+    total_s: float  # of the whole call; inf: no limit
     drain_s: float  # how long to read on when the client has left; 0: cancel
-    answered: Callable[[int | None], None] | None
-    """(when a stream's attempt began, in ms): the upstream took the call. None: nobody needs to know."""
+
+
+class Plan(NamedTuple):
+    """What one attempt sends."""
+
+    way: Way
+    head: bytes
+    body: bytes
+    is_watched: bool  # whether the upstream took the call is to be told
     sending: Sending | None = None  # instead of `body`: an upload that may still be coming in

@@ -25,11 +25,12 @@ from proxy.relay.delivery import Writer, delivery_for
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
 from proxy.relay.metering_task import Tap, tap_for
-from proxy.relay.plan import Plan, Tools
+from proxy.relay.plan import Plan, Tools, Way
 from proxy.relay.upstream import UpstreamConnection
 
 TAIL_BYTES = 64  # where a terminal event is looked for before the meter confirms it
 JUDGE_S = 2.0  # an error that takes longer is judged by what came of it: it may never end
+SUBMIT_S = 60.0  # that a submit is read on without its client
 READ_ON_S = 5.0  # after finish_reason the usage is still to come, also when the client has left
 ENDED_LINGER_S = 1.0  # after the terminal event: for the end of framing, so that the connection can be reused
 
@@ -52,17 +53,18 @@ class Pump:
     __slots__ = (
         "_attempt", "_body", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
         "_is_broken", "_is_flushed", "_is_framed", "_is_sent", "_last", "_plan", "_state", "_tap", "_tools",
-        "_x",
+        "_way", "_x",
     )  # fmt: skip
 
     def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
         self._x = x
         self._plan = plan
+        self._way: Way = plan.way
         self._tools = tools
         self._state = WAITING
         self._conn: UpstreamConnection | None = None
         self._done: asyncio.Future[ProxyError | None] = tools.loop.create_future()
-        choice, now_ms = plan.choice, tools.wall_ms()
+        choice, now_ms = plan.way.choice, tools.wall_ms()
         self._attempt = entry.Attempt(
             choice.upstream.name, choice.mirror.name, choice.credential.name, "sent", started_ms=now_ms
         )
@@ -136,7 +138,7 @@ class Pump:
         self._last = monotonic()
         self._head = head
         self._attempt.status = head.status
-        vendor_id = head.value(self._plan.dialect.id_header)
+        vendor_id = head.value(self._way.dialect.id_header)
         if vendor_id is not None:
             self._attempt.upstream_id = vendor_id.decode("latin-1")[:128]
         if head.status >= 300 and head.status != 304:
@@ -197,14 +199,13 @@ class Pump:
         """From here on the answer is the client's, unless it is lost before its first byte goes out."""
         self._state = RELAYING
         assert self._conn is not None and self._conn.framing is not None
-        plan = self._plan
-        heading = heading_for(
-            self._x, plan.choice.upstream, plan.dialect, head, self._conn.framing, plan.hides_usage
-        )
-        if plan.answered is not None:
-            plan.answered(self._attempt.started_ms if heading.is_event_stream else None)
-        self._delivery = delivery_for(self._x, head, heading, hides_usage=plan.hides_usage)
-        self._tap = tap_for(self._x, plan.dialect, head, heading.is_event_stream, self._tools.meters)
+        x, way = self._x, self._way
+        heading = heading_for(x, way.choice.upstream, way.dialect, head, self._conn.framing, way.hides_usage)
+        if self._plan.is_watched:
+            began_ms = self._attempt.started_ms if heading.is_event_stream else None
+            self._tools.answered(way.choice, began_ms)
+        self._delivery = delivery_for(x, head, heading, hides_usage=way.hides_usage)
+        self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
         assert self._x.operation is not None
         self._hint = self._x.operation.terminal_hint
         if heading.is_event_stream:
@@ -240,7 +241,7 @@ class Pump:
             return
         retry_after = answers.retry_after((self._head.value(b"retry-after") or b"").decode("latin-1"))
         if verdict is not answers.Verdict.NEXT or status >= 500:
-            self._tools.cool(self._plan.choice, answers.counts_as(verdict, status), retry_after)
+            self._tools.cool(self._way.choice, answers.counts_as(verdict, status), retry_after)
         if done and self._conn is not None:
             self._conn.release()
             self._conn = None
@@ -275,10 +276,18 @@ class Pump:
             self._tap.read()
         if self._tap is not None and self._tap.meter.finished:
             self._read_on_until(now + READ_ON_S)
-        elif self._plan.drain_s:
-            self._read_on_until(now + self._plan.drain_s)
+        elif drain_s := self._drain_s():
+            self._read_on_until(now + drain_s)
         else:
             self._cut(entry.INTERRUPTED_CLIENT, "client_left")
+
+    def _drain_s(self) -> float:
+        """For how long an answer is read on that its client does not wait for."""
+        x = self._x
+        assert x.operation is not None
+        if x.sighting is not None and x.sighting.task is not None and x.operation.billed and not x.is_stream:
+            return max(self._way.drain_s, SUBMIT_S)  # the vendor may have the task: whose must be known
+        return self._way.drain_s
 
     def _read_on_until(self, until: float) -> None:
         self._drained_until = until
@@ -376,17 +385,17 @@ class Pump:
                 self._finish_broken()
             else:
                 self._cut(entry.INTERRUPTED_CLIENT, "client_left")
-        elif now > self._plan.deadline and self._state is not ENDED:
+        elif now > self._x.arrived + self._way.total_s and self._state is not ENDED:
             self._out_of_time(TimeLimit())
         elif self._x.client.is_paused:
             return  # ingress has a limit for clients that do not read
         elif self._state is WAITING:
-            if self._is_sent and silent > self._plan.first_byte_s:
+            if self._is_sent and silent > self._way.first_byte_s:
                 self._out_of_time(UpstreamTimeout())
         elif self._state is JUDGING:
             if silent > JUDGE_S:  # since its head
                 self._judge(False)
-        elif silent > self._plan.idle_s:
+        elif silent > self._way.idle_s:
             self._out_of_time(UpstreamTimeout())
 
     def _out_of_time(self, error: ProxyError) -> None:

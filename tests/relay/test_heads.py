@@ -18,6 +18,7 @@ from proxy.errors import (
 from proxy.relay import heads as memo
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts, Heads, codings
+from proxy.relay.plan import Way
 from proxy.routing.selection import Choice
 from proxy.snapshot import Snapshot
 from tests.fakes.calls import call
@@ -160,10 +161,13 @@ def choice(heads: Heads, mirror: int) -> Choice:
     return Choice(upstream, upstream.mirrors[mirror], upstream.credentials[0], "theirs")
 
 
-def test_a_block_is_the_head_for_one_upstream(heads: Heads) -> None:
+def way(heads: Heads, x: Exchange, mirror: int, *, identity: bool = False) -> Way:
+    return heads.way(x, accepted(heads, x), choice(heads, mirror), hides_usage=False, identity=identity)
+
+
+def test_a_way_has_the_head_for_one_upstream(heads: Heads) -> None:
     x = call("/v1/chat/completions?key=sk-1", ("User-Agent", "sdk"), ("Cookie", "c"), ("api-key", "sk-1"))
-    facts = accepted(heads, x)
-    assert heads.block(x, facts, choice(heads, 0), identity=False) == (
+    assert way(heads, x, 0).head == (
         b"POST /base/v1/chat/completions HTTP/1.1\r\n"
         b"host: api.vendor.test\r\n"
         b"accept-encoding: identity\r\n"
@@ -174,18 +178,16 @@ def test_a_block_is_the_head_for_one_upstream(heads: Heads) -> None:
 
 def test_an_ipv6_host_stands_in_brackets_and_an_odd_port_behind_it(heads: Heads) -> None:
     x = call()
-    block = heads.block(x, accepted(heads, x), choice(heads, 1), identity=False)
-    assert b"\r\nhost: [2001:db8::1]:81\r\n" in block
+    assert b"\r\nhost: [2001:db8::1]:81\r\n" in way(heads, x, 1).head
 
 
-def test_blocks_differ_by_where_they_go_and_how_the_answer_must_come(heads: Heads) -> None:
+def test_ways_differ_by_where_they_go_and_how_the_answer_must_come(heads: Heads) -> None:
     x = call("/v1/chat/completions", ("Accept-Encoding", "gzip"))
-    facts = accepted(heads, x)
-    plain = heads.block(x, facts, choice(heads, 0), identity=False)
-    assert plain is heads.block(x, facts, choice(heads, 0), identity=False)
-    assert b"accept-encoding: gzip\r\n" in plain
-    assert b"accept-encoding: identity\r\n" in heads.block(x, facts, choice(heads, 0), identity=True)
-    assert heads.block(x, facts, choice(heads, 1), identity=False) != plain
+    plain = way(heads, x, 0)
+    assert plain is way(heads, x, 0)
+    assert b"accept-encoding: gzip\r\n" in plain.head
+    assert b"accept-encoding: identity\r\n" in way(heads, x, 0, identity=True).head
+    assert way(heads, x, 1).head != plain.head
 
 
 @pytest.mark.parametrize(
