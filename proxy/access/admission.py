@@ -6,30 +6,43 @@ caller to fetch from control; nothing was taken then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from proxy.access.limits import ONE_CALL, TOKENS, Demand, Limit, LimitBook, Part, Want, rate_fields
+from msgspec import Struct
+
+from proxy.access.limits import (
+    ONE_CALL,
+    TOKENS,
+    UNIT_OF,
+    Counts,
+    Limit,
+    LimitBook,
+    Part,
+    Want,
+    rate_fields,
+)
 from proxy.dialects.headers import RateHeaders
 from proxy.ledger.balances import Slices
 from proxy.metering.usage import Usage
 
 Back = list[tuple[str, int]]  # (bucket, count) of limits that go back to control at once
 NOTHING: Mapping[str, Any] = {}
+_FREE = "", 0  # of no lease
 
 
-@dataclass(slots=True)
-class Ticket:
+class Ticket(Struct):
     """What an admitted call holds until it is closed."""
 
     account: int
     lease: str
+    left_nanos: int  # of its account on this worker, for the next calls
     hold_nanos: int
     limits: tuple[Limit, ...] = ()
-    parts: tuple[Part, ...] = ()  # of the limits, one by one
-    demand: Demand = ONE_CALL
-    there: tuple[tuple[Limit, ...], tuple[Part, ...]] | None = None  # those of the upstream that it is at
+    parts: Sequence[Part] = ()  # of the limits, one by one
+    demand: Counts = ONE_CALL
+    there: tuple[tuple[Limit, ...], Sequence[Part]] | None = None  # those of the upstream that it is at
 
     def rates(self, names: RateHeaders, now_ms: int) -> list[tuple[bytes, bytes]]:
         """What is left of its limits, as headers."""
@@ -55,20 +68,15 @@ class Gate:
         self, account: int, hold_nanos: int, limits: tuple[Limit, ...], now_ms: int, tokens: int = 0
     ) -> Ticket | Shortage:
         """All or nothing. A free call (`hold_nanos` 0) takes limits only; `tokens` is what it may use."""
-        if not limits:
-            lease = self.slices.take(account, hold_nanos) if hold_nanos else ""
-            if lease is None:
-                return Shortage((), self.slices.wants(account, hold_nanos))
-            return Ticket(account, lease, hold_nanos)
-        demand = Demand(1, 1, tokens, hold_nanos)
+        demand = 1, 1, tokens, hold_nanos
         parts, wants = self.limits.find(limits, demand, now_ms)
         if wants:
             return Shortage(tuple(wants), None)
-        lease = self.slices.take(account, hold_nanos) if hold_nanos else ""
-        if lease is None:
+        taken = self.slices.take(account, hold_nanos) if hold_nanos else _FREE
+        if taken is None:
             return Shortage((), self.slices.wants(account, hold_nanos))
         self.limits.take(limits, parts, demand)
-        return Ticket(account, lease, hold_nanos, limits, tuple(parts), demand)
+        return Ticket(account, *taken, hold_nanos, limits, parts, demand)
 
     def enter(self, ticket: Ticket, limits: tuple[Limit, ...], now_ms: int) -> tuple[Want, ...]:
         """Take the limits of an upstream for a call that is about to go there. What is missing; then
@@ -76,10 +84,10 @@ class Gate:
         parts, wants = self.limits.find(limits, ticket.demand, now_ms)
         if not wants:
             self.limits.take(limits, parts, ticket.demand)
-            ticket.there = limits, tuple(parts)
+            ticket.there = limits, parts
         return tuple(wants)
 
-    def leave(self, ticket: Ticket, used: Demand) -> Back:
+    def leave(self, ticket: Ticket, used: Counts) -> Back:
         """The call is over at its upstream: it ended, or goes to another one."""
         if ticket.there is None:
             return []
@@ -93,16 +101,16 @@ class Gate:
         """
         if ticket.hold_nanos:
             self.slices.settle(ticket.account, ticket.lease, ticket.hold_nanos, cost_nanos)
-        if not ticket.limits and ticket.there is None:
+        limits, there = ticket.limits, ticket.there
+        if not limits and there is None:
             return []
         tokens = 0
-        there = ticket.there[0] if ticket.there is not None else ()
-        if usage and any(limit.unit == TOKENS for limit in (*ticket.limits, *there)):
+        if usage and TOKENS in map(UNIT_OF, limits if there is None else limits + there[0]):
             found = Usage.from_dict(dict(usage))
             tokens = found.input_tokens_all() + found.output_tokens_all()
-        used = Demand(0, 1, tokens, cost_nanos)
-        back = self.leave(ticket, used)
-        return back + self.limits.release(ticket.limits, ticket.parts, ticket.demand, used)
+        used = 0, 1, tokens, cost_nanos
+        back = self.limits.release(limits, ticket.parts, ticket.demand, used)
+        return back if there is None else self.leave(ticket, used) + back
 
     def correct(self, ticket: Ticket, more_nanos: int) -> None:
         """A call that is closed cost so much more (less than 0: less) than it was closed at."""

@@ -6,8 +6,9 @@ record that control did not confirm for 15 minutes counts as unknown (money.md, 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -52,6 +53,13 @@ class KeyRecord:
     account_amounts: Mapping[str, int]  # of those that all keys of its account share
     masked: str
     overrides: tuple[Override, ...] = ()  # prices of this account
+    open_until_ms: float = field(init=False)  # before that, neither `check` nor `check_route` refuses it
+
+    def __post_init__(self) -> None:
+        is_free = self.ip_allow is None and self.routes is None and self.endpoints is None
+        is_active = self.status == "active" and self.account_status == "active"
+        ends_ms = math.inf if self.expires_ms is None else self.expires_ms
+        object.__setattr__(self, "open_until_ms", ends_ms if is_free and is_active else -math.inf)
 
     @classmethod
     def from_message(cls, data: dict[str, Any]) -> KeyRecord:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from proxy.dialects.headers import RateHeaders
@@ -51,6 +52,7 @@ class Demand(NamedTuple):
 
 
 ONE_CALL = Demand()
+Counts = tuple[int, int, int, int]  # by unit: a Demand is one
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +66,9 @@ class Limit:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unit", KINDS[self.kind].unit)
+
+
+UNIT_OF = attrgetter("unit")
 
 
 def limits_of(owner: str, amounts: Mapping[str, int | None]) -> tuple[Limit, ...]:
@@ -104,24 +109,24 @@ class LimitBook:
 
     def __init__(self, workers: int) -> None:
         self._workers = workers
+        self._small = SMALL_PER_WORKER * workers
         self._parts: dict[str, Part] = {}
 
-    def find(self, limits: Iterable[Limit], demand: Demand, now_ms: int) -> tuple[list[Part], list[Want]]:
+    def find(self, limits: Iterable[Limit], demand: Counts, now_ms: int) -> tuple[list[Part], list[Want]]:
         """The slices that a call may take of, and what is not at hand. Takes nothing."""
-        parts, wants = [], []
+        parts: list[Part] = []
+        wants: list[Want] = []
         for limit in limits:
-            part = self._parts.get(limit.bucket)
-            if part is not None and part.until_ms and part.until_ms <= now_ms:
-                part = None
-            count = demand[limit.unit]
-            free = part.free if part is not None else 0
-            if part is None or free < count:
-                wants.append(self._want(limit, part, count, free))
+            part, count = self._parts.get(limit.bucket), demand[limit.unit]
+            if part is None or (part.until_ms and part.until_ms <= now_ms):
+                wants.append(self._want(limit, None, count, 0))
+            elif part.granted - part.spent - part.held < count:
+                wants.append(self._want(limit, part, count, part.free))
             else:
                 parts.append(part)
         return parts, wants
 
-    def take(self, limits: Iterable[Limit], parts: Iterable[Part], demand: Demand) -> None:
+    def take(self, limits: Iterable[Limit], parts: Iterable[Part], demand: Counts) -> None:
         """Take of what `find` gave in the same breath."""
         for limit, part in zip(limits, parts, strict=True):
             part.held += demand[limit.unit]
@@ -136,16 +141,17 @@ class LimitBook:
         part.left = left
 
     def release(
-        self, limits: Iterable[Limit], parts: Iterable[Part], demand: Demand, used: Demand
+        self, limits: Iterable[Limit], parts: Iterable[Part], demand: Counts, used: Counts
     ) -> list[tuple[str, int]]:
         """A call ended. Returns (bucket, count) of what goes back to control at once."""
         back = []
         for limit, part in zip(limits, parts, strict=True):
-            part.held -= demand[limit.unit]
+            unit = limit.unit
+            part.held -= demand[unit]
             part.touched = True
-            if limit.unit != CALLS:
-                part.spent += used[limit.unit]
-            elif self._is_small(limit):
+            if unit != CALLS:
+                part.spent += used[unit]
+            elif limit.amount < self._small:
                 part.granted -= 1
                 back.append((limit.bucket, 1))
         return back
@@ -188,15 +194,12 @@ class LimitBook:
         """(bucket, end of the window, granted in all), for the hello to a new control."""
         return [(bucket, part.until_ms, part.granted) for bucket, part in self._parts.items()]
 
-    def _is_small(self, limit: Limit) -> bool:
-        return limit.amount < SMALL_PER_WORKER * self._workers
-
     def _want(self, limit: Limit, part: Part | None, count: int, free: int) -> Want:
         need = count - free
         if limit.unit in (TOKENS, SPEND):
             most = need + max(CALLS_AHEAD * count, part.held if part is not None else 0)
         else:
-            most = need if self._is_small(limit) else limit.amount
+            most = need if limit.amount < self._small else limit.amount
         share = limit.amount // (self._workers * SLICES_PER_WORKER)
         return Want(limit, need, max(need, min(most, share)))
 

@@ -43,17 +43,13 @@ class _Purse:
         Leased money adds up. What was granted on trust is not mixed with it: Postgres would not see that
         it was spent for as long as the lease is open.
         """
-        slices = self.slices
-        if len(slices) == 1:  # as nearly always, three times per call
-            ((only, part),) = slices.items()
-            return only, part.granted - part.spent - part.held
         best, most, leased = ON_TRUST, 0, 0
-        for lease, part in slices.items():
+        for lease, part in self.slices.items():
             if lease != ON_TRUST:
                 leased += part.available
                 if best == ON_TRUST or part.available > most:
                     best, most = lease, part.available
-        trusted = slices.get(ON_TRUST)
+        trusted = self.slices.get(ON_TRUST)
         if trusted is not None and (best == ON_TRUST or trusted.available > leased):
             return ON_TRUST, trusted.available
         return best, leased
@@ -68,21 +64,33 @@ class Slices:
     def __init__(self) -> None:
         self._purses: dict[int, _Purse] = {}
 
-    def take(self, account: int, hold_nanos: int) -> str | None:
-        """Set a hold aside. The lease that it counts against, or None: more is needed, nothing was taken."""
+    def take(self, account: int, hold_nanos: int) -> tuple[str, int] | None:
+        """Set a hold aside: (the lease that it counts against, what is left for the next ones).
+
+        None: more is needed, nothing was taken.
+        """
         purse = self._purses.get(account)
         if purse is None:
             return None
-        lease, available = purse.best()
+        is_one = len(purse.slices) == 1  # as nearly always: it is the best
+        if is_one:
+            ((lease, part),) = purse.slices.items()
+            available = part.granted - part.spent - part.held
+        else:
+            lease, available = purse.best()
         if available < hold_nanos:
             return None
         purse.slices[lease].held += hold_nanos
         purse.touched = True
-        return lease
+        return lease, available - hold_nanos if is_one else purse.best()[1]
 
     def settle(self, account: int, lease: str, hold_nanos: int, cost_nanos: int) -> None:
         """Resolve a hold that `take` set aside, at its cost; 0 voids it. Never refused."""
-        purse, part = self._slice(account, lease)
+        try:
+            purse = self._purses[account]
+            part = purse.slices[lease]
+        except KeyError:
+            purse, part = self._slice(account, lease)
         part.held -= hold_nanos
         part.spent += cost_nanos
         purse.touched = True
@@ -94,11 +102,6 @@ class Slices:
         # What runs now is the best guess at what comes next: as much again.
         held = sum(part.held for part in purse.slices.values()) if purse else 0
         return need, need + max(CALLS_AHEAD * hold_nanos, held)
-
-    def is_low(self, account: int, hold_nanos: int) -> bool:
-        """Would the next calls like this one have to wait for more?"""
-        purse = self._purses.get(account)
-        return purse is None or purse.best()[1] < LOW_CALLS * hold_nanos
 
     def add(self, account: int, lease: str, granted_nanos: int) -> None:
         """A grant arrived from control."""

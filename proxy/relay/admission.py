@@ -7,13 +7,14 @@ what is warm is answered without it. Decisions are taken in proxy/access, this m
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
 from proxy.access.admission import Gate
 from proxy.access.keyring import KeyCache, KeyRecord
 from proxy.access.limits import is_told, limits_of
 from proxy.channel import Channel, ChannelError
+from proxy.dialects.base import OperationSpec
 from proxy.errors import (
     InvalidKey,
     KeyLookupUnavailable,
@@ -66,20 +67,23 @@ class Admission:
 
     # -- identify --
 
-    async def identify(self, x: Exchange, digest: bytes) -> None:
-        """Fill in `x.key`.
+    def identify(self, x: Exchange, digest: bytes) -> Awaitable[None] | None:
+        """Fill in `x.key`: None when it is done, else what must be waited for.
 
         Raises InvalidKey and the refusals of KeyRecord.check and check_route; KeyLookupUnavailable for a
         cold key while control does not answer.
         """
         record = self._desk.keys.get(digest, x.at_ms)
         if record is None:
-            record = await self._look_up(digest, x.address)
-        record.check(x.at_ms, x.address)
-        if x.route is not None:
-            assert x.snapshot is not None and x.endpoint is not None
-            record.check_route(x.route.path, x.endpoint.name, x.snapshot.permitted)
-        x.key = record
+            return self._identify_cold(x, digest)
+        if x.at_ms < record.open_until_ms:
+            x.key = record
+        else:
+            _let_in(x, record)
+        return None
+
+    async def _identify_cold(self, x: Exchange, digest: bytes) -> None:
+        _let_in(x, await self._look_up(digest, x.address))
 
     async def _look_up(self, digest: bytes, address: str) -> KeyRecord:
         """Ask control, once for all calls that wait for the same key."""
@@ -142,29 +146,35 @@ class Admission:
 
     # -- admit --
 
-    async def admit(self, x: Exchange) -> None:
-        """Take limits and the hold, fetching from control what this worker has not. Fills in `x.ticket`.
+    def admit(self, x: Exchange) -> Awaitable[None] | None:
+        """Take limits and the hold, fetching from control what this worker has not. Fills in `x.ticket`:
+        None when it is done, else what must be waited for.
 
         Raises LimitExceeded, NoCredit, StationFault, Overloaded; what gathered.hold_nanos raises.
         """
-        assert x.standing is not None and x.operation is not None
-        if len(x.content) > body.PARSE_IN_THREAD_BYTES:
-            hold_nanos = await asyncio.to_thread(self.hold, x, x.standing)
-        else:
-            hold_nanos = self.hold(x, x.standing)
-        if x.operation.calls_in:
+        standing, operation = x.standing, x.operation
+        assert standing is not None and operation is not None
+        if len(x.content) > body.PARSE_IN_THREAD_BYTES or operation.calls_in:
+            return self._admit_long(x, standing, operation)
+        return self._lines.admit(x, self.hold(x, standing), standing.limits)
+
+    async def _admit_long(self, x: Exchange, standing: Standing, operation: OperationSpec) -> None:
+        """A request that takes long to look through."""
+        hold_nanos = await asyncio.to_thread(self.hold, x, standing)
+        if operation.calls_in:
             estimates = dict(self._desk.estimates)
             hold_nanos += await asyncio.to_thread(
-                gathered.hold_nanos, x, x.standing, estimates, ESTIMATE_FLOOR_TOKENS
+                gathered.hold_nanos, x, standing, estimates, ESTIMATE_FLOOR_TOKENS
             )
-        await self._lines.admit(x, hold_nanos, x.standing.limits)
+        if (waiting := self._lines.admit(x, hold_nanos, standing.limits)) is not None:
+            await waiting
 
-    async def admit_for(self, x: Exchange, usage: Usage) -> None:
+    def admit_for(self, x: Exchange, usage: Usage) -> Awaitable[None] | None:
         """The same for what was consumed already; limits of calls and tokens cannot undo it."""
         assert x.standing is not None
         standing = x.standing
         cost = cost_nanos(standing.price, usage, standing.model_ppm, standing.tier_ppm)
-        await self._lines.admit(x, cost, ())
+        return self._lines.admit(x, cost, ())
 
     async def enter(self, x: Exchange, upstream: Upstream) -> ProxyError | None:
         """Take the limits of an upstream that has some, for as long as the call is there; the refusal."""
@@ -191,6 +201,15 @@ class Admission:
             usage.output = min(usage.output, expected)
         x.tokens_expected = x.input_bound + usage.output_tokens_all()
         return cost_nanos(standing.price, usage, standing.model_ppm, standing.tier_ppm)
+
+
+def _let_in(x: Exchange, record: KeyRecord) -> None:
+    """Raises the refusals of KeyRecord.check and check_route."""
+    record.check(x.at_ms, x.address)
+    if x.route is not None:
+        assert x.snapshot is not None and x.endpoint is not None
+        record.check_route(x.route.path, x.endpoint.name, x.snapshot.permitted)
+    x.key = record
 
 
 def _stand(x: Exchange, snapshot: Snapshot, key: KeyRecord, is_billed: bool) -> Standing:

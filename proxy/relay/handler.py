@@ -89,7 +89,8 @@ class Relay:
             if await self.pages.serve(x, heads, facts):
                 return
             heads.match(x, facts)
-            await self.admission.identify(x, heads.digest(x, facts))
+            if (waiting := self.admission.identify(x, heads.digest(x, facts))) is not None:
+                await waiting
             if facts.is_session:
                 await self.sessions.serve(x, lambda x: self.choose(x, heads))
                 return
@@ -100,7 +101,8 @@ class Relay:
             if x.operation is not None and x.operation.owns and await self.own(x):
                 return
             choices = self.choose(x, heads)
-            await self.admission.admit(x)
+            if (waiting := self.admission.admit(x)) is not None:
+                await waiting
             if facts.endpoint.proxy_read_timeout_ms is None:
                 await self.dispatch(x, choices)
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
@@ -17,6 +17,7 @@ from proxy.access.admission import Back, Gate, Shortage, Ticket
 from proxy.access.limits import EVER, KINDS, ONE_CALL, SPEND, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import InternalError, LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
+from proxy.ledger.balances import LOW_CALLS
 from proxy.relay.exchange import Exchange
 from proxy.telemetry import Stats, spawn
 
@@ -45,18 +46,27 @@ class Lines:
         self._lines: dict[int, deque[_Waiting]] = {}
         self._topping_up: set[int] = set()
 
-    async def admit(self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...]) -> None:
-        """Fill in `x.ticket`. Raises LimitExceeded, NoCredit, StationFault, Overloaded."""
-        assert x.key is not None
-        account = x.key.account_id
+    def admit(self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...]) -> Awaitable[None] | None:
+        """Fill in `x.ticket`: None when it is done, else what must be waited for.
+
+        Raises LimitExceeded, NoCredit, StationFault, Overloaded.
+        """
+        key = x.key
+        assert key is not None
+        account = key.account_id
+        if account not in self._lines:
+            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms(), x.tokens_expected)
+            if type(got) is Ticket:
+                x.ticket = got
+                if got.left_nanos < LOW_CALLS * hold_nanos:
+                    self._top_up(x, hold_nanos)
+                return None
+        return self._wait(x, account, hold_nanos, limits)
+
+    async def _wait(self, x: Exchange, account: int, hold_nanos: int, limits: tuple[Limit, ...]) -> None:
+        """In the line of its account; the first one begins it."""
         line = self._lines.get(account)
         if line is None:
-            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms(), x.tokens_expected)
-            if isinstance(got, Ticket):
-                x.ticket = got
-                if hold_nanos and self._gate.slices.is_low(account, hold_nanos):
-                    self._top_up(x, hold_nanos)
-                return
             line = self._lines[account] = deque()
             spawn("admission line", self._serve(account, line))
         elif len(line) >= LINE_MAX:

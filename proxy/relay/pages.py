@@ -102,7 +102,8 @@ class Pages:
 
     async def _identify(self, x: Exchange) -> None:
         assert x.heads is not None and x.facts is not None
-        await self._admission.identify(x, x.heads.digest(x, x.facts))
+        if (waiting := self._admission.identify(x, x.heads.digest(x, x.facts))) is not None:
+            await waiting
 
     async def close(self) -> None:
         if self._session is not None:

@@ -112,7 +112,8 @@ class Turns:
         meter = TurnMeter(x.operation, False)
         meter.transcriber = self._transcriber
         turn = Turn(x, meter, self._session)
-        await self._books.admission.admit(x)
+        if (waiting := self._books.admission.admit(x)) is not None:
+            await waiting
         self._turn = turn
         x.pump = turn
         self._begin(x)
@@ -214,7 +215,8 @@ class Turns:
             return
         try:
             self._books.admission.authorize(x)
-            await self._books.admission.admit_for(x, usage)
+            if (waiting := self._books.admission.admit_for(x, usage)) is not None:
+                await waiting
             self._begin(x)
         except ProxyError as e:
             self._books.settler.refuse(x, e)

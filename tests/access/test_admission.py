@@ -65,7 +65,8 @@ def test_another_accounts_money_is_none() -> None:
 
 
 def test_a_free_call_takes_limits_only() -> None:
-    assert gate().admit(7, 0, (), NOW) == Ticket(7, "", 0)
+    ticket = gate().admit(7, 0, (), NOW)
+    assert isinstance(ticket, Ticket) and (ticket.lease, ticket.hold_nanos, ticket.left_nanos) == ("", 0, 0)
     assert isinstance(gate().admit(7, 0, LIMITS, NOW), Shortage)
     entered = gate(rate=1, concurrency=1)
     assert isinstance(entered.admit(7, 0, LIMITS, NOW), Ticket)
@@ -121,6 +122,15 @@ def test_what_is_counted_late_is_spent_at_its_hold_until_then() -> None:
     entered.correct(ticket, 25 - 60)
     assert entered.slices.figures(7) == (75, 0) and ticket.parts[1].free == 875
     assert ticket.parts[0].free == 9
+
+
+def test_what_a_call_may_use_counts_at_an_upstream_that_alone_has_limits() -> None:
+    there = Limit("u:one:tpm", "tokens_per_minute", 5_000)
+    entered = gate(money=100)
+    entered.limits.add(there, 5_000, NOW + 60_000)
+    ticket = entered.admit(7, 60, (), NOW, tokens=700)
+    assert isinstance(ticket, Ticket) and entered.enter(ticket, (there,), NOW) == ()
+    assert ticket.there is not None and ticket.there[1][0].free == 4_300
 
 
 def test_a_call_holds_the_limits_of_the_upstream_that_it_is_at() -> None:

@@ -21,9 +21,9 @@ def test_a_hold_is_taken_only_where_it_fits():
     assert slices.take(A, 1) is None
     slices.add(A, "L", 100)
     assert slices.take(A, 101) is None
-    assert slices.take(A, 60) == "L"
+    assert slices.take(A, 60) == ("L", 40)
     assert slices.take(A, 41) is None
-    assert slices.take(A, 40) == "L"
+    assert slices.take(A, 40) == ("L", 0)
     assert slices.figures(A) == (0, 100)
 
 
@@ -55,7 +55,7 @@ def test_the_money_of_several_leases_adds_up():
     slices = Slices()
     slices.add(A, "L1", 60)
     slices.add(A, "L2", 60)
-    assert slices.take(A, 100) in ("L1", "L2")
+    assert slices.take(A, 100) in (("L1", 20), ("L2", 20))
     assert slices.figures(A) == (20, 100)
     assert sum(amount for _, amount in slices.give_back(A)) == 20
 
@@ -65,8 +65,8 @@ def test_money_on_trust_is_not_mixed_with_leased_money():
     slices.add(A, "L", 60)
     slices.add(A, ON_TRUST, 50)
     assert slices.take(A, 100) is None
-    assert slices.take(A, 60) == "L"
-    assert slices.take(A, 50) == ON_TRUST
+    assert slices.take(A, 60) == ("L", 50)  # what is on trust is the most that is left
+    assert slices.take(A, 50) == (ON_TRUST, 0)
     slices.settle(A, ON_TRUST, 50, 10)
     assert slices.give_back(A) == [(ON_TRUST, 40)]
 
@@ -223,18 +223,18 @@ class Spending(RuleBasedStateMachine):
         call = self.next()
         if worker is None:
             return name, call
-        lease = worker.slices.take(A, hold)
-        if lease is None and worker.heard:
+        taken = worker.slices.take(A, hold)
+        if taken is None and worker.heard:
             need, want = worker.slices.wants(A, hold)
             granted = self.ask(worker.name, need, want)
             if granted is not None and lost:
                 self.reconnect(worker)
             elif granted is not None:
                 worker.slices.add(A, *granted)
-                lease = worker.slices.take(A, hold)
-                assert lease is not None, "what was granted is enough"
-        if lease is not None:
-            worker.holds[call] = (lease, hold)
+                taken = worker.slices.take(A, hold)
+                assert taken is not None, "what was granted is enough"
+        if taken is not None:
+            worker.holds[call] = (taken[0], hold)
         return name, call
 
     def ask(self, worker: str, need: int, want: int) -> tuple[str, int] | None:

@@ -86,7 +86,8 @@ class Worker:
 
     async def admit(self, hold: int = 0, *limits: Limit) -> Exchange:
         x = a_call()
-        await self.lines.admit(x, hold, limits)
+        if (waiting := self.lines.admit(x, hold, limits)) is not None:
+            await waiting
         return x
 
     def give_back(self) -> None:
