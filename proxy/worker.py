@@ -116,15 +116,7 @@ class Worker:
             submissions=Submissions(self.channel, wall_ms),
             hooks=self.hooks,
             sessions=Sessions(books, cooldowns.report, self.dialler),
-            tools=Tools(
-                loop,
-                wall_ms,
-                self.meters,
-                self.sweeper,
-                self.settler,
-                cooldowns.report,
-                cooldowns.answered,
-            ),
+            tools=Tools(loop, wall_ms, self.meters, self.sweeper, self.settler, cooldowns),
         )
         self.ingress = Ingress(
             self.relay.handle,

@@ -59,10 +59,6 @@ def may_resend(x: Exchange) -> bool:
     return is_here and x.operation.replayable
 
 
-def pump_for(x: Exchange, plan: Plan, tools: Tools) -> Pump:
-    return Pump(x, plan, tools) if plan.sending is None else UploadPump(x, plan, plan.sending, tools)
-
-
 @dataclass(slots=True)
 class Relay:
     """What a worker serves calls with."""
@@ -167,10 +163,9 @@ class Relay:
         UnknownModel when there never is."""
         assert x.snapshot is not None and x.route is not None and x.key is not None
         assert x.standing is not None and x.facts is not None
-        only = heads.only_choice(x.route, x) if x.bound is None else None
         if x.bound is not None:
             choices = [c for c in self.ownership.choices(x) if not self.cooldowns.is_cooling(c)]
-        elif only is not None:
+        elif (only := heads.only_choice(x.route, x)) is not None:
             choices = [] if self.cooldowns.is_cooling(only) else [only]
         else:
             roll = affinity(x.key.account_id, x.content)
@@ -196,8 +191,7 @@ class Relay:
         """
         assert x.operation is not None
         self.begin(x)
-        error: ProxyError | None = None
-        tried = 0
+        tools, error, tried = self.tools, None, 0
         for choice in choices:
             if tried == ATTEMPTS_MAX:
                 break
@@ -212,7 +206,9 @@ class Relay:
             fresh = not x.operation.replayable  # what cannot be sent twice finds no stale connection
             while True:
                 tried += 1
-                pump = pump_for(x, plan, self.tools)
+                pump = (
+                    Pump(x, plan, tools) if plan.sending is None else UploadPump(x, plan, plan.sending, tools)
+                )
                 try:
                     connection = await self.pool.acquire(
                         choice.mirror,

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from random import Random, SystemRandom
 
-_COUNTER_BITS = 74  # rand_a and rand_b together, counted up within one millisecond
+# 12 and 62 random bits lie around the version and the variant. The highest of the 62 is left free, so that
+# counting up within one millisecond never comes into the variant.
+_FIXED = (0x7 << 76) | (0b10 << 62)
 
 
 class IdSource:
@@ -12,20 +14,17 @@ class IdSource:
 
     def __init__(self) -> None:
         self._last_ms = 0
-        self._tail = 0
+        self._value = _FIXED
         # Ids are unique, not secret: a seeded generator, because os.urandom is a system call per id.
-        self._random = Random(SystemRandom().getrandbits(128))  # noqa: S311
+        self._random = Random(SystemRandom().getrandbits(128)).getrandbits  # noqa: S311
 
     def next(self, now_ms: int) -> str:
         if now_ms > self._last_ms:
             self._last_ms = now_ms
-            # One bit is left free so that counting up does not overflow into the version.
-            self._tail = self._random.getrandbits(_COUNTER_BITS - 1)
+            self._value = now_ms << 80 | _FIXED | self._random(12) << 64 | self._random(61)
         else:
-            self._tail += 1
-        rand_a, rand_b = self._tail >> 62, self._tail & ((1 << 62) - 1)
-        value = (self._last_ms << 80) | (0x7 << 76) | (rand_a << 64) | (0b10 << 62) | rand_b
-        return f"{value:032x}"
+            self._value += 1
+        return f"{self._value:032x}"
 
 
 def dashed(id_hex: str) -> str:

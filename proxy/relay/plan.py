@@ -1,6 +1,6 @@
 """What one attempt is given: the request for one upstream, its time limits, and the worker's tools.
 
-Owns no behaviour; handler.py makes plans, pump.py carries them out.
+handler.py makes plans, pump.py carries them out.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from proxy.dialects.base import Dialect
+from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
 from proxy.relay.metering_task import MeterQueue, Tap
 from proxy.relay.sweep import Sweeper
@@ -18,6 +19,7 @@ from proxy.relay.uploads import Sending
 from proxy.routing.selection import Choice
 
 ATTEMPTS_MAX = 3  # of one call, at all upstreams together
+SUBMIT_S = 60.0  # that a submit is read on without its client
 
 
 class Settling(Protocol):
@@ -41,10 +43,7 @@ class Tools:
     meters: MeterQueue
     sweeper: Sweeper
     settling: Settling
-    cool: Callable[[Choice, int, float | None], None]
-    """(choice, status, retry-after in seconds): this credential did not do."""
-    answered: Callable[[Choice, int | None], None]
-    """(choice, when a stream's attempt began, in ms): the upstream took the call."""
+    cooldowns: Cooldowns
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -71,3 +70,11 @@ class Plan(NamedTuple):
     body: bytes
     is_watched: bool  # whether the upstream took the call is to be told
     sending: Sending | None = None  # instead of `body`: an upload that may still be coming in
+
+
+def drain_s(x: Exchange, way: Way) -> float:
+    """For how long an answer is read on that its client does not wait for; 0: it is cancelled."""
+    assert x.operation is not None
+    if x.sighting is not None and x.sighting.task is not None and x.operation.billed and not x.is_stream:
+        return max(way.drain_s, SUBMIT_S)  # the vendor may have the task: whose it is must be known
+    return way.drain_s

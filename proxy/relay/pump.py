@@ -25,12 +25,11 @@ from proxy.relay.delivery import Writer, delivery_for
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
 from proxy.relay.metering_task import Tap, tap_for
-from proxy.relay.plan import Plan, Tools, Way
+from proxy.relay.plan import Plan, Tools, drain_s
 from proxy.relay.upstream import UpstreamConnection
 
 TAIL_BYTES = 64  # where a terminal event is looked for before the meter confirms it
 JUDGE_S = 2.0  # an error that takes longer is judged by what came of it: it may never end
-SUBMIT_S = 60.0  # that a submit is read on without its client
 READ_ON_S = 5.0  # after finish_reason the usage is still to come, also when the client has left
 ENDED_LINGER_S = 1.0  # after the terminal event: for the end of framing, so that the connection can be reused
 
@@ -58,15 +57,14 @@ class Pump:
 
     def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
         self._x = x
-        self._plan = plan
-        self._way: Way = plan.way
+        self._plan, self._way = plan, plan.way
         self._tools = tools
         self._state = WAITING
         self._conn: UpstreamConnection | None = None
         self._done: asyncio.Future[ProxyError | None] = tools.loop.create_future()
-        choice, now_ms = plan.way.choice, tools.wall_ms()
+        upstream, mirror, credential, _ = plan.way.choice
         self._attempt = entry.Attempt(
-            choice.upstream.name, choice.mirror.name, choice.credential.name, "sent", started_ms=now_ms
+            upstream.name, mirror.name, credential.name, "sent", started_ms=tools.wall_ms()
         )
         x.attempts.append(self._attempt)
         self._head: Head | None = None
@@ -82,22 +80,22 @@ class Pump:
         self._is_broken = False  # lost after the terminal event
         self._last = monotonic()
 
-    async def run(self, conn: UpstreamConnection) -> ProxyError | None:
+    def run(self, conn: UpstreamConnection) -> asyncio.Future[ProxyError | None]:
         """Send the request once the call's Begin is written, relay the answer.
 
-        Returns None when the call is answered and settled, else why not: nothing has reached the client.
+        To None when the call is answered and settled, else to why not: nothing has reached the client.
         """
-        self._conn = conn
-        self._x.pump = self
-        conn.start(self, self._x.method)
-        if self._x.client.is_paused:
+        x, self._conn = self._x, conn
+        x.pump = self
+        conn.start(self, x.method)
+        if x.client.is_paused:
             conn.pause_reading()
         self._tools.sweeper.add(self)
-        if self._x.has_begun:
+        if x.has_begun:
             self.send(None)
-        elif self._x.begin is None:  # it was refused while we connected
+        elif x.begin is None:  # it was refused while we connected
             self.send(JournalUnavailable())
-        return await self._done
+        return self._done
 
     def fail_to_connect(self, error: ProxyError) -> None:
         """There was no connection to run on."""
@@ -129,19 +127,22 @@ class Pump:
         crash_point("begin-written")
         self._is_sent = True
         self._x.sent = self._x.sent or monotonic()
-        self._conn.write([self._plan.head, self._plan.body] if self._plan.body else self._plan.head)
+        plan = self._plan
+        self._conn.write([plan.head, plan.body] if plan.body else plan.head)
         crash_point("request-sent")
 
     # -- what the upstream sends --
 
     def on_head(self, head: Head) -> None:
-        self._last = monotonic()
+        assert self._conn is not None
+        self._last = self._conn.last_activity
         self._head = head
-        self._attempt.status = head.status
+        attempt, status = self._attempt, head.status
+        attempt.status = status
         vendor_id = head.value(self._way.dialect.id_header)
         if vendor_id is not None:
-            self._attempt.upstream_id = vendor_id.decode("latin-1")[:128]
-        if head.status >= 300 and head.status != 304:
+            attempt.upstream_id = vendor_id.decode("latin-1")[:128]
+        if status >= 300 and status != 304:
             self._state = JUDGING
         else:
             self._begin_answer(head)
@@ -152,7 +153,8 @@ class Pump:
             if done or sum(map(len, self._body)) > answers.UNHAPPY_BYTES_MAX:
                 self._judge(done)
             return
-        self._last = monotonic()
+        if self._conn is not None:
+            self._last = self._conn.last_activity
         if self._state is RELAYING:
             self._relay(pieces, done)
         elif self._state is ENDED:
@@ -202,8 +204,9 @@ class Pump:
         x, way = self._x, self._way
         heading = heading_for(x, way.choice.upstream, way.dialect, head, self._conn.framing, way.hides_usage)
         if self._plan.is_watched:
-            began_ms = self._attempt.started_ms if heading.is_event_stream else None
-            self._tools.answered(way.choice, began_ms)
+            self._tools.cooldowns.answered(
+                way.choice, self._attempt.started_ms if heading.is_event_stream else None
+            )
         self._delivery = delivery_for(x, head, heading, hides_usage=way.hides_usage)
         self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
         assert self._x.operation is not None
@@ -218,11 +221,13 @@ class Pump:
         assert tap is not None
         for piece in pieces:
             tap.append(piece)
-        may_end = done or bool(pieces and self._hint and self._hint in pieces[-1][-TAIL_BYTES:])
-        if may_end:
+        if done:
+            self._is_framed = True
+            self._complete(pieces)
+            return
+        if pieces and self._hint and self._hint in pieces[-1][-TAIL_BYTES:]:
             tap.read()
-            if done or tap.meter.complete:
-                self._is_framed = done
+            if tap.meter.complete:
                 self._complete(pieces)
                 return
         self._write(pieces, False)
@@ -241,7 +246,7 @@ class Pump:
             return
         retry_after = answers.retry_after((self._head.value(b"retry-after") or b"").decode("latin-1"))
         if verdict is not answers.Verdict.NEXT or status >= 500:
-            self._tools.cool(self._way.choice, answers.counts_as(verdict, status), retry_after)
+            self._tools.cooldowns.report(self._way.choice, answers.counts_as(verdict, status), retry_after)
         if done and self._conn is not None:
             self._conn.release()
             self._conn = None
@@ -274,31 +279,20 @@ class Pump:
             return
         if self._tap is not None:
             self._tap.read()
-        if self._tap is not None and self._tap.meter.finished:
-            self._read_on_until(now + READ_ON_S)
-        elif drain_s := self._drain_s():
-            self._read_on_until(now + drain_s)
+        is_over = self._tap is not None and self._tap.meter.finished
+        lasts_s = READ_ON_S if is_over else drain_s(self._x, self._way)
+        if lasts_s:
+            self._drained_until = now + lasts_s
+            self._x.is_drained = True
         else:
             self._cut(entry.INTERRUPTED_CLIENT, "client_left")
-
-    def _drain_s(self) -> float:
-        """For how long an answer is read on that its client does not wait for."""
-        x = self._x
-        assert x.operation is not None
-        if x.sighting is not None and x.sighting.task is not None and x.operation.billed and not x.is_stream:
-            return max(self._way.drain_s, SUBMIT_S)  # the vendor may have the task: whose must be known
-        return self._way.drain_s
-
-    def _read_on_until(self, until: float) -> None:
-        self._drained_until = until
-        self._x.is_drained = True
 
     # -- ends --
 
     def _complete(self, pieces: Sequence[bytes]) -> None:
         """The terminal event or the end of framing was seen: hold it back until End is written."""
         self._state = ENDED
-        self._held = list(pieces)
+        self._held += pieces
         if self._attempt.outcome == "sent":
             self._attempt.outcome = "ok"
         crash_point("terminal-held")
@@ -309,8 +303,8 @@ class Pump:
         """Continuation of the journal's flush. Could End not be written: the client gets what it paid for."""
         crash_point("end-written")
         self._is_flushed = True
-        held, self._held = self._held, []
-        self._write(held, self._is_framed)
+        self._write(self._held, self._is_framed)
+        self._held = []
         if self._is_framed:
             self._finish()
         elif self._is_broken:

@@ -19,13 +19,13 @@ class Checked(Protocol):
 
 
 class Sweeper:
-    """Calls `check` of every member once a second."""
+    """Calls `check` of every member once a second; of a new one within two."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._slots: list[set[Checked]] = [set() for _ in range(SLOTS)]
-        self._slot_of: dict[Checked, int] = {}
-        self._turn = 0
+        self._members: dict[Checked, None] = {}
+        self._turn: list[Checked] = []  # those of this second that are still to be looked at
+        self._share = 0  # of them, at each tick
         self._timer: asyncio.TimerHandle | None = None
 
     def start(self) -> None:
@@ -36,20 +36,21 @@ class Sweeper:
             self._timer.cancel()
 
     def add(self, member: Checked) -> None:
-        slot = len(self._slot_of) % SLOTS
-        self._slot_of[member] = slot
-        self._slots[slot].add(member)
+        self._members[member] = None
 
     def discard(self, member: Checked) -> None:
-        slot = self._slot_of.pop(member, None)
-        if slot is not None:
-            self._slots[slot].discard(member)
+        self._members.pop(member, None)
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(1 / SLOTS, self._tick)
-        self._turn = (self._turn + 1) % SLOTS
-        self.sweep(self._turn, monotonic())
+        self.sweep(monotonic())
 
-    def sweep(self, slot: int, now: float) -> None:
-        for member in tuple(self._slots[slot]):
-            member.check(now)
+    def sweep(self, now: float) -> None:
+        """The next tenth."""
+        if not self._turn:
+            self._turn = list(self._members)
+            self._share = len(self._turn) // SLOTS + 1
+        members, self._turn = self._turn[-self._share :], self._turn[: -self._share]
+        for member in members:
+            if member in self._members:
+                member.check(now)
