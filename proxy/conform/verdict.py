@@ -63,7 +63,7 @@ def is_mapped(status: int, body: bytes) -> bool:
     """Does the client get an answer of our own in place of this one?"""
     if status < 300:
         return False
-    return judge(Head(status, b"", (1, 1), [], 0), body) is not Verdict.VERBATIM
+    return judge(Head.of(status), body) is not Verdict.VERBATIM
 
 
 def path_differences(asked: str, recorded: str) -> Iterable[str]:
@@ -84,8 +84,8 @@ def header_differences(
     """`sent`: by the vendor. What the policy passes arrives as it was, and nothing else does."""
     ours = OURS.union(name.decode() for name in caller.own_id_headers)
     raw = [(name.lower().encode(), value.encode("latin-1", "replace")) for name, value in sent]
-    ended = [value for name, value in raw if name == b"connection"]
-    passing = Admission(vendor.response_pass, vendor.response_pass_prefixes, policy).fields(raw, ended)
+    admission = Admission(vendor.response_pass, vendor.response_pass_prefixes, policy)
+    passing = admission.fields(Head.of(200, raw))
     due = [
         (n, value.decode("latin-1").strip()) for name, value in passing if (n := name.decode()) not in ours
     ]

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from enum import Enum
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import orjson
@@ -160,11 +161,19 @@ _CORS = (
 )
 
 
+_ID = b"%"  # where the call's id stands
+
+
 def own_fields(x: Exchange) -> bytes:
     """The header lines of every answer of ours: the call's id, and CORS where the endpoint has it."""
-    request_id = dashed(x.id).encode()
-    lines = b"".join([b"%b: %b\r\n" % (name, request_id) for name in dialect_of(x).own_id_headers])
-    return lines + _CORS if x.endpoint is not None and x.endpoint.cors else lines
+    names = (x.dialect or dialect_of(x)).own_id_headers
+    return _own_lines(names, x.endpoint is not None and x.endpoint.cors).replace(_ID, dashed(x.id).encode())
+
+
+@lru_cache(maxsize=64)
+def _own_lines(id_headers: tuple[bytes, ...], has_cors: bool) -> bytes:
+    lines = b"".join([b"%b: %b\r\n" % (name, _ID) for name in id_headers])
+    return lines + _CORS if has_cors else lines
 
 
 def own_head(x: Exchange, status: int, fields: list[Field], length: int) -> bytes:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
 from proxy.http1.head import Framing, Head
-from proxy.http1.headers import REASONS, Admission, serialize
+from proxy.http1.headers import REASONS, Admission, field_lines, status_line
 from proxy.relay.answers import own_fields
 from proxy.relay.exchange import Exchange
 from proxy.routing.table import HeaderPolicy, Upstream
@@ -30,10 +30,28 @@ class Heading(NamedTuple):
 
 
 @lru_cache(maxsize=256)  # one per upstream and caller's dialect, also of the table before a reload
-def _admission(policy: HeaderPolicy, vendor: Dialect, caller: Dialect) -> Admission:
-    """The vendor's request ids do not pass beside ours."""
+def _admission(policy: HeaderPolicy, vendor: Dialect, caller: Dialect, tells_rates: bool) -> Admission:
+    """The vendor's request ids do not pass beside ours, nor what is left there beside what is left here."""
     passed, prefixes = vendor.response_pass, vendor.response_pass_prefixes
-    return Admission(passed, prefixes, policy, refused=caller.own_id_headers)
+    hidden = RATES if tells_rates else ()
+    return Admission(passed, prefixes, policy, refused=caller.own_id_headers, hidden=hidden)
+
+
+@lru_cache(maxsize=256)
+def _is_stream(content_type: bytes | None) -> bool:
+    return content_type is not None and content_type.lower().startswith(_STREAMS)
+
+
+@lru_cache
+def _framing_lines(is_event_stream: bool, has_length: bool, chunked: bool, keep_alive: bool) -> bytes:
+    """How the body goes to the client. `has_length`: a place for it is left."""
+    lines = {
+        b"x-accel-buffering: no\r\n": is_event_stream,  # nginx in front must not collect events
+        b"content-length: %d\r\n": has_length,
+        b"transfer-encoding: chunked\r\n": chunked,
+        b"connection: close\r\n": not keep_alive,
+    }
+    return b"".join([line for line, is_said in lines.items() if is_said])
 
 
 def heading_for(
@@ -41,27 +59,22 @@ def heading_for(
 ) -> Heading:
     """`dialect` is the upstream's; `changes_length`: an event may be left out, so a Content-Length of
     the upstream is not ours."""
-    assert x.dialect is not None
-    admission = _admission(upstream.headers, dialect, x.dialect)
-    fields = admission.fields(head.headers, head.values(b"connection"))
-    kind = (head.value(b"content-type") or b"").lower()
-    is_event_stream = kind.startswith(_STREAMS) or (x.operation is not None and x.operation.streams_unasked)
-    own = [own_fields(x), b"server-timing: relay;dur=%.2f\r\n" % ((x.sent - x.uploaded) * 1000)]
-    if x.standing is not None and x.standing.tells_rates and x.ticket is not None:
-        fields = [field for field in fields if not field[0].startswith(RATES)]  # what is left there, not here
-        own += [b"%b: %b\r\n" % field for field in x.ticket.rates(x.dialect.rates, x.at_ms)]
-    if is_event_stream:
-        own.append(b"x-accel-buffering: no\r\n")  # nginx in front must not collect events
-    chunked = False
-    if frame.kind == "none":
-        if frame.length is not None:
-            own.append(b"content-length: %d\r\n" % frame.length)
-    elif frame.kind == "length" and not (changes_length and is_event_stream):
-        own.append(b"content-length: %d\r\n" % (frame.length or 0))
-    elif not x.head.is_http10:  # for 1.0 the end of the connection is the end of the body
-        chunked = True
-        own.append(b"transfer-encoding: chunked\r\n")
-    if not x.keep_alive:
-        own.append(b"connection: close\r\n")
-    vendor = serialize(head.status, REASONS.get(head.status, head.reason), fields)
-    return Heading(b"%b%b\r\n" % (vendor[:-2], b"".join(own)), chunked, is_event_stream)
+    assert x.dialect is not None and x.operation is not None
+    ticket = x.ticket if x.standing is not None and x.standing.tells_rates else None
+    rates = b"" if ticket is None else field_lines(ticket.rates(x.dialect.rates, x.at_ms))
+    admission = _admission(upstream.headers, dialect, x.dialect, ticket is not None)
+    is_event_stream = _is_stream(head.value(b"content-type")) or x.operation.streams_unasked
+    if frame.kind == "none" or (frame.kind == "length" and not (changes_length and is_event_stream)):
+        length, chunked = frame.length, False
+    else:  # for 1.0 the end of the connection is the end of the body
+        length, chunked = None, not x.head.is_http10
+    framing = _framing_lines(is_event_stream, length is not None, chunked, x.keep_alive)
+    block = b"%b%b%bserver-timing: relay;dur=%.2f\r\n%b%b\r\n" % (
+        status_line(head.status, REASONS.get(head.status, head.reason)),
+        admission.lines(head),
+        own_fields(x),
+        (x.sent - x.uploaded) * 1000,
+        rates,
+        framing if length is None else framing % length,
+    )
+    return Heading(block, chunked, is_event_stream)

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proxy.errors import InternalError
-from proxy.http1.head import TOKEN_BYTES, parse
+from proxy.http1.head import TOKEN_BYTES, Head, parse
 from proxy.http1.headers import HOP_BY_HOP, REASONS, Admission, connection_nominated, serialize
 from proxy.routing.table import HeaderPolicy
 
@@ -21,8 +21,10 @@ def names(headers):
 
 
 def filtered(headers, passed, prefixes, policy):
-    ended = [value for name, value in headers if name == b"connection"]
-    return Admission(passed, prefixes, policy).fields(headers, ended)
+    admission, head = Admission(passed, prefixes, policy), Head.of(200, headers)
+    fields = admission.fields(head)
+    assert admission.lines(head) == b"".join(b"%b: %b\r\n" % field for field in fields)
+    return fields
 
 
 def test_only_what_the_dialect_lists_passes_and_in_its_order():
@@ -83,6 +85,12 @@ def test_fields_that_connection_names_end_here():
     assert connection_nominated([b" Close ,, x-A"]) == {b"close", b"x-a"}
 
 
+def test_what_is_hidden_is_neither_passed_nor_set():
+    policy = HeaderPolicy(response_pass=frozenset({b"x-left-a"}), response_set=((b"x-left-b", b"2"),))
+    head = Head.of(200, [(b"x-left-a", b"1"), (b"content-type", b"a")])
+    assert names(Admission(DIALECT, PREFIXES, policy, hidden=(b"x-left-",)).fields(head)) == [b"content-type"]
+
+
 def test_what_we_set_cannot_be_removed_by_connection():
     policy = HeaderPolicy(response_set=((b"x-station", b"one"),))
     assert filtered([(b"connection", b"x-station")], DIALECT, PREFIXES, policy) == [(b"x-station", b"one")]
@@ -117,7 +125,7 @@ def test_for_any_headers_and_policy(headers, passed, dropped, replaced):
     assert filtered(out, DIALECT, PREFIXES, policy) == out, "idempotent"
     head = parse(serialize(200, b"OK", out))
     assert head is not None
-    assert head.headers == out
+    assert head.fields == out
 
 
 def test_a_head_is_written():

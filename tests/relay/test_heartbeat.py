@@ -103,7 +103,7 @@ class Kept:
     def answer(self, heading: Heading = EVENTS, status: int = 200, **headers: str) -> Any:
         """The attempt's head has come; where its content goes."""
         fields = [(n.replace("_", "-").encode(), v.encode()) for n, v in headers.items()]
-        return self.heartbeat.delivery(Head(status, b"", (1, 1), fields, 0), heading)
+        return self.heartbeat.delivery(Head.of(status, fields), heading)
 
     def take(self) -> bytes:
         """What the client got since the last look."""
