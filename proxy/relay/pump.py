@@ -51,8 +51,8 @@ class Pump:
 
     __slots__ = (
         "_attempt", "_body", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
-        "_is_broken", "_is_flushed", "_is_framed", "_is_sent", "_last", "_plan", "_state", "_tap", "_tools",
-        "_way", "_x",
+        "_is_broken", "_is_flushed", "_is_framed", "_last", "_plan", "_state", "_tap", "_tools",
+        "_way", "_x", "is_sent",
     )  # fmt: skip
 
     def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
@@ -74,7 +74,7 @@ class Pump:
         self._held: list[bytes] = []
         self._tap: Tap | None = None
         self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
-        self._is_sent = False
+        self.is_sent = False  # a byte of the request may have been acted upon
         self._is_flushed = False  # End is written: nothing is held back any more
         self._is_framed = False  # the upstream's framing is complete
         self._is_broken = False  # lost after the terminal event
@@ -108,14 +108,9 @@ class Pump:
         return self._tap
 
     @property
-    def is_sent(self) -> bool:
-        """A byte of the request may have been acted upon."""
-        return self._is_sent
-
-    @property
     def _is_working(self) -> bool:
         """The upstream has the request and has not refused it: the input is consumed."""
-        return self._is_sent and self._state is not JUDGING
+        return self.is_sent and self._state is not JUDGING
 
     def send(self, refused: BaseException | None) -> None:
         """Called when Begin is written (or could not be): nothing leaves before."""
@@ -125,7 +120,7 @@ class Pump:
             self._fail(JournalUnavailable())
             return
         crash_point("begin-written")
-        self._is_sent = True
+        self.is_sent = True
         self._x.sent = self._x.sent or monotonic()
         plan = self._plan
         self._conn.write([plan.head, plan.body] if plan.body else plan.head)
@@ -384,7 +379,7 @@ class Pump:
         elif self._x.client.is_paused:
             return  # ingress has a limit for clients that do not read
         elif self._state is WAITING:
-            if self._is_sent and silent > self._way.first_byte_s:
+            if self.is_sent and silent > self._way.first_byte_s:
                 self._out_of_time(UpstreamTimeout())
         elif self._state is JUDGING:
             if silent > JUDGE_S:  # since its head

@@ -31,7 +31,7 @@ class UploadPump(Pump):
 
     def send(self, refused: BaseException | None) -> None:
         super().send(refused)
-        if self._is_sent and self._conn is not None:
+        if self.is_sent and self._conn is not None:
             self._sending.start(self._conn, self._uploaded)
 
     def upload_resume(self) -> None:
