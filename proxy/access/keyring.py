@@ -86,10 +86,18 @@ class KeyRecord:
 
     def tier_at(self, now_ms: int) -> str:
         """Workers expire an earned tier by the clock themselves."""
+        return self.tier_span(now_ms)[0]
+
+    def tier_span(self, now_ms: int) -> tuple[str, float, float]:
+        """The tier at a moment; from when until when it is that one."""
+        since = -math.inf
         for tier, until_ms in self.tiers:
-            if until_ms is None or now_ms < until_ms:
-                return tier
-        return ""
+            if until_ms is None:
+                return tier, since, math.inf
+            if now_ms < until_ms:
+                return tier, since, until_ms
+            since = max(since, until_ms)
+        return "", since, math.inf
 
     def check(self, now_ms: int, address: str) -> None:
         """May this key be used at all, now and from there? Raises the refusal."""

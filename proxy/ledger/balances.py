@@ -35,7 +35,17 @@ class _Purse:
     """The slices of one account."""
 
     slices: dict[str, _Slice] = field(default_factory=dict)  # by lease
+    only: tuple[str, _Slice] | None = None  # of them, while there is but one, as nearly always
     touched: bool = True  # since the last `idle`
+
+    def take(self, hold_nanos: int) -> tuple[str, int] | None:
+        """As Slices.take, out of several slices."""
+        lease, available = self.best()
+        if available < hold_nanos:
+            return None
+        self.slices[lease].held += hold_nanos
+        self.touched = True
+        return lease, self.best()[1]
 
     def best(self) -> tuple[str, int]:
         """(lease, available): how large a hold can be, and what it would count against.
@@ -72,17 +82,15 @@ class Slices:
         purse = self._purses.get(account)
         if purse is None:
             return None
-        is_one = len(purse.slices) == 1  # as nearly always: it is the best
-        if is_one:
-            ((lease, part),) = purse.slices.items()
-            available = part.granted - part.spent - part.held
-        else:
-            lease, available = purse.best()
-        if available < hold_nanos:
+        if purse.only is None:
+            return purse.take(hold_nanos)
+        lease, part = purse.only
+        left = part.granted - part.spent - part.held - hold_nanos
+        if left < 0:
             return None
-        purse.slices[lease].held += hold_nanos
+        part.held += hold_nanos
         purse.touched = True
-        return lease, available - hold_nanos if is_one else purse.best()[1]
+        return lease, left
 
     def settle(self, account: int, lease: str, hold_nanos: int, cost_nanos: int) -> None:
         """Resolve a hold that `take` set aside, at its cost; 0 voids it. Never refused."""
@@ -114,6 +122,7 @@ class Slices:
         part = purse.slices.get(lease)
         if part is None:
             part = purse.slices[lease] = _Slice()
+            purse.only = (lease, part) if len(purse.slices) == 1 else None
         return purse, part
 
     def give_back(self, account: int) -> list[tuple[str, int]]:

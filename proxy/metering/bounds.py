@@ -18,6 +18,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from proxy.metering.parts import BUCKETS, TTLS, Parts, ttl_of
 from proxy.metering.pricing import tool_kinds
 from proxy.metering.sound import SPEECH_TOKENS_PER_SECOND, Upload, speech_usage
 from proxy.metering.usage import Usage
@@ -25,10 +26,6 @@ from proxy.metering.usage import Usage
 BYTES_PER_TOKEN = 3
 OUTPUT_TOKENS = 16_384  # of a model whose limit nobody declared, when the request has none either
 IMAGE_TOKENS = 5_000  # one image in the input at its highest resolution
-AUDIO_TOKENS_LEAST = 400  # a recording is filled up to 30 s by some models
-AUDIO_BYTES_PER_TOKEN = 125  # 32 tokens a second of speech at 32 kbit/s
-DOCUMENT_BYTES_PER_TOKEN = 2  # a page is some KB of compressed PDF and is read as text and as image
-DOCUMENT_TOKENS = 50_000  # a document that only a URL or an id stands for
 KEPT_TOKENS = 30_000  # of a conversation or a prompt that is kept at the vendor, and only an id stands for
 TOOLS_TOKENS = 600  # what vendors put in front when tools are offered
 TOOL_CALLS = 5  # calls of a server tool, when the request does not limit them
@@ -44,7 +41,9 @@ TRAINING_TOKENS = 1_000_000  # of a training file, which only an id stands for
 CACHED_HOURS = 24  # that a content is cached for which the request names the moment when it expires
 PREDICTIONS = 4  # pictures of a request that does not say how many
 
-_OUTPUT_LIMITS = ("max_completion_tokens", "max_tokens", "max_output_tokens", "max_tokens_to_sample")
+_OUTPUT_LIMITS = frozenset(
+    {"max_completion_tokens", "max_tokens", "max_output_tokens", "max_tokens_to_sample"}
+)
 # The same where a request has its limits in an object: Gemini's, Ollama's, DashScope's.
 _HOLDERS = frozenset({"generationConfig", "generation_config", "options", "parameters"})
 _HELD_LIMITS = ("maxOutputTokens", "max_output_tokens", "num_predict", "max_tokens")
@@ -64,6 +63,8 @@ def hold_bound(
 ) -> Bound:
     """`kind` is the operation's. `context` and `max_output` are the model's limits in tokens, None where
     nobody declared them."""
+    if is_text(kind) and (plain := plain_bound(doc, body_len, context, max_output)) is not None:
+        return Bound(Usage(calls=1, input=plain[0], output=plain[1]), 1)
     n = 1
     if "n" in doc or "best_of" in doc:
         n = max(_whole(doc.get("n")) or 1, _whole(doc.get("best_of")) or 1)
@@ -83,6 +84,26 @@ def hold_bound(
     if context is not None:
         _within(usage, context)
     return Bound(usage, n)
+
+
+def is_text(kind: str) -> bool:
+    """Do operations of this kind answer with text, as far as their request does not say otherwise?"""
+    return kind not in _KINDS
+
+
+def plain_bound(
+    doc: Mapping[str, Any], body_len: int, context: int | None, max_output: int | None
+) -> tuple[int, int] | None:
+    """(tokens of input, tokens of output) of a conversation in which nothing is asked for but one text.
+
+    None: it is none; `hold_bound` knows.
+    """
+    if not _BEYOND_ONE_TEXT.isdisjoint(doc) or not _is_conversation(doc):
+        return None
+    tokens = body_len // BYTES_PER_TOKEN
+    if context is not None and tokens > context:
+        tokens = context
+    return tokens, _output(doc, 1, max_output)
 
 
 class Asked(NamedTuple):
@@ -202,10 +223,16 @@ def output_asked(doc: Mapping[str, Any]) -> int:
     return max((limit for name in _OUTPUT_LIMITS if (limit := _whole(doc.get(name))) is not None), default=0)
 
 
+def _output(doc: Mapping[str, Any], n: int, max_output: int | None) -> int:
+    most = OUTPUT_TOKENS if max_output is None else max_output
+    if not _OUTPUT_LIMITS.isdisjoint(doc):
+        asked = [limit for name in _OUTPUT_LIMITS & doc.keys() if (limit := _whole(doc[name])) is not None]
+        most = max(asked, default=most)
+    return n * (most if max_output is None else min(most, max_output))
+
+
 def _bound_output(usage: Usage, doc: Mapping[str, Any], n: int, max_output: int | None) -> None:
-    asked = [limit for name in _OUTPUT_LIMITS if name in doc and (limit := _whole(doc[name])) is not None]
-    most = max(asked, default=OUTPUT_TOKENS if max_output is None else max_output)
-    output = n * (most if max_output is None else min(most, max_output))
+    output = _output(doc, n, max_output)
     modalities = doc.get("modalities")
     if type(modalities) is list and "audio" in modalities:
         usage.output_audio = output
@@ -216,6 +243,8 @@ def _bound_output(usage: Usage, doc: Mapping[str, Any], n: int, max_output: int 
 _BEYOND_MESSAGES = frozenset({
     "system", "input", "prompt", "tools", "web_search_options", "cache_control",
 })  # fmt: skip
+_BEYOND_ONE_TEXT = _BEYOND_MESSAGES | _HOLDERS | {"n", "best_of", "modalities"}
+_BEYOND_TEXT = frozenset({"type", "cache_control", "images"})  # in a message
 
 
 def _is_conversation(doc: Mapping[str, Any]) -> bool:
@@ -226,7 +255,8 @@ def _is_conversation(doc: Mapping[str, Any]) -> bool:
     for message in messages:
         if type(message) is not dict or type(message.get("content")) is not str:
             return False
-        if "type" in message or "cache_control" in message or "images" in message:
+        is_plain = len(message) == 2 and "role" in message
+        if not is_plain and not _BEYOND_TEXT.isdisjoint(message):
             return False
     return True
 
@@ -235,7 +265,7 @@ _STANDS_FOR_MORE = frozenset({"previous_response_id", "conversation", "assistant
 
 
 def _bound_input(usage: Usage, doc: Mapping[str, Any], body_len: int) -> None:
-    found = _Parts()
+    found = Parts()
     for name in ("messages", "system", "input", "contents", "requests", "content", "instances"):
         value = doc.get(name)
         found.add(value.get("messages") or [value] if type(value) is dict else value)
@@ -245,21 +275,16 @@ def _bound_input(usage: Usage, doc: Mapping[str, Any], body_len: int) -> None:
     tokens += found.tokens
     if not _STANDS_FOR_MORE.isdisjoint(doc):
         tokens += KEPT_TOKENS
-    ttl = found.cache_ttl or _ttl(doc)
+    ttl = found.cache_ttl or ttl_of(doc)
     if "tools" in doc or "web_search_options" in doc:
-        tools = _Parts()
+        tools = Parts()
         tools.add(doc.get("tools"))
-        ttl = max(ttl, tools.cache_ttl, key=_TTLS.index)
+        ttl = max(ttl, tools.cache_ttl, key=TTLS.index)
         usage.tools = _tool_calls(doc)
         tokens += TOOLS_TOKENS + sum(usage.tools.values()) * TOOL_CALL_TOKENS
-    setattr(usage, _BUCKETS[ttl], tokens)
+    setattr(usage, BUCKETS[ttl], tokens)
     usage.input_audio = found.audio_tokens
     usage.input_image = found.images * IMAGE_TOKENS
-
-
-# How long a part asks to be cached -> the bucket that its tokens are held in; the dearer the later.
-_BUCKETS = {"": "input", "5m": "cache_write_5m", "1h": "cache_write_1h"}
-_TTLS = tuple(_BUCKETS)
 
 
 def _within(usage: Usage, context: int) -> None:
@@ -281,98 +306,6 @@ def _tool_calls(doc: Mapping[str, Any]) -> dict[str, int]:
         if limit is not None:
             calls.update((kind, limit) for kind in tool_kinds({"tools": [tool]}))
     return calls
-
-
-class _Parts:
-    """Walks content parts and sums up what is not text. Strings, the common case, cost one look."""
-
-    def __init__(self) -> None:
-        self.binary_chars = 0
-        self.images = 0
-        self.audio_tokens = 0
-        self.tokens = 0  # of documents
-        self.cache_ttl = ""  # the longest asked for
-
-    def add(self, value: Any, depth: int = 4) -> None:
-        if type(value) is not list or depth == 0:
-            return
-        for part in value:
-            if type(part) is not dict:
-                continue
-            kind = part.get("type")
-            if type(kind) is str and kind in _MEDIA:
-                self._add_media(kind, part)
-            for name in _KEYED.keys() & part.keys():
-                self._add_keyed(name, part[name])
-            if "cache_control" in part:
-                self.cache_ttl = max(self.cache_ttl, _ttl(part), key=_TTLS.index)
-            for name in ("content", "parts"):
-                inner = part.get(name)
-                if inner is not None:
-                    self.add([inner] if type(inner) is dict else inner, depth - 1)
-
-    def _add_media(self, kind: str, part: Mapping[str, Any]) -> None:
-        self._count(kind, self._skip(part))
-
-    def _add_keyed(self, name: str, value: Any) -> None:
-        """A part that is told by a member's name: Gemini's, Ollama's, DashScope's."""
-        if type(value) is dict:
-            mime = str(value.get("mimeType") or value.get("mime_type") or "")
-            kind = next((kind for begins, kind in _OF_MIME.items() if mime.startswith(begins)), "file")
-            sizes = [_base64_chars(value.get("data"), "data")]
-        else:
-            kind, values = _KEYED[name], value if type(value) is list else [value]
-            sizes = [_base64_chars(one, "data" if name == "images" else "url") for one in values]
-        for size in sizes:
-            self.binary_chars += size
-            self._count(kind, size)
-
-    def _count(self, kind: str, size: int) -> None:
-        if kind in _IMAGES:
-            self.images += 1
-        elif kind in _DOCUMENTS:
-            self.tokens += size * 3 // 4 // DOCUMENT_BYTES_PER_TOKEN if size else DOCUMENT_TOKENS
-        else:
-            self.audio_tokens += AUDIO_TOKENS_LEAST + size * 3 // 4 // AUDIO_BYTES_PER_TOKEN
-
-    def _skip(self, part: Mapping[str, Any]) -> int:
-        """Characters of base64 in a part: they are in the body, but are no text."""
-        for name in ("image_url", "source", "input_audio", "file", "video_url"):
-            holder = part.get(name)
-            if isinstance(holder, str):
-                holder = {"url": holder}
-            if type(holder) is dict:
-                size = max((_base64_chars(holder.get(field), field) for field in _DATA), default=0)
-                self.binary_chars += size
-                return size
-        return 0
-
-
-_IMAGES = frozenset({"image_url", "image", "input_image", "video_url"})
-_DOCUMENTS = frozenset({"document", "file", "input_file"})
-_MEDIA = _IMAGES | _DOCUMENTS | {"input_audio"}
-_DATA = ("data", "url", "file_data")
-_KEYED = {
-    **dict.fromkeys(("inlineData", "inline_data", "fileData", "file_data"), "file"),
-    "images": "image",
-    "image": "image",
-    "video": "image",
-    "audio": "input_audio",
-}
-_OF_MIME = {"image/": "image", "video/": "image", "audio/": "input_audio"}
-
-
-def _base64_chars(value: object, field: str) -> int:
-    if not isinstance(value, str):
-        return 0
-    return len(value) if field == "data" or value.startswith("data:") else 0
-
-
-def _ttl(part: Mapping[str, Any]) -> str:
-    control = part.get("cache_control")
-    if type(control) is not dict:
-        return ""
-    return "1h" if control.get("ttl") == "1h" else "5m"
 
 
 def _token_ids(value: Any) -> int:

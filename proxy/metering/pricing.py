@@ -23,8 +23,9 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
+from math import gcd
 from operator import itemgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 
@@ -210,6 +211,32 @@ def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int
     return round_half_even(total * model_ppm * tier_ppm, SCALE * PPM * PPM)
 
 
+class TextRate(NamedTuple):
+    """What calls cost that consume nothing but text: `cost_nanos`, with all that is fixed worked out."""
+
+    input: int
+    output: int
+    call: int
+    divisor: int
+
+    def cost_nanos(self, input_tokens: int, output_tokens: int) -> int:
+        total = input_tokens * self.input + output_tokens * self.output + self.call
+        return round_half_even(total, self.divisor)
+
+
+def text_rate(price: Price, model_ppm: int, tier_ppm: int) -> TextRate | None:
+    """None: what one token costs depends on how many there are."""
+    if price.free:
+        return TextRate(0, 0, 0, 1)
+    if price.content.get("above"):
+        return None
+    at = price.figures(0)
+    ppm = model_ppm * tier_ppm if price.multiplied else PPM * PPM
+    rate = (at.input * ppm, at.output * ppm, at.calls * ppm, SCALE * PPM * PPM)
+    common = gcd(*rate)  # shorter integers, the same fraction
+    return TextRate(*(part // common for part in rate))
+
+
 def _cost_of_kinds(price: Price, at: Figures, usage: Usage) -> int:
     tools = sum(count * price.tools.get(kind, 0) for kind, count in usage.tools.items())
     units = sum(count * unit_figure(price, at, kind) for kind, count in usage.units.items())
@@ -276,10 +303,17 @@ def unpriced_options(price: Price, request: Mapping[str, Any], kind: str) -> lis
     kinds = tool_kinds(request) if "tools" in request or "web_search_options" in request else ()
     if not all(_is_tool_priced(kind, price) for kind in kinds):
         missing.append("tools")
-    content = price.content
-    if kind not in _SIDES and "input" in content and "output" in content:
-        return missing  # as in nearly every price: both sides are there
-    return missing + _unpriced_sides(content, request, kind)
+    if is_priced_plainly(price, kind):
+        return missing
+    return missing + _unpriced_sides(price.content, request, kind)
+
+
+OPTIONS = frozenset({"service_tier", "speed", "tools", "web_search_options"})
+
+
+def is_priced_plainly(price: Price, kind: str) -> bool:
+    """Has a request of this kind a price whenever it has none of OPTIONS? True of nearly every price."""
+    return price.free or (kind not in _SIDES and "input" in price.content and "output" in price.content)
 
 
 # What must have a price, by the kind of an operation: of each group one figure or unit. Others: both sides.

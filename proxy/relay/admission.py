@@ -25,15 +25,23 @@ from proxy.errors import (
     ProxyError,
     UnknownModel,
 )
-from proxy.metering.bounds import hold_bound
-from proxy.metering.pricing import PPM, cost_nanos, price_from_content, unpriced_options
+from proxy.metering import bounds
+from proxy.metering.bounds import hold_bound, plain_bound
+from proxy.metering.pricing import (
+    OPTIONS,
+    PPM,
+    cost_nanos,
+    is_priced_plainly,
+    price_from_content,
+    text_rate,
+    unpriced_options,
+)
 from proxy.metering.quote import Sale
 from proxy.metering.usage import Usage
 from proxy.relay import body, gathered
 from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.lines import Lines
 from proxy.routing.table import Model, Upstream
-from proxy.snapshot import Snapshot
 from proxy.telemetry import Stats, spawn
 
 KEY_LOOKUP_S = 2.0
@@ -125,21 +133,22 @@ class Admission:
 
         Raises UnknownModel, ModelNotPermitted, ModelNotPriced, OptionNotPriced.
         """
-        assert x.key is not None and x.snapshot is not None and x.operation is not None
         key, operation = x.key, x.operation
+        assert key is not None and operation is not None
         where = (key.digest, x.model, operation.name)
         standing = self._standings.get(where)
         if (
             standing is None
             or standing.key is not key
             or standing.snapshot is not x.snapshot
-            or standing.tier_name != key.tier_at(x.at_ms)
+            or standing.operation is not operation
+            or not standing.since_ms <= x.at_ms < standing.until_ms
         ):
             if len(self._standings) >= STANDINGS_MAX:
                 self._standings.clear()
-            standing = self._standings[where] = _stand(x, x.snapshot, key, operation.billed)
+            standing = self._standings[where] = _stand(x, key, operation)
         x.standing = standing
-        if operation.billed:
+        if not standing.is_priced or not OPTIONS.isdisjoint(x.doc):
             unpriced = unpriced_options(standing.price, x.doc, operation.kind)
             if unpriced:
                 raise OptionNotPriced(param=unpriced[0])
@@ -183,18 +192,20 @@ class Admission:
 
     def hold(self, x: Exchange, standing: Standing) -> int:
         """What is set aside for a call in nanos, by the operation's written formula (money.md 5)."""
-        assert x.operation is not None
-        if not x.operation.billed:
+        size, rate = len(x.content) + x.content_bound, standing.text_rate
+        if rate is not None:
+            plain = plain_bound(x.doc, size, standing.context, standing.max_output)
+            if plain is not None:
+                x.input_bound, x.output_bound = tokens, output = plain
+                if standing.tier.hold == "estimate":
+                    output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
+                x.tokens_expected = tokens + output
+                return rate.cost_nanos(tokens, output)
+        operation = standing.operation
+        if not operation.billed:
             return 0
-        model = standing.model
-        bound = hold_bound(
-            x.operation.kind,
-            x.doc,
-            len(x.content) + x.content_bound,
-            model.context if model else None,
-            model.max_output if model else None,
-        )
-        usage = bound.usage if x.operation.amounts is None else x.operation.amounts(x.doc)
+        bound = hold_bound(operation.kind, x.doc, size, standing.context, standing.max_output)
+        usage = bound.usage if operation.amounts is None else operation.amounts(x.doc)
         x.input_bound, x.output_bound = usage.input_tokens_all(), usage.output_tokens_all()
         if standing.tier.hold == "estimate":
             expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS) * bound.n
@@ -212,10 +223,11 @@ def _let_in(x: Exchange, record: KeyRecord) -> None:
     x.key = record
 
 
-def _stand(x: Exchange, snapshot: Snapshot, key: KeyRecord, is_billed: bool) -> Standing:
+def _stand(x: Exchange, key: KeyRecord, operation: OperationSpec) -> Standing:
     """Raises UnknownModel, ModelNotPermitted, ModelNotPriced."""
-    assert x.route is not None and x.operation is not None
-    tier_name = key.tier_at(x.at_ms)
+    assert x.route is not None and x.snapshot is not None
+    snapshot = x.snapshot
+    tier_name, since_ms, until_ms = key.tier_span(x.at_ms)
     tier = snapshot.tier(tier_name)
     model: Model | None = None
     if x.model:
@@ -226,10 +238,26 @@ def _stand(x: Exchange, snapshot: Snapshot, key: KeyRecord, is_billed: bool) -> 
         if not snapshot.permitted(tier.models, x.model):
             raise ModelNotPermitted(param="model", status=status)
         key.check_model(x.model, snapshot.permitted, status)
-    sale = snapshot.sale(x.model or x.operation.name, tier, key.overrides) if is_billed else FREE
+    sale = snapshot.sale(x.model or operation.name, tier, key.overrides) if operation.billed else FREE
     if sale is None:
         raise ModelNotPriced(param="model")
+    is_text = operation.billed and operation.amounts is None and bounds.is_text(operation.kind)
     limits = key.limits(tier.name, tier.limits.amounts())
     if model is not None and model.limits is not None:
         limits += limits_of(f"m:{model.pattern}", model.limits.amounts())
-    return Standing(key, snapshot, tier_name, tier, model, *sale, limits, any(map(is_told, limits)))
+    return Standing(
+        key,
+        snapshot,
+        operation,
+        since_ms,
+        until_ms,
+        tier,
+        model,
+        None if model is None else model.context,
+        None if model is None else model.max_output,
+        *sale,
+        limits,
+        tells_rates=any(map(is_told, limits)),
+        is_priced=is_priced_plainly(sale.price, operation.kind),
+        text_rate=text_rate(sale.price, sale.model_ppm, sale.tier_ppm) if is_text else None,
+    )

@@ -19,7 +19,7 @@ from proxy.dialects.links import Hosting
 from proxy.errors import ProxyError
 from proxy.ledger.bindings import Binding
 from proxy.ledger.entry import Attempt, Begin
-from proxy.metering.pricing import Price
+from proxy.metering.pricing import Price, TextRate
 from proxy.relay.request_head import RequestHead
 from proxy.routing.table import Endpoint, Model, Route, Tier
 from proxy.snapshot import Snapshot
@@ -89,19 +89,25 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a key may do with a model under a table, and at what price."""
+    """What a key may do with a model under a table, and at what price; true as long as its first five are."""
 
     key: KeyRecord
     snapshot: Snapshot
-    tier_name: str  # the account's; the table may know it no more
+    operation: OperationSpec
+    since_ms: float  # the account has the tier
+    until_ms: float
     tier: Tier
     model: Model | None  # None: a route without models
+    context: int | None  # tokens of the model's, where they are known
+    max_output: int | None
     price: Price
     model_ppm: int
     tier_ppm: int
     override: str  # the id of the account's own price or multiplier; "": there is none
     limits: tuple[Limit, ...]
     tells_rates: bool  # whether answers say what is left of them
+    is_priced: bool  # all that a request without OPTIONS of a price can ask for
+    text_rate: TextRate | None  # of plain conversations; None: their hold is worked out as any other
 
 
 @dataclass(slots=True, eq=False)

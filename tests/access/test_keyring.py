@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -119,7 +120,23 @@ def test_a_key_is_held_to_its_routes_and_endpoints(path: str, endpoint: str, may
 def test_an_earned_tier_ends_by_the_clock() -> None:
     key = record(tiers=[["VIP", NOW], ["Basic", NOW + 9], ["", None]])
     assert [key.tier_at(NOW + n) for n in (-1, 0, 8, 9)] == ["VIP", "Basic", "Basic", ""]
+    assert key.tier_span(NOW - 1) == ("VIP", -math.inf, NOW)
+    assert key.tier_span(NOW) == ("Basic", NOW, NOW + 9)
+    assert key.tier_span(NOW * 2) == ("", NOW + 9, math.inf)
     assert record().tier_at(NOW * 2) == "VIP"
+
+
+def test_a_key_that_nothing_refuses_is_known_as_such() -> None:
+    assert record().open_until_ms == math.inf
+    assert record(expires_ms=NOW).open_until_ms == NOW
+    for held in (
+        {"status": "revoked"},
+        {"account_status": "frozen"},
+        {"ip_allow": ["203.0.113.0/24"]},
+        {"routes": ["*"]},
+        {"endpoints": ["*"]},
+    ):
+        assert record(**held).open_until_ms == -math.inf
 
 
 def test_a_preference_of_mirrors_is_a_name_or_an_order() -> None:

@@ -8,9 +8,6 @@ import orjson
 import pytest
 
 from proxy.metering.bounds import (
-    AUDIO_BYTES_PER_TOKEN,
-    AUDIO_TOKENS_LEAST,
-    DOCUMENT_TOKENS,
     EDITED_IMAGES,
     IMAGE_OUTPUT_TOKENS,
     IMAGE_TOKENS,
@@ -22,9 +19,12 @@ from proxy.metering.bounds import (
     TRAINING_TOKENS,
     Bound,
     hold_bound,
+    plain_bound,
 )
 from proxy.metering.count import count_tokens
+from proxy.metering.parts import AUDIO_BYTES_PER_TOKEN, AUDIO_TOKENS_LEAST, DOCUMENT_TOKENS
 from proxy.metering.sound import Upload
+from proxy.metering.usage import Usage
 
 
 def bound(
@@ -113,6 +113,51 @@ def test_what_does_not_fit_into_the_context_cannot_come_in():
 )
 def test_output_is_what_was_asked_for_times_n(doc: dict[str, Any], max_output: int | None, output: int):
     assert bound(doc, max_output=max_output).usage.output == output
+
+
+TURN = {"role": "user", "content": "x" * 300}
+
+
+@pytest.mark.parametrize(
+    ("more", "context", "max_output"),
+    [
+        ({}, None, None),
+        ({"temperature": 1, "max_tokens": 100}, 128_000, 16_384),
+        ({"max_tokens": "70", "max_completion_tokens": 90}, 50, 64),
+        ({"max_tokens": None, "previous_response_id": "r"}, 128_000, None),
+    ],
+)
+def test_a_plain_conversation_is_bounded_as_it_is_where_more_is_asked_for(
+    more: dict[str, Any], context: int | None, max_output: int | None
+):
+    doc = {"messages": [TURN, {**TURN, "name": "me"}], **more}
+    plain = plain_bound(doc, 700, context, max_output)
+    usage = hold_bound("text", {**doc, "n": 1}, 700, context, max_output).usage
+    assert plain == (usage.input, usage.output)
+    assert usage == Usage(calls=1, input=usage.input, output=usage.output)
+    assert hold_bound("text", doc, 700, context, max_output).usage == usage
+
+
+@pytest.mark.parametrize(
+    "doc",
+    [
+        {},
+        {"messages": TURN},
+        {"messages": ["x"]},
+        {"messages": [TURN, {"role": "assistant", "content": None}]},
+        {"messages": [{"content": "x", "type": "message"}]},
+        {"messages": [{**TURN, "images": ["A" * 900]}]},
+        {"messages": [{**TURN, "cache_control": {"type": "ephemeral"}}]},
+        {"messages": [TURN], "n": 2},
+        {"messages": [TURN], "best_of": 2},
+        {"messages": [TURN], "modalities": ["audio"]},
+        {"messages": [TURN], "system": "x"},
+        {"messages": [TURN], "tools": []},
+        {"messages": [TURN], "options": {"num_predict": 5}},
+    ],
+)
+def test_what_asks_for_more_than_one_text_is_no_plain_conversation(doc: dict[str, Any]):
+    assert plain_bound(doc, 700, None, None) is None
 
 
 def test_spoken_output_is_bounded_as_sound():

@@ -15,8 +15,10 @@ from proxy.metering.pricing import (
     TOKEN_BUCKETS,
     UNIT_BUCKETS,
     cost_nanos,
+    is_priced_plainly,
     price_from_content,
     round_half_even,
+    text_rate,
     unpriced_options,
 )
 from proxy.metering.usage import Usage
@@ -84,6 +86,24 @@ def test_one_division_for_the_whole_call(
 
 
 @settings(max_examples=100, deadline=None)
+@given(contents, st.booleans(), multipliers, multipliers, st.integers(0, 10**7), st.integers(0, 10**6))
+def test_a_text_costs_by_its_rate_what_it_costs(
+    content: dict[str, int], multiplied: bool, model_ppm: int, tier_ppm: int, tokens: int, output: int
+):
+    price = price_from_content({**content, "multiplied": multiplied})
+    rate = text_rate(price, model_ppm, tier_ppm)
+    assert rate is not None
+    usage = Usage(calls=1, input=tokens, output=output)
+    assert rate.cost_nanos(tokens, output) == cost_nanos(price, usage, model_ppm, tier_ppm)
+
+
+def test_a_text_has_no_rate_where_its_price_depends_on_its_length():
+    above = [{"input_tokens": 200_000, "input": 2}]
+    assert text_rate(price_from_content({"input": 1, "output": 1, "above": above}), PPM, PPM) is None
+    free = text_rate(price_from_content({"free": True, "input": 1, "call": 9}), PPM, PPM)
+    assert free is not None and free.cost_nanos(10**9, 10**9) == 0
+
+
 @given(contents, quantities, quantities)
 def test_more_usage_never_costs_less(content: dict[str, Any], usage: Usage, more: Usage):
     sums = {name: getattr(usage, name) + getattr(more, name) for name in (*TOKEN_BUCKETS, *UNIT_BUCKETS)}
@@ -275,4 +295,6 @@ def test_images_are_priced_by_piece_by_size_or_by_token(
     ],
 )
 def test_a_side_without_a_price_is_not_free(content: dict[str, Any], operation: str, missing: list[str]):
-    assert unpriced_options(price_from_content(content), {}, operation) == missing
+    price = price_from_content(content)
+    assert unpriced_options(price, {}, operation) == missing
+    assert not (missing and is_priced_plainly(price, operation))
