@@ -44,29 +44,28 @@ class AnswerMeter:
     KEEP: ClassVar[tuple[Pointer, ...]] = ()  # what is wanted of a long document besides its usage
     TEXT: ClassVar[tuple[Pointer, ...]] = ()  # where the generated text of a long document is
 
+    # What is so until the answer says otherwise stands at the class: a meter is made for each call.
+    complete = False
+    finished = False
+    degraded = False
+    events = 0
+    error = False
+    model = ""
+    vendor_id = ""
+    service_tier = ""
+    unread_bytes = 0
+    _reported = b""  # overlaid so far, as JSON: what an object is in memory has no bound
+    _usage: Usage | None = None
+    _splitter: Splitter | None = None  # of an event stream
+    _whole: list[bytes] | None = None  # of one JSON text
+    _whole_bytes = 0
+    _scanner: PointerScanner | None = None  # of one that became long
+    _chars = 0
+
     def __init__(self, operation: OperationSpec, is_event_stream: bool) -> None:
-        self.complete = False
-        self.finished = False
-        self.degraded = False
-        self.events = 0
-        self.error = False
-        self.model = ""
-        self.vendor_id = ""
-        self.service_tier = ""
-        self.unread_bytes = 0
-        pointers = operation.meter or NO_USAGE
-        self._places = pointers.places
-        self._read = pointers.read
-        self._is_overlay = pointers.overlay
-        self._reported = b""  # overlaid so far, as JSON: what an object is in memory has no bound
-        self._usage: Usage | None = None
+        self._pointers = operation.meter or NO_USAGE
         self._hint_events = is_event_stream
-        self._splitter: Splitter | None = None  # of an event stream
-        self._whole: list[bytes] | None = None  # of one JSON text
-        self._whole_bytes = 0
-        self._scanner: PointerScanner | None = None  # of one that became long
         self._texts: list[str] = []
-        self._chars = 0
         self._keeps_text = operation.generates_text  # until the vendor tells the output
 
     # -- what the relay calls ----------------------------------------------------------------------
@@ -121,6 +120,22 @@ class AnswerMeter:
         except Exception:  # noqa: BLE001 - see feed
             self.degraded = True
 
+    def read_all(self, content: bytes) -> None:
+        # What most are, one JSON object, needs none of the steps of an answer that comes in pieces.
+        if content.startswith(b"{") and len(content) <= WHOLE_BYTES_MAX - PIECE_OVERHEAD:
+            try:
+                doc = loads(content)
+            except ValueError:
+                doc = None  # lax, or cut short
+            if doc is not None:
+                try:
+                    self._on_document(doc)
+                except Exception:  # noqa: BLE001 - see feed
+                    self.degraded = True
+                return
+        self.feed(content)
+        self.finish()
+
     def usage(self) -> Usage | None:
         return self._usage
 
@@ -146,20 +161,21 @@ class AnswerMeter:
 
     # -- what it says it with ----------------------------------------------------------------------
 
-    def _find_usage(self, doc: dict[str, Any]) -> bool:
+    def _find_usage(self, doc: dict[Any, Any]) -> bool:
         """Read the usage object, if one of the places has one. Fixed paths, never a search."""
         told = False
+        pointers = self._pointers
         # The last place that tells wins: the others are looked at only where it overlays what they tell.
-        for place in self._places if self._is_overlay else reversed(self._places):
-            value = look_up(doc, place)
+        for place in pointers.places if pointers.overlay else pointers.last_first:
+            value = doc.get(place[0]) if len(place) == 1 else look_up(doc, place)
             if type(value) is not dict:
                 continue
-            usage = self._read(self._overlaid(value) if self._is_overlay else value)
+            usage = pointers.read(self._overlaid(value) if pointers.overlay else value)
             if usage is not None:
                 usage.calls = 1
                 self._usage = usage
                 told = True
-                if not self._is_overlay:
+                if not pointers.overlay:
                     break
         return told
 
@@ -174,11 +190,15 @@ class AnswerMeter:
         return known
 
     def _identify(self, doc: dict[str, Any]) -> None:
-        self.model = _name(doc.get("model")) or self.model
-        self.vendor_id = _name(doc.get("id")) or self.vendor_id
+        model, id_ = doc.get("model"), doc.get("id")
+        if type(model) is str and model:
+            self.model = model[:NAME_CHARS_MAX]
+        if type(id_) is str and id_:
+            self.vendor_id = id_[:NAME_CHARS_MAX]
 
     def _take_tier(self, value: object) -> None:
-        self.service_tier = _name(value) or self.service_tier
+        if type(value) is str and value:
+            self.service_tier = value[:NAME_CHARS_MAX]
 
     def _keep_text(self, text: object) -> None:
         if type(text) is not str or not text:
@@ -200,7 +220,7 @@ class AnswerMeter:
     # -- how documents are found -------------------------------------------------------------------
 
     def _new_scanner(self) -> PointerScanner:
-        return PointerScanner((*self._places, *self.KEEP), self.TEXT if self._keeps_text else ())
+        return PointerScanner((*self._pointers.places, *self.KEEP), self.TEXT if self._keeps_text else ())
 
     def _read_event(self, data: bytes | PointerScanner) -> None:
         self.events += 1
@@ -301,7 +321,3 @@ def known_int(value: object) -> int:
     if type(value) is float and 0 <= value <= COUNT_MAX:
         value = math.ceil(value)
     return value if type(value) is int and 0 <= value <= COUNT_MAX else 0
-
-
-def _name(value: object) -> str:
-    return value[:NAME_CHARS_MAX] if type(value) is str else ""

@@ -33,6 +33,10 @@ class UsagePointers:
     overlay: bool = False  # Anthropic: every non-null field of a later object replaces the earlier
     adds_up: bool = False  # results of a batch: the objects are of different calls
     spread: bool = False  # Ollama: the figures are members of the document itself; `places` names them
+    last_first: tuple[Pointer, ...] = field(init=False, compare=False)  # `places` in the order of their word
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "last_first", self.places[::-1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,11 +159,17 @@ class OperationSpec:
     hurries: bool = False  # the task that it names may be over by it: it is asked about at once
     owns: bool = field(init=False)  # anything of the vendor's is in its requests or answers
     places: Places = field(init=False, compare=False)  # of `ids_in`
+    kept_if: tuple[tuple[str, bool], ...] | None = field(init=False, compare=False)
+    """Members of a request one of which decides that its vendor keeps something, each with its default;
+    None: more than that decides."""
 
     def __post_init__(self) -> None:
         owns = bool(self.ids_in or self.ids_out or self.task or self.lists)
         object.__setattr__(self, "owns", owns)
         object.__setattr__(self, "places", Places(self.ids_in))
+        says_all = not (self.task or self.lists) and all(place.asked for place in self.ids_out)
+        kept_if = tuple((place.asked, place.by_default) for place in self.ids_out) if says_all else None
+        object.__setattr__(self, "kept_if", kept_if)
 
 
 class Meter(Protocol):
@@ -186,6 +196,9 @@ class Meter(Protocol):
 
     def finish(self) -> None:
         """The framing ended: what is buffered is all there is."""
+
+    def read_all(self, content: bytes) -> None:
+        """All of an answer at once: `feed` and `finish`."""
 
     def usage(self) -> Usage | None:
         """What the vendor reported so far; None: nothing.

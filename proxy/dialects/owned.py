@@ -205,9 +205,11 @@ class Places:
                 name, *rest = place.at[place.at.index(DEEP) + 1 :]
                 self._deep.setdefault(str(name), []).append((place, tuple(rest)))
         self._names = frozenset(self._deep)
-        words = [f'"{name}"' for name in self._deep]
+        words = [f'"{name}' for name in self._deep]
         words += [f'"{word}' for place in self._fixed if place.at[0] == "body" for word in place.only]
-        self._marks = tuple(word.encode() for word in words)
+        # What is looked for is also found where only its beginning is: "file_id" before "file_ids".
+        begins = [w for w in words if not any(w != other and w.startswith(other) for other in words)]
+        self._marks = (b"\\u", *(word.encode() for word in dict.fromkeys(begins)))
         self._has_more = any(place.at[0] != "body" or not place.only for place in self._fixed)
 
     def are_free_of(self, content: bytes) -> bool:
@@ -215,8 +217,11 @@ class Places:
         if self._has_more:
             return False
         if len(content) > sliced.FOUND_BYTES:
-            return all(sliced.find(content, mark) < 0 for mark in (b"\\u", *self._marks))
-        return b"\\u" not in content and not any(mark in content for mark in self._marks)
+            return all(sliced.find(content, mark) < 0 for mark in self._marks)
+        for mark in self._marks:  # noqa: SIM110 - a generator costs more than the search
+            if mark in content:
+                return False
+        return True
 
     def ids_named(
         self, doc: dict[str, Any], captures: Mapping[str, str], query: Mapping[str, str]

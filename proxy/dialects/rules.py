@@ -36,7 +36,7 @@ class RuledMeter(AnswerMeter):
         rules = self._rules = operation.rules or NOTHING
         self.error = bool(rules.accepted)  # until the answer says otherwise
         self._facts = _by_first_step(rules)
-        self._usage_at = frozenset(place[0] for place in self._places)
+        self._usage_at = frozenset(place[0] for place in self._pointers.places)
         self._adds_up = operation.meter is not None and operation.meter.adds_up
         self._is_spread = operation.meter is not None and operation.meter.spread
         self._is_unread = not rules.is_text and not (is_event_stream and rules.terminal)
@@ -59,6 +59,13 @@ class RuledMeter(AnswerMeter):
             self.complete = True
         else:
             super().finish()
+
+    def read_all(self, content: bytes) -> None:
+        if self._is_unread or self._rules.values:
+            self.feed(content)
+            self.finish()
+        else:
+            super().read_all(content)
 
     def usage(self) -> Usage | None:
         if not self._counts and not self._tools and not self._seconds_ms:
@@ -99,9 +106,9 @@ class RuledMeter(AnswerMeter):
         if not self._adds_up and not self._is_spread:
             return super()._find_usage(doc)
         objects = [doc] if self._is_spread else []
-        for place in reversed(self._places):
+        for place in self._pointers.last_first:
             objects = objects or [value for value in every(doc, place) if type(value) is dict]
-        told = [usage for value in objects if (usage := self._read(value)) is not None]
+        told = [usage for value in objects if (usage := self._pointers.read(value)) is not None]
         if not told:
             return False
         told[0].calls = 1  # however many parts it has
@@ -118,7 +125,7 @@ class RuledMeter(AnswerMeter):
 
     def _new_scanner(self) -> PointerScanner:
         return PointerScanner(
-            (*self._places, *_kept(self._rules)), self._rules.text if self._keeps_text else ()
+            (*self._pointers.places, *_kept(self._rules)), self._rules.text if self._keeps_text else ()
         )
 
     # -- one fact each --

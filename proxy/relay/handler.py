@@ -94,7 +94,8 @@ class Relay:
             x.uploaded = monotonic()
             await body.parse(x, facts)
             self.admission.authorize(x)
-            if x.operation is not None and x.operation.owns and await self.own(x):
+            assert x.operation is not None
+            if x.operation.owns and not self.ownership.is_untouched(x) and await self.own(x):
                 return
             choices = self.choose(x, heads)
             if (waiting := self.admission.admit(x)) is not None:

@@ -8,7 +8,10 @@ task every MeterQueue.INTERVAL_S or at 64 KiB, and never touches the stream.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from time import perf_counter
+
+from msgspec import Struct
 
 from proxy.dialects.base import Dialect, Meter
 from proxy.http1.head import Head
@@ -23,48 +26,23 @@ BYTES_PER_TOKEN = 4  # of text that nobody kept
 TURN_S = 0.004  # the longest the side task holds the loop
 
 
-class Tap:
+class Tap(Struct, eq=False):
     """What the meter has and has not seen of one answer."""
 
-    __slots__ = (
-        "_chars",
-        "_counted",
-        "_decoder",
-        "_model",
-        "_queue",
-        "_texts",
-        "_unread",
-        "_unread_bytes",
-        "_unreadable",
-        "is_waiting",
-        "meter",
-        "sighting",
-        "total",
-        "unread_max",
-    )
-
-    def __init__(
-        self,
-        meter: Meter,
-        decoder: Decoder | None,
-        model: str,
-        queue: MeterQueue | None = None,
-        sighting: Sighting | None = None,
-    ) -> None:
-        self.meter = meter
-        self.sighting = sighting
-        self.is_waiting = False  # in the queue
-        self._queue = queue
-        self.total = 0  # content bytes handed over
-        self.unread_max = UNREAD_BYTES_MAX if sighting is None else 0
-        self._decoder = decoder
-        self._model = model
-        self._unread: list[bytes] = []
-        self._unread_bytes = 0
-        self._texts: list[str] = []
-        self._chars = 0
-        self._counted = 0
-        self._unreadable = 0  # bytes that could not be decoded
+    meter: Meter
+    _decoder: Decoder | None
+    _model: str
+    _queue: MeterQueue | None = None
+    sighting: Sighting | None = None
+    unread_max: int = UNREAD_BYTES_MAX
+    total: int = 0  # content bytes handed over
+    is_waiting: bool = False  # in the queue
+    _unread: list[bytes] = []
+    _unread_bytes: int = 0
+    _texts: list[str] = []
+    _chars: int = 0
+    _counted: int = 0
+    _unreadable: int = 0  # bytes that could not be decoded
 
     def append(self, content: bytes) -> None:
         """Hand over the next content of the answer. Costs a list append; no parsing, no copy."""
@@ -77,6 +55,13 @@ class Tap:
         elif not self.is_waiting and self._queue is not None:
             self.is_waiting = True
             self._queue.add(self)
+
+    def append_last(self, pieces: Sequence[bytes]) -> None:
+        """Hand over the end of the answer: `finish` reads it."""
+        size = sum(map(len, pieces))
+        self._unread += pieces
+        self._unread_bytes += size
+        self.total += size
 
     def read(self) -> None:
         """Parse what is unread."""
@@ -113,10 +98,15 @@ class Tap:
 
     def finish(self) -> None:
         """The framing ended."""
-        self.read()
-        self.meter.finish()
-        if self.sighting is not None:
-            self.sighting.finish()
+        if self._unread_bytes == self.total and self._decoder is None and self.sighting is None:
+            unread, self._unread = self._unread, []
+            self._unread_bytes = 0
+            self.meter.read_all(unread[0] if len(unread) == 1 else b"".join(unread))
+        else:
+            self.read()
+            self.meter.finish()
+            if self.sighting is not None:
+                self.sighting.finish()
         self._texts += self.meter.take_text()
 
     def counted_output(self) -> int:
@@ -143,13 +133,16 @@ class Tap:
 def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool, queue: MeterQueue) -> Tap:
     """The tap of one answer: the upstream's dialect says how it reads, its head how it is coded."""
     operation = x.operation
-    assert operation is not None and x.standing is not None
+    assert operation is not None
     coding = head.value(b"content-encoding")
-    decoder = None if coding in (None, b"identity") else Decoder(coding.decode("latin-1"))
+    decoder = None if coding is None or coding == b"identity" else Decoder(coding.decode("latin-1"))
     meter = dialect.make_meter(operation, is_event_stream)
     if operation.foretold is not None and head.status < 300:
+        assert x.standing is not None
         meter.foretell(operation.foretold(x.doc, x.standing.price.content, head.value))
-    return Tap(meter, decoder, x.model, queue, x.sighting if head.status < 300 else None)
+    if x.sighting is not None and head.status < 300:
+        return Tap(meter, decoder, x.model, queue, x.sighting, 0)
+    return Tap(meter, decoder, x.model, queue)
 
 
 class MeterQueue:

@@ -40,6 +40,7 @@ from proxy.routing.selection import Choice, Wish, by_preference
 
 LOOKUP_S = 6.0  # control may wait for another node's drain
 KNOWN_MAX = 50_000
+LOOKED_AT_BYTES = 64 << 10  # of a request at once; a longer one is searched where it holds up nobody
 NOTHING: dict[str, str] = {}
 LOOKS = frozenset({"GET", "HEAD"})  # methods that change nothing of what they name
 ONE_CALL = Usage(calls=1).as_dict()
@@ -69,6 +70,19 @@ class Ownership:
         self._told: dict[tuple[str, str, str], str] = {}  # identity -> the look that was journaled last
 
     # -- requests --
+
+    @staticmethod
+    def is_untouched(x: Exchange) -> bool:
+        """Nothing that lives at a vendor is in a call: one look, which a plain conversation needs no more
+        than. False: `names` and `watch` know."""
+        operation = x.operation
+        assert operation is not None
+        if operation.kept_if is None or x.upload is not None or not 0 < len(x.content) <= LOOKED_AT_BYTES:
+            return False
+        for member, by_default in operation.kept_if:
+            if x.doc.get(member, by_default):
+                return False
+        return operation.places.are_free_of(x.content)
 
     def names(self, x: Exchange) -> dict[str, str]:
         """id -> where it stands, of everything that a request names. Raises MalformedRequest."""

@@ -214,12 +214,13 @@ class Pump:
     def _relay(self, pieces: Sequence[bytes], done: bool) -> None:
         tap = self._tap
         assert tap is not None
-        for piece in pieces:
-            tap.append(piece)
         if done:
+            tap.append_last(pieces)
             self._is_framed = True
             self._complete(pieces)
             return
+        for piece in pieces:
+            tap.append(piece)
         if pieces and self._hint and self._hint in pieces[-1][-TAIL_BYTES:]:
             tap.read()
             if tap.meter.complete:
@@ -359,7 +360,7 @@ class Pump:
         self._x.pump = None  # no cycle: what a call held is freed with it, not by the garbage collector
         self._attempt.took_ms = self._tools.wall_ms() - self._attempt.started_ms
         self._tools.sweeper.discard(self)
-        if self._tap is not None:
+        if self._tap is not None and self._tap.is_waiting:
             self._tools.meters.forget(self._tap)
         if not self._done.done():
             self._done.set_result(result)
