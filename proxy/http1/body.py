@@ -63,6 +63,9 @@ class LengthWalker:
         return (content,) if content else NOTHING
 
 
+NO_BODY: Walker = LengthWalker(0)  # done: it is asked nothing, so one will do for all
+
+
 class EofWalker:
     """A body that ends with its connection. `finish` is called once the end is known to be a clean one."""
 
@@ -85,6 +88,26 @@ class EofWalker:
         self.done = True
 
 
+SIZE_LINES_REMEMBERED_MAX = 4096
+
+
+class _SizeLines(dict[int, tuple[bytes, ...]]):
+    """Bytes of a plain chunk with its framing -> the line that it begins with, as vendors write it."""
+
+    def __missing__(self, length: int) -> tuple[bytes, ...]:
+        lines: tuple[bytes, ...] = ()
+        for digits in range(1, CHUNK_SIZE_DIGITS_MAX):
+            size = length - digits - 4  # two line ends
+            line = b"%x\r\n" % max(size, 0)
+            if size > 0 and len(line) == digits + 2:
+                lines = (line, line.upper())
+        if len(self) < SIZE_LINES_REMEMBERED_MAX:
+            self[length] = lines
+        return lines
+
+
+_SIZE_LINES = _SizeLines()
+
 # What the next line of a chunked body is, and how long it may be. Plain numbers: they are compared per chunk.
 _SIZE, _DATA_END, _TRAILER = range(3)
 _LINE_BYTES_MAX = (CHUNK_LINE_BYTES_MAX, 0, HEAD_BYTES_MAX)
@@ -93,11 +116,22 @@ _LINE_BYTES_MAX = (CHUNK_LINE_BYTES_MAX, 0, HEAD_BYTES_MAX)
 class ChunkedWalker:
     """A chunked body (RFC 9112 7.1). Extensions and trailers are checked and dropped."""
 
-    __slots__ = ("_carry", "_expect", "_left", "_trailer_bytes", "_trailers", "broken", "done", "excess")
+    __slots__ = (
+        "_carry",
+        "_expect",
+        "_is_between",
+        "_left",
+        "_trailer_bytes",
+        "_trailers",
+        "broken",
+        "done",
+        "excess",
+    )
 
     def __init__(self) -> None:
         self._left = 0  # bytes of the current chunk's data that are still to come
         self._expect = _SIZE
+        self._is_between = True  # chunks: the next byte begins one, or the end
         self._carry = b""  # a line that has begun
         self._trailers = 0
         self._trailer_bytes = 0
@@ -107,13 +141,10 @@ class ChunkedWalker:
 
     def one(self, data: bytes) -> bytes | None:
         """The content of a read that is exactly one plain chunk, as most of a stream. None: ask `feed`."""
-        line_end = data.find(CRLF)
-        size = _SIZES.get(data[:line_end])
-        if size is None or self._expect != _SIZE or self._carry:
-            return None
-        if len(data) != line_end + size + 4 or not data.endswith(CRLF):
-            return None
-        return data[line_end + 2 : -2]
+        lines = _SIZE_LINES[len(data)]
+        if self._is_between and data.startswith(lines) and data.endswith(CRLF):
+            return data[len(lines[0]) : -2]
+        return None
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Return the content pieces in `data`, in order, none of them empty."""
@@ -140,6 +171,7 @@ class ChunkedWalker:
                     position = self._take_line(data, position)
         except UpstreamGarbage as error:
             self.broken = error.with_traceback(None)  # its frames would hold us, and we hold it
+        self._is_between = self._expect == _SIZE and not self._carry
         return pieces
 
     def _take_line(self, data: bytes, position: int) -> int:

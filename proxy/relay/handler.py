@@ -204,19 +204,19 @@ class Relay:
                 if error is not None:
                     continue
             plan = self.plan(x, choice, is_watched=is_watched)
-            fresh = not x.operation.replayable  # what cannot be sent twice finds no stale connection
+            way, fresh = (
+                plan.way,
+                not x.operation.replayable,
+            )  # what cannot be sent twice finds no stale connection
             while True:
                 tried += 1
                 pump = (
                     Pump(x, plan, tools) if plan.sending is None else UploadPump(x, plan, plan.sending, tools)
                 )
                 try:
-                    connection = await self.pool.acquire(
-                        choice.mirror,
-                        plan.way.connect_s,
-                        fresh=fresh,
-                        reuse=choice.upstream.trust == "full",
-                    )
+                    connection = self.pool.take(choice.mirror) if way.reuses and not fresh else None
+                    if connection is None:
+                        connection = await self.pool.connect(choice.mirror, way.connect_s, reuse=way.reuses)
                 except ProxyError as e:
                     pump.fail_to_connect(e)
                     failure: ProxyError | None = e

@@ -187,6 +187,7 @@ class Heads:
             self._block(x, facts, choice, identity),
             names_model=dialect.operations[facts.operation.name].model_at == "body",
             hides_usage=hides_usage,
+            reuses=upstream.trust == "full",
             connect_s=times.connect_ms / 1000,
             first_byte_s=(times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,
             idle_s=times.idle_ms / 1000,

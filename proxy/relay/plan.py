@@ -55,6 +55,7 @@ class Way:
     head: bytes  # request line and fields, without what tells the body and the empty line
     names_model: bool  # the request says in its body which model is meant
     hides_usage: bool  # include_usage is put in: its event is left out again
+    reuses: bool  # connections, for one call after the other
     connect_s: float
     first_byte_s: float
     idle_s: float

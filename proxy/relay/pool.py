@@ -20,9 +20,9 @@ from aiohappyeyeballs import start_connection
 from proxy.errors import UpstreamConnectFailed
 from proxy.relay.egress import open_tunnel
 from proxy.relay.resolver import GetAddressInfo, Resolver
-from proxy.relay.upstream import Origin, State, UpstreamConnection
+from proxy.relay.upstream import State, UpstreamConnection
 from proxy.relay.upstream_tls import TlsConnection
-from proxy.routing.table import Mirror
+from proxy.routing.table import Mirror, Origin
 
 IDLE_S = 50.0  # below the 60 s at which most load balancers close an idle connection
 IDLE_MAX = 1024  # a burst of streams does not leave all its descriptors behind
@@ -90,30 +90,45 @@ class Pool:
         """All connections, also those that are being made."""
         return self._open.total()
 
-    async def acquire(
-        self, mirror: Mirror, connect_timeout_s: float, *, fresh: bool = False, reuse: bool = True
-    ) -> UpstreamConnection:
-        """Return a connection to `mirror`, its own until it is released or aborted.
-
-        `fresh`: a new one, whatever is idle. `reuse` False: a new one, which is never used again. Raises
-        UpstreamConnectFailed, within `connect_timeout_s`.
-        """
-        origin = Origin(mirror.scheme, mirror.host, mirror.port, mirror.host, mirror.via)
-        if reuse and not fresh:
-            connection = self._check_out(origin)
-            if connection is not None:
+    def take(self, mirror: Mirror) -> UpstreamConnection | None:
+        """Return a connection to `mirror` that was idle, its user's own until it is released or aborted."""
+        idle = self._idle.get(mirror.origin)
+        while idle:
+            connection, _ = idle.popitem()
+            if connection.idle_until <= self._clock():
+                self.stats.expired += 1
+            elif connection.has_unread_bytes():
+                self.stats.unclean += 1
+            else:
+                self.stats.reused += 1
                 return connection
+            connection.abort()
+        return None
+
+    async def connect(
+        self, mirror: Mirror, connect_timeout_s: float, *, reuse: bool = True
+    ) -> UpstreamConnection:
+        """Return a new one. `reuse` False: it is never used again. Raises UpstreamConnectFailed,
+        within `connect_timeout_s`."""
+        origin = mirror.origin
         if self._connections_max is not None and self._open[origin] >= self._connections_max:
             raise UpstreamConnectFailed(detail="connection cap")
         return await self._open_connection(origin, connect_timeout_s, reuse)
 
     def park(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request to its origin."""
-        idle = self._idle.setdefault(connection.origin, {})
+        idle = self._idle.get(connection.origin)
+        if idle is None:
+            idle = self._idle[connection.origin] = {}
         if self._is_closed or len(idle) >= self._idle_max:
             connection.abort()
             return
         idle[connection] = None
+        framing = connection.framing
+        keeps_s = IDLE_S
+        if framing is not None and framing.idle_s is not None:  # servers that say how long are believed
+            keeps_s = min(IDLE_S, framing.idle_s - IDLE_MARGIN_S)
+        connection.idle_until = connection.last_activity + keeps_s
         if self._expiry is None:
             self._expiry = self._loop.call_later(EXPIRY_S, self.expire)
 
@@ -125,8 +140,6 @@ class Pool:
         idle = self._idle.get(connection.origin)
         if idle is not None:
             idle.pop(connection, None)
-            if not idle:
-                del self._idle[connection.origin]
         self._count_closed(connection.origin)
         self.stats.poisoned += poisoned
 
@@ -134,10 +147,11 @@ class Pool:
         """Close what has been idle for too long. Calls itself again while anything is idle."""
         self._expiry = None
         now = self._clock()
-        expired = [c for idle in self._idle.values() for c in idle if _idle_until(c) <= now]
+        expired = [c for idle in self._idle.values() for c in idle if c.idle_until <= now]
         for connection in expired:
             connection.abort()
         self.stats.expired += len(expired)
+        self._idle = {origin: idle for origin, idle in self._idle.items() if idle}
         if self._idle:
             self._expiry = self._loop.call_later(EXPIRY_S, self.expire)
 
@@ -148,22 +162,6 @@ class Pool:
             self._expiry.cancel()
         for connection in list(self._connections):
             connection.abort()
-
-    def _check_out(self, origin: Origin) -> UpstreamConnection | None:
-        idle = self._idle.get(origin)
-        while idle:
-            connection, _ = idle.popitem()
-            if not idle:
-                del self._idle[origin]
-            if _idle_until(connection) <= self._clock():
-                self.stats.expired += 1
-            elif connection.has_unread_bytes():
-                self.stats.unclean += 1
-            else:
-                self.stats.reused += 1
-                return connection
-            connection.abort()
-        return None
 
     async def _open_connection(self, origin: Origin, timeout_s: float, reuse: bool) -> UpstreamConnection:
         connection: UpstreamConnection | None = None
@@ -190,7 +188,7 @@ class Pool:
             lambda: kind(self, origin, self._clock, reusable=reuse),
             sock=sock,
             ssl=self._ssl_context if tls else None,
-            server_hostname=origin.server_name if tls else None,
+            server_hostname=origin.host if tls else None,
         )
         if self._is_closed:
             connection.abort()
@@ -221,10 +219,3 @@ class Pool:
         self._open[origin] -= 1
         if not self._open[origin]:
             del self._open[origin]
-
-
-def _idle_until(connection: UpstreamConnection) -> float:
-    """Up to when a connection may be used again: servers that say how long they wait are believed."""
-    says = connection.framing.idle_s if connection.framing is not None else None
-    keeps_s = IDLE_S if says is None else min(IDLE_S, says - IDLE_MARGIN_S)
-    return connection.last_activity + keeps_s

@@ -11,12 +11,12 @@ import asyncio
 import select
 from collections.abc import Callable, Sequence
 from enum import Enum
-from typing import NamedTuple, Protocol, cast
+from typing import Protocol, cast
 
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
-from proxy.http1.body import EofWalker, Walker, walker_for
+from proxy.http1.body import NO_BODY, EofWalker, Walker, walker_for
 from proxy.http1.head import Framing, Head, framing, parse
-from proxy.routing.table import Egress
+from proxy.routing.table import Origin
 
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
 # Chunks of a few bytes make a read of 256 KiB 40 ms of work. What comes in so many pieces is walked in small
@@ -25,16 +25,6 @@ PIECES_MAX = 256
 BITE_BYTES = 16 * 1024
 
 _CUT_SHORT = "The model provider's answer broke off."
-
-
-class Origin(NamedTuple):
-    """What a connection leads to; connections of one origin are interchangeable."""
-
-    scheme: str  # http | https
-    host: str
-    port: int
-    server_name: str  # for SNI and the certificate
-    via: Egress | None = None  # the way there
 
 
 class State(Enum):
@@ -89,9 +79,10 @@ class UpstreamConnection(asyncio.BaseProtocol):
     """One connection and the exchange on it. `served` counts the answers that it has completed."""
 
     __slots__ = (
-        "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_later", "_method",
-        "_owner", "_paused", "_readable", "_received", "_reusable", "_sink", "_transport", "_walker",
-        "framing", "is_sending", "last_activity", "origin", "served", "state", "writable",
+        "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_later",
+        "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_received", "_reusable", "_sink",
+        "_transport", "_walker", "framing", "idle_until", "is_sending", "last_activity", "origin", "served",
+        "state", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -99,11 +90,11 @@ class UpstreamConnection(asyncio.BaseProtocol):
     ) -> None:
         self._owner = owner
         self._clock = clock
-        self._reusable = reusable
+        self._reusable = reusable  # as far as is known yet
         self._transport: asyncio.Transport | None = None
         self._readable = select.poll()  # uvloop's socket object cannot peek
         self._sink: Sink | None = None
-        self._walker: Walker | None = None
+        self._walker: Walker = NO_BODY
         self._method = ""
         self._head_bytes = b""
         self._interim = 0
@@ -113,9 +104,11 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._is_resting = False  # paused by ourselves, until the next turn of the loop
         self._is_slowed = False  # its body comes in crumbs: it is walked in bites
         self._later = b""  # received, and walked in the next turns
+        self._may_hold_more = False  # there may be bytes that no poll on the descriptor shows
         self.origin = origin
         self.state = IDLE
-        self.framing: Framing | None = None
+        self.framing: Framing | None = None  # of the latest answer
+        self.idle_until = 0.0  # its owner's: until when it may be used again
         self.served = 0
         self.writable = True
         self.is_sending = False  # set by who writes a request that is still coming in
@@ -130,6 +123,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         """
         self.last_activity = self._clock()
         self._sink = sink
+        self._asked = self._received = False
         if self.state is CLOSED:
             # Lost between check-out and now. Told as if it had been lost a moment later: one way, not two.
             asyncio.get_running_loop().call_soon(self._lose, self._lost_in_head("lost while idle"))
@@ -137,15 +131,13 @@ class UpstreamConnection(asyncio.BaseProtocol):
         assert self.state is IDLE, self.state
         self._method = method
         self._interim = 0
-        self._asked = False
-        self._received = False
-        self.framing = None
         self.state = HEAD
 
     def write(self, data: bytes | Sequence[bytes]) -> None:
         """Send request bytes; nothing happens on a connection that was lost."""
-        if self._transport is None or self.state is CLOSED:
+        if self.state is CLOSED:
             return
+        assert self._transport is not None
         self._asked = True
         if isinstance(data, bytes):
             self._transport.write(data)
@@ -175,13 +167,20 @@ class UpstreamConnection(asyncio.BaseProtocol):
         The whole request must have been written: an answer may come before its request has ended.
         """
         self._sink = None
-        if self.state is not COMPLETE or not self._can_be_reused():
+        transport = self._transport
+        if (
+            transport is None
+            or self.state is not COMPLETE
+            or not self._reusable
+            or self.is_sending
+            or transport.is_closing()
+            or transport.get_write_buffer_size()
+        ):
             self._close()
             return
-        self._walker = None
-        self._received = False
+        self._walker = NO_BODY
         self.state = IDLE
-        if self._paused or self._is_resting or self._may_hold_more():
+        if self._paused or self._is_resting or self._may_hold_more:
             # Over TLS, bytes may be decrypted already where no poll on the descriptor shows them. They are
             # delivered within this turn of the loop, and close the connection while it is still out of reach.
             self._paused = self._is_resting = False
@@ -203,14 +202,12 @@ class UpstreamConnection(asyncio.BaseProtocol):
     def data_received(self, data: bytes) -> None:
         self.last_activity = self._clock()
         if self.state is BODY:
-            assert self._walker is not None and self._sink is not None
-            content = self._walker.one(data) if not self._later else None
-            if content is not None:
-                self._sink.on_chunk(data, content)
-            else:
+            content = None if self._later else self._walker.one(data)
+            if content is None:
                 self._walk(self._later + data)
+            elif self._sink is not None:
+                self._sink.on_chunk(data, content)
         elif self.state is HEAD and self._asked:
-            self._received = True
             self._take_head(data)
         elif self.state is HEAD:
             self._lose(self._lost_in_head("bytes before the request"), poisoned=True)
@@ -222,7 +219,6 @@ class UpstreamConnection(asyncio.BaseProtocol):
     def eof_received(self) -> bool:
         # Over TLS this comes only after close_notify; without one, connection_lost comes alone: a cut.
         if self.state is BODY and isinstance(self._walker, EofWalker):
-            self._reusable = False
             self._walker.finish()
             self._complete(())
         else:
@@ -246,6 +242,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
     # -- the answer ----------------------------------------------------------------------------------
 
     def _take_head(self, data: bytes) -> None:
+        self._received = True
         scanned = len(self._head_bytes)
         if scanned:
             data = self._head_bytes + data
@@ -258,11 +255,17 @@ class UpstreamConnection(asyncio.BaseProtocol):
                 self._head_bytes = data
                 return
             self._head_bytes = b""
-            self.framing = framing(head, self._method)
+            frame = self.framing = framing(head, self._method)
         except UpstreamGarbage as error:
             self._lose(error)
             return
-        self._begin_body(head, data[head.end :])
+        if not frame.keep_alive:
+            self._reusable = False
+            if head.status == 408 and self.served:
+                # It gave up waiting on an idle connection while our request was on its way (RFC 9110 15.5.9).
+                self._lose(UpstreamStale(detail="408 on an idle connection"))
+                return
+        self._begin_body(head, frame, data[head.end :])
 
     def _after_interim(self, head: Head, data: bytes) -> bytes:
         self._interim += 1
@@ -270,31 +273,36 @@ class UpstreamConnection(asyncio.BaseProtocol):
             raise UpstreamGarbage(detail=f"interim answer {head.status}, number {self._interim}")
         return data[head.end :]
 
-    def _begin_body(self, head: Head, data: bytes) -> None:
-        assert self.framing is not None
-        if head.status == 408 and self.served and not self.framing.keep_alive:
-            # It gave up waiting on an idle connection while our request was on its way (RFC 9110 15.5.9).
-            self._lose(UpstreamStale(detail="408 on an idle connection"))
-            return
-        walker = self._walker = walker_for(self.framing)
-        pieces = walker.feed(data) if data else ()
-        if walker.broken is not None and not pieces:
-            self._lose(walker.broken)  # known before anybody was told of a head: still an ordinary failure
-            return
+    def _begin_body(self, head: Head, frame: Framing, data: bytes) -> None:
+        is_whole = frame.kind == "length" and len(data) == frame.length  # as nearly all that are no streams
+        if not is_whole:
+            walker = self._walker = walker_for(frame)
+            pieces = walker.feed(data) if data else ()
+            if walker.broken is not None and not pieces:
+                self._lose(
+                    walker.broken
+                )  # known before anybody was told of a head: still an ordinary failure
+                return
         self.state = BODY
         sink = self._sink
         assert sink is not None
         sink.on_head(head)
-        if self._sink is sink:
+        if self._sink is not sink:
+            return
+        if is_whole:
+            self._complete((data,) if data else ())
+        else:
             self._hand_over(pieces)
 
     def _hand_over(self, pieces: Sequence[bytes]) -> None:
         walker, sink = self._walker, self._sink
-        assert walker is not None and sink is not None
+        assert sink is not None
         if len(pieces) > PIECES_MAX:
             pieces = (b"".join(pieces),)
             self._rest()
         if walker.done:
+            if walker.excess or self._later:
+                self._reusable = False
             self._complete(pieces)
             return
         if pieces:
@@ -318,7 +326,6 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if self._is_slowed and len(data) > BITE_BYTES:
             data, self._later = data[:BITE_BYTES], data[BITE_BYTES:]
             self._rest()
-        assert self._walker is not None
         self._hand_over(self._walker.feed(data))
 
     def _rest(self) -> None:
@@ -344,24 +351,6 @@ class UpstreamConnection(asyncio.BaseProtocol):
             self._transport.resume_reading()
 
     # -- the end -------------------------------------------------------------------------------------
-
-    def _may_hold_more(self) -> bool:
-        """May there be bytes that no poll on the descriptor shows?"""
-        return False
-
-    def _can_be_reused(self) -> bool:
-        if self._transport is None:
-            return False
-        assert self.framing is not None and self._walker is not None
-        return (
-            self._reusable
-            and self.framing.keep_alive
-            and not self._walker.excess
-            and not self._later
-            and not self.is_sending
-            and not self._transport.is_closing()
-            and not self._transport.get_write_buffer_size()
-        )
 
     def _park(self) -> None:
         if self.state is IDLE:
@@ -391,7 +380,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if self.state is CLOSED:
             return
         self.state = CLOSED
-        self._walker = None
+        self._walker = NO_BODY
         self._head_bytes = self._later = b""
         if self._transport is not None:
             self._transport.abort()

@@ -18,14 +18,11 @@ _BUFFER = memoryview(bytearray(READ_BYTES_MAX))
 class TlsConnection(UpstreamConnection, asyncio.BufferedProtocol):
     """As asyncio.BufferedProtocol describes it."""
 
-    __slots__ = ("_last_read",)  # bytes
+    __slots__ = ()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         return _BUFFER
 
     def buffer_updated(self, nbytes: int) -> None:
-        self._last_read = nbytes
+        self._may_hold_more = nbytes == READ_BYTES_MAX
         self.data_received(bytes(_BUFFER[:nbytes]))
-
-    def _may_hold_more(self) -> bool:
-        return self._last_read == READ_BYTES_MAX

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from proxy.routing.callbacks import callbacks_from
 from proxy.routing.globs import Globs
@@ -71,6 +71,15 @@ class Egress:
     secret: str = field(default="", repr=False)  # the user's password
 
 
+class Origin(NamedTuple):
+    """What a connection leads to; connections of one origin are interchangeable."""
+
+    scheme: str  # http | https
+    host: str  # also the name in its certificate
+    port: int
+    via: Egress | None  # the way there
+
+
 @dataclass(frozen=True, slots=True)
 class Mirror:
     """One base URL of an upstream."""
@@ -83,11 +92,10 @@ class Mirror:
     base_path: str  # "" or "/x", without a slash at the end
     proxy_read_timeout_ms: int | None
     via: Egress | None = None
+    origin: Origin = field(init=False, repr=False, compare=False)
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """What health and pools are kept by: it outlives a reload."""
-        return (self.upstream, self.name)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "origin", Origin(self.scheme, self.host, self.port, self.via))
 
 
 @dataclass(frozen=True, slots=True)

@@ -67,6 +67,14 @@ class Recorder:
         raise AssertionError(f"complete: {content!r}")
 
 
+async def acquire(
+    pool: Pool, mirror: Mirror, timeout_s: float = DEADLINE_S, *, fresh: bool = False, reuse: bool = True
+) -> UpstreamConnection:
+    """A connection as a call gets it. `fresh`: a new one, whatever is idle."""
+    idle = pool.take(mirror) if reuse and not fresh else None
+    return idle or await pool.connect(mirror, timeout_s, reuse=reuse)
+
+
 def send(connection: UpstreamConnection, sink: Recorder, path: str, method: str = "POST") -> None:
     """Start an exchange and write a small request."""
     connection.start(sink, method)
@@ -78,7 +86,7 @@ def send(connection: UpstreamConnection, sink: Recorder, path: str, method: str 
 async def ask(pool: Pool, mirror: Mirror, path: str = "/", method: str = "POST") -> Recorder:
     """One whole exchange; the connection is released or gone when this returns."""
     sink = Recorder()
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     send(connection, sink, path, method)
     await asyncio.wait([sink.ended], timeout=DEADLINE_S)
     connection.release()

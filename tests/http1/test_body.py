@@ -105,6 +105,12 @@ def test_a_read_that_is_one_plain_chunk_is_told_as_such():
     walker = ChunkedWalker()
     assert walk(walker, b"5\r\nhello\r\n5\r\nworld\r\n") == b"helloworld"
     assert walker.one(b"5\r\nagain\r\n") == b"again"
+    for size in (1, 9, 10, 15, 16, 17, 250, 255, 256, 4095, 4096, 70_000):
+        content = b"x" * size
+        assert walker.one(b"%x\r\n%b\r\n" % (size, content)) == content
+        assert walker.one(b"%X\r\n%b\r\n" % (size, content)) == content
+        assert walker.one(b"%x\r\n%b\r\n" % (size, content + b"x")) is None
+        assert walker.one(b"%x\r\n%b\r\n" % (size + 1, content)) is None
     others = b"5;a=b\r\nagain\r\n", b"5\r\nagain", b"5\r\nagain\r\n0\r\n\r\n", b"5\r\nag\r\n", b"\r\n"
     for other in others:
         assert walker.one(other) is None

@@ -12,7 +12,7 @@ from proxy.relay.pool import Pool, tls_context
 from proxy.routing.table import Egress, Mirror
 from tests.fakes.certificate import make_certificate
 from tests.fakes.egress_proxy import EgressProxy
-from tests.fakes.recorder import ask
+from tests.fakes.recorder import acquire, ask
 from tests.fakes.upstream_server import UpstreamServer, whole
 from tests.waiting import DEADLINE_S, until
 
@@ -77,7 +77,7 @@ async def test_connections_of_different_ways_are_never_exchanged(pool, server):
 async def test_a_wrong_password_is_a_failed_connection_that_tells_no_password(pool, server, scheme):
     async with EgressProxy(server.port, login="ada:secret") as proxy:
         with pytest.raises(UpstreamConnectFailed) as failed:
-            await pool.acquire(mirror(scheme, proxy, "ada:wrong"), DEADLINE_S)
+            await acquire(pool, mirror(scheme, proxy, "ada:wrong"), DEADLINE_S)
         assert "proxy refuses" in failed.value.detail
         assert "wrong" not in failed.value.detail
         assert proxy.asked in ([], ["api.vendor.test:80"])
@@ -97,7 +97,7 @@ async def test_a_wrong_password_is_a_failed_connection_that_tells_no_password(po
 async def test_what_a_proxy_says_instead_is_a_failed_connection(pool, server, scheme, answer, why):
     async with EgressProxy(server.port, answer=answer) as proxy:
         with pytest.raises(UpstreamConnectFailed) as failed:
-            await pool.acquire(mirror(scheme, proxy), DEADLINE_S)
+            await acquire(pool, mirror(scheme, proxy), DEADLINE_S)
         assert why in failed.value.detail
 
 
@@ -105,5 +105,5 @@ async def test_what_a_proxy_says_instead_is_a_failed_connection(pool, server, sc
 async def test_a_proxy_that_says_nothing_is_given_up_in_time(pool, server, scheme):
     async with EgressProxy(server.port, answer=b"") as proxy:
         with pytest.raises(UpstreamConnectFailed):
-            await pool.acquire(mirror(scheme, proxy), 0.05)
+            await acquire(pool, mirror(scheme, proxy), 0.05)
         await until(lambda: pool.open == 0)

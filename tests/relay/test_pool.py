@@ -17,7 +17,7 @@ from proxy.relay.upstream import State
 from proxy.relay.upstream_tls import READ_BYTES_MAX
 from proxy.routing.table import Mirror
 from tests.fakes.certificate import make_certificate
-from tests.fakes.recorder import Recorder, ask, send
+from tests.fakes.recorder import Recorder, acquire, ask, send
 from tests.fakes.upstream_server import Close, Cut, Pause, UpstreamServer, chunked, head, stream, whole
 from tests.waiting import DEADLINE_S, until
 
@@ -62,7 +62,7 @@ async def pool(clock):
 
 
 async def test_the_connection_parked_last_is_taken_first(pool, mirror, server):
-    first, second = [await pool.acquire(mirror, DEADLINE_S) for _ in range(2)]
+    first, second = [await acquire(pool, mirror) for _ in range(2)]
     assert first is not second
     for connection in (first, second):
         sink = Recorder()
@@ -70,8 +70,8 @@ async def test_the_connection_parked_last_is_taken_first(pool, mirror, server):
         await sink.end()
         connection.release()
     assert pool.idle == 2
-    assert await pool.acquire(mirror, DEADLINE_S) is second
-    assert await pool.acquire(mirror, DEADLINE_S) is first
+    assert await acquire(pool, mirror) is second
+    assert await acquire(pool, mirror) is first
     assert (pool.idle, pool.open, first.served) == (0, 2, 1)
 
 
@@ -92,7 +92,7 @@ async def test_mirrors_that_lead_to_the_same_place_share_connections(pool, mirro
 
 async def test_a_fresh_connection_is_not_an_idle_one(pool, mirror):
     await ask(pool, mirror)
-    connection = await pool.acquire(mirror, DEADLINE_S, fresh=True)
+    connection = await acquire(pool, mirror, fresh=True)
     assert connection.served == 0
     sink = Recorder()
     send(connection, sink, "/")
@@ -103,7 +103,7 @@ async def test_a_fresh_connection_is_not_an_idle_one(pool, mirror):
 
 async def test_without_reuse_a_connection_serves_once(pool, mirror):
     await ask(pool, mirror)
-    connection = await pool.acquire(mirror, DEADLINE_S, reuse=False)
+    connection = await acquire(pool, mirror, reuse=False)
     assert connection.served == 0
     sink = Recorder()
     send(connection, sink, "/")
@@ -130,7 +130,7 @@ async def test_some_answers_end_their_connection(pool, mirror, server, answer):
 
 async def test_an_unfinished_exchange_is_not_given_back(pool, mirror, server):
     server.script("/", [HELLO[:-1], Pause()])
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     sink = Recorder()
     send(connection, sink, "/")
     await until(lambda: sink.content)
@@ -216,7 +216,7 @@ async def test_idle_connections_are_closed_in_time(mirror, server, clock):
 
 async def test_idle_connections_are_not_kept_without_bound(mirror, server):
     pool = Pool(asyncio.get_running_loop(), idle_max=2)
-    connections = [await pool.acquire(mirror, DEADLINE_S) for _ in range(3)]
+    connections = [await acquire(pool, mirror) for _ in range(3)]
     for connection in connections:
         sink = Recorder()
         send(connection, sink, "/")
@@ -230,7 +230,7 @@ async def test_closing_the_pool_closes_everything(mirror, server):
     server.script("/slow", [Pause()])
     pool = Pool(asyncio.get_running_loop())
     await ask(pool, mirror)
-    running = await pool.acquire(mirror, DEADLINE_S, fresh=True)
+    running = await acquire(pool, mirror, fresh=True)
     sink = Recorder()
     send(running, sink, "/slow")
     pool.close()
@@ -238,7 +238,7 @@ async def test_closing_the_pool_closes_everything(mirror, server):
     await until(lambda: server.open_connections == 0)
     assert not sink.ended.done()
     with pytest.raises(UpstreamConnectFailed):
-        await pool.acquire(mirror, DEADLINE_S)
+        await acquire(pool, mirror)
 
 
 # -- how a connection is made ------------------------------------------------------------------------
@@ -282,7 +282,7 @@ def unused_port() -> int:
 
 async def test_nobody_listening_is_told_at_once(pool, mirror):
     with pytest.raises(UpstreamConnectFailed) as failed:
-        await pool.acquire(replace(mirror, port=unused_port()), DEADLINE_S)
+        await acquire(pool, replace(mirror, port=unused_port()), DEADLINE_S)
     assert failed.value.status == 502
     assert "127.0.0.1" not in failed.value.message
     assert (pool.open, pool.stats.connect_failed) == (0, 1)
@@ -292,7 +292,7 @@ async def test_a_host_that_does_not_answer_costs_the_time_limit(pool, mirror):
     with black_hole() as port:
         started = asyncio.get_running_loop().time()
         with pytest.raises(UpstreamConnectFailed):
-            await pool.acquire(replace(mirror, port=port), 0.1)
+            await acquire(pool, replace(mirror, port=port), 0.1)
         assert 0.05 < asyncio.get_running_loop().time() - started < 1.0
     assert pool.open == 0
 
@@ -310,9 +310,7 @@ async def test_an_address_that_refuses_is_followed_by_the_next(mirror, server):
     getaddrinfo, asked = addresses(unused_port(), server.port)
     pool = Pool(asyncio.get_running_loop(), getaddrinfo=getaddrinfo)
     for _ in range(3):
-        connection = await pool.acquire(
-            replace(mirror, host="two-addresses.example"), DEADLINE_S, reuse=False
-        )
+        connection = await acquire(pool, replace(mirror, host="two-addresses.example"), reuse=False)
         connection.abort()
     assert len(asked) == 1
     pool.close()
@@ -323,14 +321,14 @@ async def test_addresses_of_which_none_answers_are_asked_for_again(mirror):
     pool = Pool(asyncio.get_running_loop(), getaddrinfo=getaddrinfo)
     for _ in range(2):
         with pytest.raises(UpstreamConnectFailed):
-            await pool.acquire(replace(mirror, host="moved.example"), DEADLINE_S)
+            await acquire(pool, replace(mirror, host="moved.example"), DEADLINE_S)
     assert len(asked) == 2
 
 
 @pytest.mark.parametrize("host", ["no-such-host.invalid", "a" * 70 + ".example", "\udcff.example", ""])
 async def test_a_name_that_leads_nowhere_is_a_failure_to_connect(pool, mirror, host):
     with pytest.raises(UpstreamConnectFailed):
-        await pool.acquire(replace(mirror, host=host), DEADLINE_S)
+        await acquire(pool, replace(mirror, host=host), DEADLINE_S)
     assert pool.open == 0
 
 
@@ -347,7 +345,7 @@ async def test_a_server_that_speaks_first_is_no_upstream(mirror):
 
     speaker = await asyncio.start_server(banner, "127.0.0.1", 0)
     pool = Pool(asyncio.get_running_loop())
-    connection = await pool.acquire(replace(mirror, port=speaker.sockets[0].getsockname()[1]), DEADLINE_S)
+    connection = await acquire(pool, replace(mirror, port=speaker.sockets[0].getsockname()[1]), DEADLINE_S)
     connected.set()
     await until(lambda: connection.state is State.CLOSED)
     assert pool.open == 0
@@ -356,17 +354,17 @@ async def test_a_server_that_speaks_first_is_no_upstream(mirror):
 
 async def test_there_may_be_a_cap_on_connections(mirror, server):
     pool = Pool(asyncio.get_running_loop(), connections_max=2)
-    first, _ = [await pool.acquire(mirror, DEADLINE_S) for _ in range(2)]
+    first, _ = [await acquire(pool, mirror) for _ in range(2)]
     with pytest.raises(UpstreamConnectFailed):
-        await pool.acquire(mirror, DEADLINE_S)
+        await acquire(pool, mirror)
     first.abort()
-    await pool.acquire(mirror, DEADLINE_S)
+    await acquire(pool, mirror)
     pool.close()
 
 
 async def test_a_cancelled_connect_leaves_nothing(pool, mirror):
     with black_hole() as port:
-        connecting = asyncio.ensure_future(pool.acquire(replace(mirror, port=port), DEADLINE_S))
+        connecting = asyncio.ensure_future(acquire(pool, replace(mirror, port=port), DEADLINE_S))
         await until(lambda: pool.open == 1)
         connecting.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -499,7 +497,7 @@ async def test_a_server_is_offered_http_1_1_only(certificate):
 async def test_a_certificate_that_nobody_vouches_for_is_refused(tls_server, tls_mirror):
     pool = Pool(asyncio.get_running_loop(), ssl_context=tls_context())
     with pytest.raises(UpstreamConnectFailed) as failed:
-        await pool.acquire(tls_mirror, DEADLINE_S)
+        await acquire(pool, tls_mirror)
     assert isinstance(failed.value.__cause__, ssl.SSLCertVerificationError)
     assert pool.open == 0
     assert tls_server.requests == []
@@ -510,7 +508,7 @@ async def test_a_certificate_for_another_name_is_refused(tmp_path):
     with UpstreamServer(other.server_context()) as server:
         pool = Pool(asyncio.get_running_loop(), ssl_context=tls_context(str(other.certificate)))
         with pytest.raises(UpstreamConnectFailed):
-            await pool.acquire(Mirror("a", "b", "https", "127.0.0.1", server.port, "", None), DEADLINE_S)
+            await acquire(pool, Mirror("a", "b", "https", "127.0.0.1", server.port, "", None), DEADLINE_S)
         assert pool.open == 0
 
 
@@ -521,7 +519,7 @@ async def test_a_server_without_tls_is_no_fallback(tls_pool):
     plain = await asyncio.start_server(answer, "127.0.0.1", 0)
     port = plain.sockets[0].getsockname()[1]
     with pytest.raises(UpstreamConnectFailed) as failed:
-        await tls_pool.acquire(Mirror("a", "b", "https", "127.0.0.1", port, "", None), DEADLINE_S)
+        await acquire(tls_pool, Mirror("a", "b", "https", "127.0.0.1", port, "", None), DEADLINE_S)
     assert isinstance(failed.value.__cause__, ssl.SSLError)
     assert tls_pool.open == 0
     plain.close()
@@ -537,7 +535,7 @@ async def test_a_handshake_that_never_ends_costs_the_time_limit(tls_pool):
     silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
     port = silent.sockets[0].getsockname()[1]
     with pytest.raises(UpstreamConnectFailed):
-        await tls_pool.acquire(Mirror("a", "b", "https", "127.0.0.1", port, "", None), 0.1)
+        await acquire(tls_pool, Mirror("a", "b", "https", "127.0.0.1", port, "", None), 0.1)
     assert tls_pool.open == 0
     await until(left.is_set)
     silent.close()
@@ -545,7 +543,7 @@ async def test_a_handshake_that_never_ends_costs_the_time_limit(tls_pool):
 
 async def test_without_a_context_there_is_no_tls(pool, tls_mirror):
     with pytest.raises(UpstreamConnectFailed):
-        await pool.acquire(tls_mirror, DEADLINE_S)
+        await acquire(pool, tls_mirror)
 
 
 async def test_a_body_without_length_is_complete_behind_a_close_notify(tls_pool, tls_mirror, tls_server):
@@ -577,7 +575,7 @@ async def test_bytes_that_wait_inside_of_tls_never_reach_the_next_request(tls_po
     rest = bytes(READ_BYTES_MAX)
     first = head(200, f"content-length: {1 + len(rest)}") + b"!"
     tls_server.script("/full", [first, paused, rest + EVIL, sent])
-    connection = await tls_pool.acquire(tls_mirror, DEADLINE_S)
+    connection = await acquire(tls_pool, tls_mirror)
 
     idle_at_release = []
 

@@ -14,7 +14,7 @@ from proxy.http1.body import ChunkedWalker
 from proxy.relay.pool import Pool
 from proxy.relay.upstream import INTERIM_ANSWERS_MAX, State, UpstreamConnection
 from proxy.routing.table import Mirror
-from tests.fakes.recorder import Recorder, ask, send
+from tests.fakes.recorder import Recorder, acquire, ask, send
 from tests.fakes.upstream_server import (
     EXCESS,
     GARBAGE,
@@ -33,7 +33,7 @@ from tests.fakes.upstream_server import (
     stream,
     whole,
 )
-from tests.waiting import DEADLINE_S, until
+from tests.waiting import until
 
 HELLO = whole(b"hello")
 
@@ -167,7 +167,7 @@ async def test_bytes_behind_an_answer_never_reach_the_next_request(server, pool,
 async def test_bytes_before_the_request_is_sent_lose_the_connection(server, pool, mirror):
     server.script("/", [HELLO])
     await ask(pool, mirror)
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     server.push(whole(b"EVIL"))
     await until(lambda: connection.state is State.CLOSED)
     sink = Recorder()
@@ -180,7 +180,7 @@ async def test_bytes_before_the_request_is_sent_lose_the_connection(server, pool
 
 
 async def test_after_abort_a_connection_that_was_lost_earlier_tells_nothing(server, pool, mirror):
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     await until(lambda: server.open_connections)
     server.close_connections()
     await until(lambda: connection.state is State.CLOSED)
@@ -195,7 +195,7 @@ async def test_after_abort_a_connection_that_was_lost_earlier_tells_nothing(serv
 async def test_an_answer_before_the_request_was_written_is_none(server, pool, mirror):
     server.script("/", [HELLO])
     await ask(pool, mirror)
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     sink = Recorder()
     connection.start(sink, "POST")
     server.push(whole(b"EVIL"))
@@ -260,7 +260,7 @@ async def test_after_abort_the_upstream_is_left_and_nothing_is_told(server, pool
     pause = Pause()
     server.script("/", [chunked_head() + chunk(b"hello"), pause, chunk(b"world") + chunk(b"")])
     sink = Recorder()
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     send(connection, sink, "/")
     await until(lambda: sink.content)
     connection.abort()
@@ -280,7 +280,7 @@ async def test_after_abort_the_upstream_is_left_and_nothing_is_told(server, pool
 @pytest.mark.parametrize("when", ["on_head", "on_content"])
 async def test_an_answer_may_be_left_from_within_a_callback(server, pool, mirror, when):
     server.script("/", [chunked_head() + chunk(b"hello") + b"zz\r\n"])
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     told = []
 
     class Leaver(Recorder):
@@ -308,7 +308,7 @@ async def test_an_answer_may_be_left_from_within_a_callback(server, pool, mirror
 async def test_a_half_closed_upstream_is_gone_although_it_reads_no_more(server, pool, mirror):
     server.script("/", [HalfClose(), Pause()], at_head=True)
     sink = Recorder()
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     connection.start(sink, "POST")
     connection.write([b"POST / HTTP/1.1\r\ncontent-length: 64000000\r\n\r\n", bytes(64_000_000)])
     assert isinstance(await sink.loss(), UpstreamClosed)
@@ -317,7 +317,7 @@ async def test_a_half_closed_upstream_is_gone_although_it_reads_no_more(server, 
 async def test_tiny_chunks_are_read_in_bites_and_others_have_their_turn(server, pool, mirror):
     server.script("/", [chunked_head() + b"1\r\nx\r\n" * 100_000 + chunk(b"")])
     server.script("/next", [HELLO])
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     turns_at_read = []
     turns = 0
 
@@ -343,7 +343,7 @@ async def test_tiny_chunks_are_read_in_bites_and_others_have_their_turn(server, 
 
 async def test_a_flood_of_small_chunks_stops_where_its_client_does(server, pool, mirror):
     server.script("/", [chunked_head() + b"1\r\nx\r\n" * 100_000 + chunk(b"")])
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     read_at_pause = []
 
     def pause_now_and_then(sink: Recorder) -> None:
@@ -373,7 +373,7 @@ async def test_bytes_behind_a_flood_of_small_chunks_never_reach_the_next_request
 
 async def test_a_paused_answer_waits_at_the_upstream(server, pool, mirror):
     server.script("/", [chunked_head(), Repeat(chunk(bytes(65_536)), 300), chunk(b"")])
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     sink = Recorder(lambda sink: connection.pause_reading() if sink.reads == 1 else None)
     send(connection, sink, "/")
     await until(lambda: sink.reads == 1)
@@ -388,7 +388,7 @@ async def test_a_paused_answer_waits_at_the_upstream(server, pool, mirror):
 async def test_a_connection_that_is_paused_at_the_end_can_be_used_again(server, pool, mirror):
     server.script("/", [HELLO])
     for _ in range(3):
-        connection = await pool.acquire(mirror, DEADLINE_S)
+        connection = await acquire(pool, mirror)
         sink = Recorder(lambda _, connection=connection: connection.pause_reading())
         send(connection, sink, "/")
         assert await sink.end() == b"hello"
@@ -400,7 +400,7 @@ async def test_a_connection_that_is_paused_at_the_end_can_be_used_again(server, 
 
 async def test_bytes_behind_a_paused_end_close_the_connection(server, pool, mirror):
     server.script("/", [HELLO])
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     sink = Recorder(lambda _: connection.pause_reading())
     send(connection, sink, "/")
     await sink.end()
@@ -415,7 +415,7 @@ async def test_a_slow_upstream_pauses_the_upload(server, pool, mirror):
         pytest.skip("from Python 3.12 on asyncio's writelines() pauses nobody; the relay runs on uvloop")
     server.script("/", [HELLO])
     sink = Recorder()
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     connection.start(sink, "POST")
     body = bytes(16_000_000)
     connection.write([b"POST / HTTP/1.1\r\ncontent-length: %d\r\n\r\n" % len(body), body])
@@ -429,7 +429,7 @@ async def test_a_slow_upstream_pauses_the_upload(server, pool, mirror):
 async def test_an_answer_before_its_request_has_ended_closes_the_connection(server, pool, mirror):
     server.script("/", [whole(b"too large", 413)], at_head=True)
     sink = Recorder()
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     connection.start(sink, "POST")
     connection.write([b"POST / HTTP/1.1\r\ncontent-length: 64000000\r\n\r\n", bytes(64_000_000)])
     assert await sink.end() == b"too large"
@@ -464,7 +464,7 @@ async def test_silence_can_be_told_from_activity(server, mirror):
     pool = Pool(asyncio.get_running_loop(), clock=lambda: now[0])
     pause = Pause()
     server.script("/", [chunked_head() + chunk(b"a"), pause, chunk(b"b") + chunk(b"")])
-    connection = await pool.acquire(mirror, DEADLINE_S)
+    connection = await acquire(pool, mirror)
     now[0] = 101.0
     sink = Recorder()
     send(connection, sink, "/")
