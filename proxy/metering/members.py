@@ -70,19 +70,42 @@ def _values(body: bytes, start: int, end: int) -> int:
     return found
 
 
-def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
-    """Parse a body and locate the guarded top-level members in it.
+def read_document(body: bytes, guarded: tuple[str, ...]) -> dict[str, Any]:
+    """Parse a body that is not long, in which each guarded top-level member may stand but once.
 
     Raises BodyNotJson when it is not a JSON object (UTF-8, no NaN, nesting as orjson allows), and
     DuplicateMember when a guarded member appears twice, in any spelling: parsers differ about which
     of the two counts, so that one could be billed and another executed.
     """
+    doc = _parse(body)
+    if b"\\" in body and b"\\u" in body:
+        locate(body, guarded, doc)
+        return doc
+    quoted = _quoted(guarded)
+    for name in quoted.keys() & doc.keys():
+        if body.count(quoted[name]) != 1:  # else it proves the same as `_locate_unique`
+            locate(body, guarded, doc)
+            break
+    return doc
+
+
+def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
+    """The same for a body of any length, with where its guarded members are."""
+    return locate(body, guarded, _parse(body))
+
+
+def _parse(body: bytes) -> dict[str, Any]:
     try:
-        doc = sliced.loads(body)
+        doc = orjson.loads(body) if len(body) <= sliced.PART_BYTES else sliced.loads(body)
     except ValueError as e:
         raise BodyNotJson(detail=str(e)) from e
     if type(doc) is not dict:
         raise BodyNotJson(detail=f"top level is {type(doc).__name__}")
+    return doc
+
+
+def locate(body: bytes, guarded: tuple[str, ...], doc: dict[str, Any]) -> Members:
+    """Where the guarded members of a body are that was parsed. Raises DuplicateMember."""
     found = _locate_unique(body, guarded, doc)
     if found is not None:
         return found
@@ -109,7 +132,7 @@ def _locate_unique(body: bytes, guarded: tuple[str, ...], doc: dict[str, Any]) -
         return None
     spans: dict[str, Span] = {}
     members: dict[str, Span] = {}
-    for name, quoted in _quoted(guarded):
+    for name, quoted in _quoted(guarded).items():
         if name not in doc:
             continue
         at = find(body, quoted)
@@ -128,8 +151,8 @@ def _locate_unique(body: bytes, guarded: tuple[str, ...], doc: dict[str, Any]) -
 
 
 @lru_cache(maxsize=256)
-def _quoted(names: tuple[str, ...]) -> tuple[tuple[str, bytes], ...]:
-    return tuple((name, orjson.dumps(name)) for name in names)
+def _quoted(names: tuple[str, ...]) -> dict[str, bytes]:
+    return {name: orjson.dumps(name) for name in names}
 
 
 def top_level(body: bytes) -> Iterator[tuple[str, int, int, int]]:

@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections.abc import Mapping
+from collections.abc import Awaitable, Mapping
 from contextlib import suppress
 from io import BytesIO
+from time import monotonic
 from typing import Any
 from urllib.parse import parse_qsl
 
@@ -31,7 +32,16 @@ from proxy.errors import (
 from proxy.http1.multipart import is_form
 from proxy.metering.bounds import output_asked
 from proxy.metering.decode import CODINGS, TooLong, Undecodable, decode
-from proxy.metering.members import Members, check_values, insert_member, read_members, remove_member
+from proxy.metering.members import (
+    Members,
+    Span,
+    check_values,
+    insert_member,
+    locate,
+    read_document,
+    read_members,
+    remove_member,
+)
 from proxy.relay import prompts
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
@@ -57,7 +67,26 @@ class Bodies:
         self._spool = spool
         self._left = budget
 
-    async def read(self, x: Exchange) -> None:
+    def read(self, x: Exchange, facts: HeadFacts) -> Awaitable[None] | None:
+        """Read and understand the body: done at once, or with what is returned.
+
+        Raises what the two do.
+        """
+        content = x.body.content
+        if content is None or len(content) > facts.plain_bytes:
+            return self._read(x, facts)
+        assert facts.operation is not None
+        x.content = content
+        x.uploaded = monotonic()
+        _understand_plain(x, facts, facts.operation)
+        return None
+
+    async def _read(self, x: Exchange, facts: HeadFacts) -> None:
+        await self.receive(x)
+        x.uploaded = monotonic()
+        await parse(x, facts)
+
+    async def receive(self, x: Exchange) -> None:
         """Fill in `x.content`, or `x.upload` of what is not held in memory.
 
         Raises BodyTooLarge, Overloaded, MalformedRequest, BodyTimeout; and what a form may be refused for.
@@ -113,6 +142,33 @@ class Bodies:
             early = () if x.captures.get("model") or x.operation.model_at != "body" else ("model",)
         await x.upload.receive_form(content_type, guarded, early)
         return True
+
+
+def plain_bytes(facts: HeadFacts) -> int:
+    """How long a body may be that is nothing but JSON, to be read and sent as it is; -1: look at each."""
+    route, operation = facts.route, facts.operation
+    assert route is not None and operation is not None
+    is_plain = (
+        operation.request == "json"
+        and operation.model_at != "none"
+        and operation.naming is None
+        and not operation.stream_header
+        and route.parameters is None
+        and not facts.body_coding
+    )
+    return min(route.body_limit, PARSE_IN_THREAD_BYTES) if is_plain else -1
+
+
+def _understand_plain(x: Exchange, facts: HeadFacts, operation: OperationSpec) -> None:
+    """What `parse` does with a body within `plain_bytes`.
+
+    Raises BodyNotJson, DuplicateMember, ModelMissing, UnknownModel.
+    """
+    x.doc = doc = read_document(x.content, operation.guarded)
+    asked = doc.get("stream")
+    x.is_stream = operation.streams and (operation.streams_unasked if asked is None else asked is True)
+    named = doc.get("model") if facts.is_model_in_body else None
+    x.model = named if type(named) is str and 0 < len(named) <= MODEL_CHARS_MAX else _model_of(x)
 
 
 async def parse(x: Exchange, facts: HeadFacts) -> None:
@@ -260,31 +316,45 @@ def outgoing(x: Exchange, model: str, *, model_in_body: bool, include_usage: boo
     Only the value of `model` and, where asked for, `stream_options` change; they are spliced, or
     put in front where they were missing. A body whose members stay goes as it came, coded or not.
     """
+    changes_model = model_in_body and x.doc.get("model") != model
+    if not changes_model and not include_usage:
+        return x.coded or x.content
     body = x.content
     edits: list[tuple[int, int, bytes]] = []
     inserts: list[tuple[str, bytes]] = []
-    if model_in_body and x.doc.get("model") != model:
+    if changes_model:
         value = orjson.dumps(model)
-        if "model" in x.spans:
-            edits.append((*x.spans["model"], value))
+        if span := span_of(x, "model"):
+            edits.append((*span, value))
         else:
             inserts.append(("model", value))
     if include_usage:
         options = x.doc.get("stream_options")
-        if "stream_options" not in x.spans:
-            inserts.append(("stream_options", b'{"include_usage":true}'))
-        else:
+        if span := span_of(x, "stream_options"):
             wanted = (
                 {**options, "include_usage": True} if isinstance(options, dict) else {"include_usage": True}
             )
-            edits.append((*x.spans["stream_options"], orjson.dumps(wanted)))
-    if not edits and not inserts:
-        return x.coded or body
+            edits.append((*span, orjson.dumps(wanted)))
+        else:
+            inserts.append(("stream_options", b'{"include_usage":true}'))
     for start, end, new in sorted(edits, reverse=True):  # from the end, so that earlier spans stay true
         body = body[:start] + new + body[end:]
     for name, value in inserts:
         body = insert_member(body, name, value)
     return body
+
+
+def span_of(x: Exchange, name: str) -> Span | None:
+    """Where the value of a guarded member is in the body; None: it is not there.
+
+    Of a long body it was found along with parsing, in a thread.
+    """
+    assert x.operation is not None
+    if x.spans is not None:
+        return x.spans.get(name)
+    if name not in x.doc or name not in x.operation.guarded:
+        return None
+    return locate(x.content, (name,), x.doc).spans[name]
 
 
 def asks_for_usage(x: Exchange) -> bool:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.access.admission import Ticket
@@ -19,6 +19,7 @@ from proxy.dialects.links import Hosting
 from proxy.errors import ProxyError
 from proxy.ledger.bindings import Binding
 from proxy.ledger.entry import Attempt, Begin
+from proxy.metering.members import Span
 from proxy.metering.pricing import Price, TextRate
 from proxy.relay.request_head import RequestHead
 from proxy.routing.table import Endpoint, Model, Route, Tier
@@ -34,12 +35,20 @@ if TYPE_CHECKING:
     from proxy.relay.uploads import Upload
 
 
+NO_CAPTURES: Mapping[str, str] = {}
+NO_DOC: dict[str, Any] = {}  # nobody changes a document
+
+
 class Body(Protocol):
     """The request body of one call, as the front hands it over."""
 
     @property
     def announced(self) -> int:
         """Bytes, by its Content-Length; 0 where it has none. The head's own is of another request."""
+
+    @property
+    def content(self) -> bytes | None:
+        """All of it where it came along with its head, else None: see `arrived`."""
 
     def arrived(self) -> bytes | None:
         """All of it when it is already here, else None."""
@@ -53,6 +62,10 @@ class Body(Protocol):
 
 class Client(Protocol):
     """The client's side of one connection."""
+
+    @property
+    def address(self) -> str:
+        """Of who is connected: of a proxy, where there is one in between."""
 
     @property
     def is_gone(self) -> bool: ...
@@ -110,74 +123,93 @@ class Standing:
     text_rate: TextRate | None  # of plain conversations; None: their hold is worked out as any other
 
 
-@dataclass(slots=True, eq=False)
 class Exchange:
     """The life of one call; its repr is the access-log line."""
 
-    id: str
-    client: Client
-    head: RequestHead
-    body: Body
-    address: str
-    arrived: float  # first byte of the request
-    at_ms: int  # the same moment on the wall clock
-    keep_alive: bool = True
+    __slots__ = (
+        "address", "answered", "arrived", "at_ms", "attempts", "begin", "body", "bound", "client",
+        "coded", "content", "content_bound", "dialect", "doc", "endpoint", "facts", "has_begun", "head",
+        "heads", "heartbeat", "hook", "hosting", "id", "input_bound", "is_drained", "is_stream",
+        "keep_alive", "kept_bytes", "key", "model", "operation", "outcome", "output_bound", "ownership",
+        "parent", "prompt_tokens", "pump", "response_bytes", "route", "sent", "settled", "sighting",
+        "snapshot", "spans", "standing", "status", "submission", "ticket", "tokens_expected", "upload",
+        "uploaded",
+    )  # fmt: skip
 
-    # canonical, identified, matched
-    heads: Heads | None = None
-    facts: HeadFacts | None = None
-    snapshot: Snapshot | None = None
-    path: str = ""
-    query: str = ""
-    endpoint: Endpoint | None = None
-    key: KeyRecord | None = None
-    route: Route | None = None
-    captures: Mapping[str, str] = field(default_factory=dict)
-    dialect: Dialect | None = None  # the caller's
-    operation: OperationSpec | None = None
+    def __init__(
+        self, id: str, client: Client, head: RequestHead, body: Body, arrived: float, at_ms: int
+    ) -> None:
+        self.id = id
+        self.client, self.head, self.body = client, head, body
+        self.address = client.address  # behind proxies that are trusted: the caller's own
+        self.arrived, self.at_ms = arrived, at_ms  # first byte of the request, on both clocks
+        self.keep_alive = head.keep_alive
 
-    # the request body and its model
-    content: bytes = b""  # decoded
-    coded: bytes = b""  # the same as it came with a Content-Encoding, while no member of it has changed
-    upload: Upload | None = None  # instead of `content`: a body that is not held in memory
-    doc: dict[str, Any] = field(default_factory=dict)
-    spans: dict[str, tuple[int, int]] = field(default_factory=dict)
-    uploaded: float = 0.0  # last byte of the request
-    content_bound: int = 0  # bytes of input that are not in `content`: what a session has been told
-    model: str = ""
-    is_stream: bool = False
+        # canonical, identified, matched
+        self.heads: Heads | None = None
+        self.facts: HeadFacts | None = None
+        self.snapshot: Snapshot | None = None
+        self.endpoint: Endpoint | None = None
+        self.key: KeyRecord | None = None
+        self.route: Route | None = None
+        self.dialect: Dialect | None = None  # the caller's
+        self.operation: OperationSpec | None = None
 
-    # authorized and admitted
-    standing: Standing | None = None
-    ticket: Ticket | None = None
-    input_bound: int = 0  # tokens
-    output_bound: int | None = None  # tokens
-    tokens_expected: int = 0  # in and out: what limits of tokens count until the call is over
-    kept_bytes: int = 0  # of the request, kept for counting while the stream runs
-    parent: str = ""  # the session that this call is a turn of
-    begin: Begin | None = None
-    has_begun: bool = False  # Begin is written
-    prompt_tokens: int = -1  # our own count of the input; -1: not counted
-    attempts: list[Attempt] = field(default_factory=list)
-    heartbeat: Heartbeat | None = None  # at an endpoint that cuts silence
+        # the request body and its model
+        self.content = b""  # decoded
+        self.coded = b""  # the same as it came with a Content-Encoding, while no member of it has changed
+        self.upload: Upload | None = None  # instead of `content`: a body that is not held in memory
+        self.doc: dict[str, Any] = NO_DOC
+        self.spans: Mapping[str, Span] | None = None  # of members in `content`; None: not looked for yet
+        self.uploaded = 0.0  # last byte of the request
+        self.content_bound = 0  # bytes of input that are elsewhere: what a session has been told
+        self.model = ""
+        self.is_stream = False
 
-    # what lives at the vendor
-    bound: Binding | None = None  # what the request names, and where the call must go for it
-    sighting: Sighting | None = None  # what the answer is read for
-    hosting: Hosting | None = None  # what becomes of the files that the answer shows
-    ownership: Ownership | None = None  # who concludes from either; None: there is neither
-    hook: str = ""  # where the caller wants to be told of the task that it submits
-    submission: Claim | None = None  # of a submit that may be another's
-    pump: Runner | None = None
+        # authorized and admitted
+        self.standing: Standing | None = None
+        self.ticket: Ticket | None = None
+        self.input_bound = 0  # tokens
+        self.output_bound: int | None = None  # tokens
+        self.tokens_expected = 0  # in and out: what limits of tokens count until the call is over
+        self.kept_bytes = 0  # of the request, kept for counting while the stream runs
+        self.parent = ""  # the session that this call is a turn of
+        self.begin: Begin | None = None
+        self.has_begun = False  # Begin is written
+        self.prompt_tokens = -1  # our own count of the input; -1: not counted
+        self.attempts: list[Attempt] = []
+        self.heartbeat: Heartbeat | None = None  # at an endpoint that cuts silence
 
-    # the answer
-    status: int = 0  # what the client was answered; 0: nothing yet
-    answered: float = 0.0  # first byte of the answer
-    response_bytes: int = 0
-    sent: float = 0.0  # the request left for the upstream
-    settled: bool = False
-    is_drained: bool = False  # read on without the client
-    outcome: str = ""
+        # what lives at the vendor
+        self.bound: Binding | None = None  # what the request names, and where the call must go for it
+        self.sighting: Sighting | None = None  # what the answer is read for
+        self.hosting: Hosting | None = None  # what becomes of the files that the answer shows
+        self.ownership: Ownership | None = None  # who concludes from either; None: there is neither
+        self.hook = ""  # where the caller wants to be told of the task that it submits
+        self.submission: Claim | None = None  # of a submit that may be another's
+        self.pump: Runner | None = None
+
+        # the answer
+        self.status, self.outcome = 0, ""  # what the client was answered; 0: nothing yet
+        self.answered = 0.0  # first byte of the answer
+        self.response_bytes = 0
+        self.sent = 0.0  # the request left for the upstream
+        self.settled = False
+        self.is_drained = False  # read on without the client
+
+    @property
+    def path(self) -> str:
+        """Canonical; "": not known."""
+        return self.facts.path if self.facts is not None else ""
+
+    @property
+    def query(self) -> str:
+        return self.facts.query if self.facts is not None else ""
+
+    @property
+    def captures(self) -> Mapping[str, str]:
+        """What the route's path holds."""
+        return self.facts.captures if self.facts is not None else NO_CAPTURES
 
     @property
     def method(self) -> str:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 from dataclasses import dataclass
 from random import random
-from time import monotonic
 from typing import TYPE_CHECKING
 
 from proxy.errors import (
@@ -82,17 +81,18 @@ class Relay:
         """The life of one call (design.md section 4). Returns when the answer is complete."""
         try:
             heads, facts = self.accept(x)
-            if await self.pages.serve(x, heads, facts):
-                return
-            heads.match(x, facts)
-            if (waiting := self.admission.identify(x, heads.digest(x, facts))) is not None:
+            if facts.route is None:  # else a head that was seen before, and was a route's
+                if await self.pages.serve(x):
+                    return
+                heads.match(x, facts)
+                facts.plain_bytes = body.plain_bytes(facts)
+            if (waiting := self.admission.identify(x, facts.digest or heads.digest(x, facts))) is not None:
                 await waiting
             if facts.is_session:
                 await self.sessions.serve(x, lambda x: self.choose(x, heads))
                 return
-            await self.bodies.read(x)
-            x.uploaded = monotonic()
-            await body.parse(x, facts)
+            if (waiting := self.bodies.read(x, facts)) is not None:
+                await waiting
             self.admission.authorize(x)
             assert x.operation is not None
             if x.operation.owns and not self.ownership.is_untouched(x) and await self.own(x):
@@ -120,16 +120,20 @@ class Relay:
         self.heads = Heads(snapshot)
 
     def accept(self, x: Exchange) -> tuple[Heads, HeadFacts]:
-        """Canonical path, endpoint and the caller's address."""
+        """What the head decides, as far as that is known; and the caller's address."""
         heads = x.heads = self.heads
         if heads is None:
             raise StationFault(retry_after_s=1.0)
         if self.is_draining:
             x.keep_alive = False
         x.snapshot = heads.snapshot
-        facts = heads.accept(x)
-        x.path, x.query, x.endpoint = facts.path, facts.query, facts.endpoint
-        x.facts = facts
+        facts = x.facts = heads.accept(x)
+        x.endpoint, x.route, x.dialect, x.operation = (
+            facts.endpoint,
+            facts.route,
+            facts.dialect,
+            facts.operation,
+        )
         if facts.forwarded_for is not None:
             trusted = heads.snapshot.table.station.trusted_proxies
             x.address = client_address(x.address, facts.forwarded_for, trusted)

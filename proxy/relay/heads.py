@@ -66,6 +66,8 @@ class HeadFacts:
     dialect: Dialect | None = None
     operation: OperationSpec | None = None
     is_session: bool = False  # a WebSocket
+    is_model_in_body: bool = False  # a member `model` is the model, whatever else there is
+    plain_bytes: int = -1  # a body that is no longer is plain JSON (relay/body.py)
     digest: bytes = b""
     ways: dict[tuple[str | bool, ...], Way] = field(default_factory=dict)
 
@@ -116,18 +118,19 @@ class Heads:
         return chosen
 
     def match(self, x: Exchange, facts: HeadFacts) -> None:
-        """The route. Raises UnknownPath, MethodNotAllowed, MalformedRequest."""
-        if facts.route is None:
-            found = self.snapshot.match(x.method, facts.path)
-            facts.captures = found.captures
-            facts.dialect = self.snapshot.dialects[found.route.dialect]
-            facts.operation = facts.dialect.operations[found.route.operation]
-            if facts.operation.forms:
-                check_forms(facts.operation.forms, x.head, facts.query)
-            facts.is_session = facts.operation.request == "socket"
-            facts.route = found.route
-        x.route, x.captures = facts.route, facts.captures
-        x.dialect, x.operation = facts.dialect, facts.operation
+        """The route. Raises UnknownPath, MethodNotAllowed, MalformedRequest, ParameterRefused."""
+        found = self.snapshot.match(x.method, facts.path)
+        route, captures = found.route, found.captures
+        dialect = self.snapshot.dialects[route.dialect]
+        operation = dialect.operations[route.operation]
+        if operation.forms:
+            check_forms(operation.forms, x.head, facts.query)
+        facts.captures = captures
+        facts.is_session = operation.request == "socket"
+        facts.is_model_in_body = operation.model_at == "body" and captures.get("model") is None
+        x.dialect = facts.dialect = dialect
+        x.operation = facts.operation = operation
+        x.route = facts.route = route
 
     def digest(self, x: Exchange, facts: HeadFacts) -> bytes:
         """SHA-256 of the whole key. Raises MissingKey, InvalidKey."""

@@ -244,9 +244,7 @@ class Connection(asyncio.Protocol):
         """One request, from its head to the end of its answer."""
         front = self.front
         at_ms = time_ns() // 1_000_000
-        x = self.exchange = Exchange(
-            front.ids.next(at_ms), self, head, body, self.address, self.first_byte, at_ms, head.keep_alive
-        )
+        x = self.exchange = Exchange(front.ids.next(at_ms), self, head, body, self.first_byte, at_ms)
         try:
             await front.handle(x)
         except ProxyError as e:

@@ -18,7 +18,6 @@ from proxy.http1.head import Field
 from proxy.relay.admission import Admission
 from proxy.relay.answers import dialect_of, whole_answer
 from proxy.relay.exchange import Exchange
-from proxy.relay.heads import HeadFacts, Heads
 from proxy.relay.hooks import Hooks, challenge_in
 from proxy.routing.callbacks import PREFIX
 
@@ -72,10 +71,8 @@ class Pages:
             "/api/tags": self._models,
         }
 
-    async def serve(self, x: Exchange, heads: Heads, facts: HeadFacts) -> bool:
+    async def serve(self, x: Exchange) -> bool:
         """Answer if the path is one of ours. False: it is a route's."""
-        if facts.route is not None:
-            return False  # a head that was seen before, and was a route's
         path = x.path
         if x.method == "OPTIONS":
             return self._preflight(x)

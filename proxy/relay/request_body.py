@@ -7,7 +7,9 @@ is read ahead of its reader; knows no route and no limit.
 from __future__ import annotations
 
 import asyncio
-from typing import Protocol
+from typing import ClassVar, Protocol
+
+from msgspec import Struct
 
 from proxy.errors import MalformedRequest, ProxyError, UpstreamGarbage
 from proxy.http1.body import ChunkedWalker, LengthWalker, Walker
@@ -36,26 +38,23 @@ class Source(Protocol):
     def write(self, data: bytes) -> None: ...
 
 
-class ArrivedBody:
+class ArrivedBody(Struct):
     """A body that came along with its head, as nearly all do; also no body."""
 
-    __slots__ = ("_content",)
+    content: bytes = b""
 
-    is_complete = True
-    is_ahead = False
-
-    def __init__(self, content: bytes = b"") -> None:
-        self._content = content
+    is_complete: ClassVar = True
+    is_ahead: ClassVar = False
 
     @property
     def announced(self) -> int:
-        return len(self._content)
+        return len(self.content)
 
     def arrived(self) -> bytes:
-        return self._content
+        return self.content
 
     async def more(self) -> bytes:
-        content, self._content = self._content, b""
+        content, self.content = self.content, b""
         return content
 
     def feed(self, data: bytes) -> bytes:
@@ -72,6 +71,8 @@ class ArrivingBody:
     __slots__ = (
         "_error", "_expects_continue", "_pieces", "_size", "_source", "_waiter", "_walker", "announced",
     )  # fmt: skip
+
+    content = None
 
     def __init__(self, source: Source, found: Found) -> None:
         head, self.announced, _ = found

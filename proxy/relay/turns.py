@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from copy import copy
+from dataclasses import dataclass
 from logging import getLogger
 from time import monotonic, time_ns
 from typing import Protocol
@@ -21,7 +22,7 @@ from proxy.journal.segments import Journal
 from proxy.ledger import entry
 from proxy.ledger.entry import Attempt
 from proxy.relay.admission import Admission
-from proxy.relay.exchange import Exchange
+from proxy.relay.exchange import NO_DOC, Exchange
 from proxy.relay.metering_task import Tap
 from proxy.relay.settling import Settler
 
@@ -174,20 +175,14 @@ class Turns:
 
     def _call(self, operation: OperationSpec | None, model: str) -> Exchange:
         """A call within the session."""
-        now, at_ms = monotonic(), time_ns() // 1_000_000
-        return replace(
-            self._x,
-            id=self._books.next_id(at_ms),
-            parent=self._x.id,
-            at_ms=at_ms,
-            arrived=now,
-            uploaded=now,
-            operation=operation,
-            model=model,
-            attempts=[self._attempt] if self._attempt is not None else [],
-            status=101,
-            doc={},
-        )
+        x = copy(self._x)
+        x.at_ms = time_ns() // 1_000_000
+        x.id, x.parent = self._books.next_id(x.at_ms), self._x.id
+        x.arrived = x.uploaded = monotonic()
+        x.operation, x.model = operation, model
+        x.attempts = [self._attempt] if self._attempt is not None else []
+        x.status, x.doc = 101, NO_DOC
+        return x
 
     def _begin(self, x: Exchange) -> None:
         if not self._books.journal.available:

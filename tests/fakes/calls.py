@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from proxy.relay.exchange import Exchange
+from proxy.relay.heads import HeadFacts
 from proxy.relay.request_head import RequestHead
+from proxy.routing.table import Endpoint
+
+ENDPOINT = Endpoint("direct", "https://a.test", (), "", "", None, False, ())
 
 
 class GivenBody:
@@ -28,6 +33,10 @@ class GivenBody:
     @property
     def is_complete(self) -> bool:
         return self._is_here or not self._pieces
+
+    @property
+    def content(self) -> bytes | None:
+        return self.arrived()
 
     def arrived(self) -> bytes | None:
         return b"".join(p for p in self._pieces if isinstance(p, bytes)) if self._is_here else None
@@ -66,17 +75,22 @@ def call(
     method: str = "POST",
     body: GivenBody | None = None,
     version: tuple[int, int] = (1, 1),
+    path: str = "",
+    query: str = "",
+    captures: dict[str, str] | None = None,
     **values: Any,
 ) -> Exchange:
     """A call of which nothing is known but its head; `values` are set on it."""
     x = Exchange(
         id="0199" + "0" * 28,
-        client=None,  # type: ignore[arg-type]
+        client=SimpleNamespace(address="127.0.0.1"),  # type: ignore[arg-type]
         head=head_of(target, *fields, method=method, version=version),
         body=body or GivenBody([]),
-        address="127.0.0.1",
         arrived=0.0,
         at_ms=0,
+    )
+    x.facts = HeadFacts(
+        path or target.partition("?")[0], query, ENDPOINT, None, b"identity", "", "", captures=captures or {}
     )
     for name, value in values.items():
         setattr(x, name, value)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -30,7 +31,7 @@ from proxy.errors import (
     UnknownModel,
     UnsupportedCoding,
 )
-from proxy.relay.body import Bodies, asks_for_usage, outgoing, parse
+from proxy.relay.body import Bodies, asks_for_usage, outgoing, parse, plain_bytes, span_of
 from proxy.relay.exchange import Exchange
 from proxy.relay.heads import HeadFacts
 from proxy.relay.prompts import count_until
@@ -68,33 +69,39 @@ def parsed_call(content: bytes, operation: str = "chat", dialect: str = "openai"
     return x
 
 
+def place(x: Exchange, name: str) -> tuple[int, int]:
+    found = span_of(x, name)
+    assert found is not None
+    return found
+
+
 # -- reading ---------------------------------------------------------------------------------------
 
 
 async def test_pieces_become_one_body() -> None:
     x = request(b'{"mod', b'el":', b'"m"}')
-    await Bodies(SPOOL).read(x)
+    await Bodies(SPOOL).receive(x)
     assert x.content == b'{"model":"m"}'
 
 
 async def test_a_body_that_is_here_is_taken_as_it_is() -> None:
     x = request()
     x.body = GivenBody([b"{}"], is_here=True)
-    await Bodies(SPOOL).read(x)
+    await Bodies(SPOOL).receive(x)
     assert x.content == b"{}"
 
 
 async def test_a_body_that_is_announced_too_large_is_not_read() -> None:
     x = request(b"x" * 50, length=101)
     with pytest.raises(BodyTooLarge):
-        await Bodies(SPOOL).read(x)
+        await Bodies(SPOOL).receive(x)
     assert isinstance(x.body, GivenBody) and x.body.taken == 0
 
 
 async def test_a_body_that_becomes_too_large_is_not_read_on() -> None:
     x = request(*[b"x" * 50] * 10)
     with pytest.raises(BodyTooLarge):
-        await Bodies(SPOOL).read(x)
+        await Bodies(SPOOL).receive(x)
     assert isinstance(x.body, GivenBody) and x.body.taken == 3
 
 
@@ -102,20 +109,20 @@ async def test_a_body_that_is_here_and_too_large_is_refused() -> None:
     x = request()
     x.body = GivenBody([b"x" * 101], is_here=True)
     with pytest.raises(BodyTooLarge):
-        await Bodies(SPOOL).read(x)
+        await Bodies(SPOOL).receive(x)
 
 
 async def test_the_bodies_of_a_worker_have_a_budget_that_is_given_back() -> None:
     bodies = Bodies(SPOOL, budget=60)
     with pytest.raises(Overloaded):
-        await bodies.read(request(b"x" * 40, b"x" * 40))
+        await bodies.receive(request(b"x" * 40, b"x" * 40))
     for ending in (MalformedRequest(), BodyTimeout()):
         with pytest.raises(type(ending)):
-            await bodies.read(request(b"x" * 50, ending))
+            await bodies.receive(request(b"x" * 50, ending))
     with pytest.raises(BodyTooLarge):
-        await bodies.read(request(b"x" * 50, limit=49))
+        await bodies.receive(request(b"x" * 50, limit=49))
     for _ in range(3):
-        await bodies.read(request(b"x" * 60))
+        await bodies.receive(request(b"x" * 60))
 
 
 # -- understanding ---------------------------------------------------------------------------------
@@ -125,7 +132,7 @@ async def test_a_chat_is_understood() -> None:
     x = parsed_call(b' { "stream" : true , "model" : "m\\u0031" } ')
     await parse(x, FACTS)
     assert (x.model, x.is_stream) == ("m1", True)
-    assert x.content[slice(*x.spans["model"])] == b'"m\\u0031"'
+    assert x.content[slice(*place(x, "model"))] == b'"m\\u0031"'
 
 
 @pytest.mark.parametrize("stream", [b"false", b"null", b"1", b'"true"', b"[true]"])
@@ -253,7 +260,7 @@ async def test_a_body_of_nothing_but_values_is_refused_before_it_is_parsed() -> 
 async def test_a_large_body_keeps_to_the_routes_parameters() -> None:
     policy = rules(drop=["user"], range={"n": ["1", "2"]})
     x = parsed_call(b'{"user":"u","messages":"%b","n":2}' % (b"x" * 1_000_000), parameters=policy)
-    x.captures = {"model": "m"}
+    x.facts = replace(FACTS, captures={"model": "m"})
     await parse(x, FACTS)
     assert x.content.startswith(b'{"messages"')
     with pytest.raises(ParameterRefused):
@@ -268,7 +275,7 @@ async def test_a_large_body_is_parsed_all_the_same() -> None:
 
 async def test_the_path_names_the_model_before_the_body_does() -> None:
     x = parsed_call(b'{"model":"theirs"}', dialect="azure")
-    x.captures = {"model": "deployment"}
+    x.facts = replace(FACTS, captures={"model": "deployment"})
     await parse(x, FACTS)
     assert x.model == "deployment"
 
@@ -309,7 +316,7 @@ async def test_what_is_dropped_is_cut_out_and_nothing_else_moves() -> None:
     )
     await parse(x, FACTS)
     assert x.content == b'{ "model" : "m" , "x":1.50 }'
-    assert x.content[slice(*x.spans["model"])] == b'"m"'
+    assert x.content[slice(*place(x, "model"))] == b'"m"'
     assert set(x.doc) == {"model", "x"}
 
 
@@ -453,7 +460,7 @@ def test_any_body_means_the_same_but_for_its_model(
         return  # a lone surrogate is no text
     sent = outgoing(x, theirs, model_in_body=True, include_usage=False)
     assert json.loads(sent) == document | {"model": theirs}
-    start, end = x.spans["model"]
+    start, end = place(x, "model")
     assert sent.startswith(content[:start]) and sent.endswith(content[end:])
 
 
@@ -462,6 +469,101 @@ def _run(x: Exchange) -> None:
     steps = parse(x, FACTS)
     with pytest.raises(StopIteration):
         steps.send(None)
+
+
+# -- at once ---------------------------------------------------------------------------------------
+
+
+def facts_for(x: Exchange, **changes: Any) -> HeadFacts:
+    facts = replace(FACTS, route=x.route, dialect=x.dialect, operation=x.operation, **changes)
+    assert x.operation is not None
+    facts.is_model_in_body = x.operation.model_at == "body" and "model" not in facts.captures
+    facts.plain_bytes = plain_bytes(facts)
+    return facts
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"model":"m","messages":[]}',
+        b'{"model":"m","stream":true}',
+        b'{"model":"m","stream":1}',
+        b'{"model":"m","stream":null,"n":2}',
+        b'{"mod\\u0065l":"m"}',
+        b'{"model":"m","x":{"model":"b","stream":1}}',
+        b'{"model":"m","x":"\\"model\\":\\u0065"}',
+        b'{"model":"m","model":"m"}',
+        b'{"model":"m","mod\\u0065l":"m"}',
+        b'{"model":"m","x":"\\"","stream":true,"stream":false}',
+        b'{"model":""}',
+        b'{"model":null}',
+        b'{"model":7}',
+        b'{"model":["m"]}',
+        b'{"model":"%b"}' % (b"m" * 257),
+        b"{}",
+        b"",
+        b"[]",
+        b'{"model":"m"',
+        b'{"model":"\xff"}',
+    ],
+)
+@pytest.mark.parametrize(
+    ("dialect", "operation", "captures"),
+    [
+        ("openai", "chat", {}),
+        ("openai", "embeddings", {}),
+        ("azure", "chat", {"model": "deployment"}),
+        ("azure", "chat", {"model": ""}),
+        ("gemini", "generate_content", {"model": "gemini"}),
+    ],
+)
+async def test_a_plain_body_is_understood_at_once_as_it_is_at_length(
+    content: bytes, dialect: str, operation: str, captures: dict[str, str]
+) -> None:
+    for default in (None, "usual"):
+        told = []
+        for at_once in (True, False):
+            x = parsed_call(content, operation, dialect, body_limit=1000, default_model=default)
+            x.content, x.body = b"", GivenBody([content], is_here=True)
+            x.facts = facts = facts_for(x, captures=captures)
+            assert facts.plain_bytes == 1000
+            if not at_once:
+                facts.plain_bytes = -1
+            try:
+                waits = Bodies(SPOOL).read(x, facts)
+                assert (waits is None) is at_once
+                if waits is not None:
+                    await waits
+                told.append((x.content, x.doc, x.model, x.is_stream, x.uploaded > 0))
+            except ProxyError as e:
+                told.append((type(e), str(e), e.param))
+        assert told[0] == told[1]
+
+
+@pytest.mark.parametrize(
+    ("operation", "changes", "facts"),
+    [
+        ("chat", {"parameters": rules(drop=["user"])}, {}),
+        ("chat", {}, {"body_coding": "gzip"}),
+        ("images.edits", {}, {}),
+        ("models", {}, {}),
+    ],
+    ids=["rules of the route", "a coding", "may be a form", "no body"],
+)
+def test_what_else_there_is_to_do_is_not_done_at_once(
+    operation: str, changes: dict[str, Any], facts: dict[str, Any]
+) -> None:
+    assert facts_for(parsed_call(b"{}", operation, **changes), **facts).plain_bytes == -1
+
+
+async def test_a_body_that_is_too_long_or_still_to_come_is_not_read_at_once() -> None:
+    for body in (GivenBody([b"x" * 101], is_here=True), GivenBody([b"x" * 101])):
+        x = parsed_call(b"")
+        x.body = body
+        waits = Bodies(SPOOL).read(x, facts_for(x))
+        assert waits is not None
+        with pytest.raises(BodyTooLarge):
+            await waits
 
 
 # -- forms -----------------------------------------------------------------------------------------
@@ -478,7 +580,7 @@ async def form_call(
     x = call("/", *(fields or FORM), body=GivenBody(pieces), operation=openai.operations[operation])
     x.route = route(body_limit=1 << 20, **changes)
     x.facts = FACTS
-    await Bodies(Spool(spool, spare=0)).read(x)
+    await Bodies(Spool(spool, spare=0)).receive(x)
     await parse(x, FACTS)
     return x
 
@@ -533,4 +635,4 @@ async def test_a_compressed_form_is_refused(tmp_path: Path) -> None:
     x = call("/", *FORM, body=GivenBody([b"x"]), operation=DIALECTS["openai"].operations["transcriptions"])
     x.route, x.facts = route(), coded_facts("gzip")
     with pytest.raises(UnsupportedCoding):
-        await Bodies(SPOOL).read(x)
+        await Bodies(SPOOL).receive(x)
