@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from operator import attrgetter
 from typing import Any, NamedTuple
 
 from proxy.dialects.headers import RateHeaders
@@ -68,9 +67,6 @@ class Limit:
         object.__setattr__(self, "unit", KINDS[self.kind].unit)
 
 
-UNIT_OF = attrgetter("unit")
-
-
 def limits_of(owner: str, amounts: Mapping[str, int | None]) -> tuple[Limit, ...]:
     """The limits of a key (`k12`), an account (`a7`, by its tier `a7:VIP`), a model (`m:gpt-*`) or an
     upstream (`u:openai`), from kind -> amount."""
@@ -104,6 +100,9 @@ class Part:
         return self.granted - self.spent - self.held
 
 
+Share = tuple[Limit, Part]  # what one call takes of: a limit, and the slice that it found
+
+
 class LimitBook:
     """The slices of one worker. `workers` is the number of workers of the node."""
 
@@ -112,9 +111,9 @@ class LimitBook:
         self._small = SMALL_PER_WORKER * workers
         self._parts: dict[str, Part] = {}
 
-    def find(self, limits: Iterable[Limit], demand: Counts, now_ms: int) -> tuple[list[Part], list[Want]]:
+    def find(self, limits: Iterable[Limit], demand: Counts, now_ms: int) -> tuple[list[Share], list[Want]]:
         """The slices that a call may take of, and what is not at hand. Takes nothing."""
-        parts: list[Part] = []
+        shares: list[Share] = []
         wants: list[Want] = []
         for limit in limits:
             part, count = self._parts.get(limit.bucket), demand[limit.unit]
@@ -123,12 +122,12 @@ class LimitBook:
             elif part.granted - part.spent - part.held < count:
                 wants.append(self._want(limit, part, count, part.free))
             else:
-                parts.append(part)
-        return parts, wants
+                shares.append((limit, part))
+        return shares, wants
 
-    def take(self, limits: Iterable[Limit], parts: Iterable[Part], demand: Counts) -> None:
+    def take(self, shares: Iterable[Share], demand: Counts) -> None:
         """Take of what `find` gave in the same breath."""
-        for limit, part in zip(limits, parts, strict=True):
+        for limit, part in shares:
             part.held += demand[limit.unit]
             part.touched = True
 
@@ -140,12 +139,10 @@ class LimitBook:
         part.granted += granted
         part.left = left
 
-    def release(
-        self, limits: Iterable[Limit], parts: Iterable[Part], demand: Counts, used: Counts
-    ) -> list[tuple[str, int]]:
+    def release(self, shares: Iterable[Share], demand: Counts, used: Counts) -> list[tuple[str, int]]:
         """A call ended. Returns (bucket, count) of what goes back to control at once."""
         back = []
-        for limit, part in zip(limits, parts, strict=True):
+        for limit, part in shares:
             unit = limit.unit
             part.held -= demand[unit]
             part.touched = True
@@ -156,9 +153,9 @@ class LimitBook:
                 back.append((limit.bucket, 1))
         return back
 
-    def correct(self, limits: Iterable[Limit], parts: Iterable[Part], more_nanos: int) -> None:
+    def correct(self, shares: Iterable[Share], more_nanos: int) -> None:
         """A call that ended spent more than it was released at. A window that is over stays as it was."""
-        for limit, part in zip(limits, parts, strict=True):
+        for limit, part in shares:
             if limit.unit == SPEND:
                 part.spent += more_nanos
 
@@ -207,12 +204,10 @@ class LimitBook:
 # -- what the key holder is told -----------------------------------------------------------------------
 
 
-def rate_fields(
-    limits: Iterable[Limit], parts: Iterable[Part], names: RateHeaders, now_ms: int
-) -> list[tuple[bytes, bytes]]:
+def rate_fields(shares: Iterable[Share], names: RateHeaders, now_ms: int) -> list[tuple[bytes, bytes]]:
     """The headers of an answer: per unit the limit of which least is left, as far as is known here."""
     tightest: dict[int, tuple[int, Limit, Part]] = {}
-    for limit, part in zip(limits, parts, strict=True):
+    for limit, part in shares:
         if limit.unit in SHOWN:
             remaining = max(part.free + part.left, 0)
             known = tightest.get(limit.unit)

@@ -73,7 +73,7 @@ def hold_bound(
         held = _held(doc)
         n = max(n, _least(held, _HELD_COUNTS) or 1)
     usage = Usage(calls=1)
-    if _is_conversation(doc):
+    if _BEYOND_MESSAGES.isdisjoint(doc) and _are_texts(doc.get("messages")):
         usage.input = body_len // BYTES_PER_TOKEN
     else:
         _bound_input(usage, doc, body_len)
@@ -98,7 +98,7 @@ def plain_bound(
 
     None: it is none; `hold_bound` knows.
     """
-    if not _BEYOND_ONE_TEXT.isdisjoint(doc) or not _is_conversation(doc):
+    if not _BEYOND_ONE_TEXT.isdisjoint(doc) or not _are_texts(doc.get("messages")):
         return None
     tokens = body_len // BYTES_PER_TOKEN
     if context is not None and tokens > context:
@@ -247,10 +247,9 @@ _BEYOND_ONE_TEXT = _BEYOND_MESSAGES | _HOLDERS | {"n", "best_of", "modalities"}
 _BEYOND_TEXT = frozenset({"type", "cache_control", "images"})  # in a message
 
 
-def _is_conversation(doc: Mapping[str, Any]) -> bool:
-    """Is the input but messages, each one string? `_bound_input` finds their text only, in 3 us."""
-    messages = doc.get("messages")
-    if type(messages) is not list or not _BEYOND_MESSAGES.isdisjoint(doc):
+def _are_texts(messages: object) -> bool:
+    """Is each message one string? `_bound_input` finds their text only, in 3 us."""
+    if type(messages) is not list:
         return False
     for message in messages:
         if type(message) is not dict or type(message.get("content")) is not str:

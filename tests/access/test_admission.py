@@ -35,7 +35,8 @@ def test_a_call_takes_its_money_and_its_limits() -> None:
     entered = gate(money=100, rate=1, concurrency=1)
     ticket = entered.admit(7, 60, LIMITS, NOW, tokens=9)
     assert isinstance(ticket, Ticket)
-    assert (ticket.account, ticket.lease, ticket.hold_nanos, ticket.limits) == (7, "lease", 60, LIMITS)
+    assert (ticket.account, ticket.lease, ticket.hold_nanos) == (7, "lease", 60)
+    assert tuple(limit for limit, _ in ticket.shares) == LIMITS
     assert ticket.demand == Demand(1, 1, 9, 60)
     assert entered.slices.figures(7) == (40, 60)
     assert missing(entered, *LIMITS) == [RATE, MANY]
@@ -106,9 +107,9 @@ def test_what_a_call_used_is_settled_under_every_limit() -> None:
     entered.limits.add(spend, 900, NOW + 60_000)
     ticket = entered.admit(7, 60, (tokens, spend), NOW, tokens=700)
     assert isinstance(ticket, Ticket)
-    assert [part.free for part in ticket.parts] == [4_300, 840]
+    assert [part.free for _, part in ticket.shares] == [4_300, 840]
     entered.close(ticket, 25, {"input": 10, "output": 30, "reasoning": 20, "calls": 1})
-    assert [part.free for part in ticket.parts] == [4_960, 875]
+    assert [part.free for _, part in ticket.shares] == [4_960, 875]
 
 
 def test_what_is_counted_late_is_spent_at_its_hold_until_then() -> None:
@@ -118,10 +119,10 @@ def test_what_is_counted_late_is_spent_at_its_hold_until_then() -> None:
     ticket = entered.admit(7, 60, (RATE, spend), NOW)
     assert isinstance(ticket, Ticket)
     entered.close(ticket, 60)
-    assert entered.slices.figures(7) == (40, 0) and ticket.parts[1].free == 840
+    assert entered.slices.figures(7) == (40, 0) and ticket.shares[1][1].free == 840
     entered.correct(ticket, 25 - 60)
-    assert entered.slices.figures(7) == (75, 0) and ticket.parts[1].free == 875
-    assert ticket.parts[0].free == 9
+    assert entered.slices.figures(7) == (75, 0) and ticket.shares[1][1].free == 875
+    assert ticket.shares[0][1].free == 9
 
 
 def test_what_a_call_may_use_counts_at_an_upstream_that_alone_has_limits() -> None:
@@ -130,7 +131,7 @@ def test_what_a_call_may_use_counts_at_an_upstream_that_alone_has_limits() -> No
     entered.limits.add(there, 5_000, NOW + 60_000)
     ticket = entered.admit(7, 60, (), NOW, tokens=700)
     assert isinstance(ticket, Ticket) and entered.enter(ticket, (there,), NOW) == ()
-    assert ticket.there is not None and ticket.there[1][0].free == 4_300
+    assert [part.free for _, part in ticket.there] == [4_300]
 
 
 def test_a_call_holds_the_limits_of_the_upstream_that_it_is_at() -> None:

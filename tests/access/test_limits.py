@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.access.limits import Demand, Limit, LimitBook, Part, limits_of, rate_fields
+from proxy.access.limits import Demand, Limit, LimitBook, Share, limits_of, rate_fields
 from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES, moment, span
 
 NOW = 1_800_000_000_000
@@ -29,13 +29,13 @@ def book(workers: int = 1, **granted: int) -> LimitBook:
     return made
 
 
-def take(holds: LimitBook, *limits: Limit, demand: Demand = ONE, now: int = NOW) -> list[Part] | None:
+def take(holds: LimitBook, *limits: Limit, demand: Demand = ONE, now: int = NOW) -> list[Share] | None:
     """The slices that were taken of, or None."""
-    parts, wants = holds.find(limits, demand, now)
+    shares, wants = holds.find(limits, demand, now)
     if wants:
         return None
-    holds.take(limits, parts, demand)
-    return parts
+    holds.take(shares, demand)
+    return shares
 
 
 def missing(holds: LimitBook, *limits: Limit, demand: Demand = ONE, now: int = NOW) -> list[Limit]:
@@ -77,25 +77,25 @@ def test_all_or_what_is_missing() -> None:
 def test_a_rate_is_used_up_and_never_given_back() -> None:
     holds = book(rate=2)
     for _ in range(2):
-        parts = take(holds, RATE)
-        assert parts is not None and holds.release((RATE,), parts, ONE, ONE) == []
+        shares = take(holds, RATE)
+        assert shares is not None and holds.release(shares, ONE, ONE) == []
     assert missing(holds, RATE) == [RATE]
 
 
 def test_a_call_settles_the_tokens_and_the_money_that_it_used() -> None:
     holds = book(tokens=1_000, money=1_000)
     demand = Demand(1, 1, 600, 400)
-    parts = take(holds, TOKENS, MONEY, demand=demand)
-    assert parts is not None and missing(holds, TOKENS, demand=demand) == [TOKENS]
-    holds.release((TOKENS, MONEY), parts, demand, Demand(0, 1, 100, 900))
-    assert [part.free for part in parts] == [900, 100]
+    shares = take(holds, TOKENS, MONEY, demand=demand)
+    assert shares is not None and missing(holds, TOKENS, demand=demand) == [TOKENS]
+    holds.release(shares, demand, Demand(0, 1, 100, 900))
+    assert [part.free for _, part in shares] == [900, 100]
 
 
 def test_a_call_that_used_more_than_it_took_is_made_up_for_first() -> None:
     holds = book(tokens=100)
-    parts = take(holds, TOKENS, demand=Demand(1, 1, 100, 0))
-    assert parts is not None
-    holds.release((TOKENS,), parts, Demand(1, 1, 100, 0), Demand(0, 1, 350, 0))
+    shares = take(holds, TOKENS, demand=Demand(1, 1, 100, 0))
+    assert shares is not None
+    holds.release(shares, Demand(1, 1, 100, 0), Demand(0, 1, 350, 0))
     _, (want,) = holds.find((TOKENS,), Demand(1, 1, 10, 0), NOW)
     assert want.need == 260
 
@@ -112,10 +112,10 @@ def test_a_window_ends_with_what_was_left_of_it() -> None:
 def test_a_call_settles_in_the_window_in_which_it_began() -> None:
     holds = book(tokens=500)
     demand = Demand(1, 1, 500, 0)
-    parts = take(holds, TOKENS, demand=demand)
-    assert parts is not None
+    shares = take(holds, TOKENS, demand=demand)
+    assert shares is not None
     holds.add(TOKENS, 500, NOW + 2 * MINUTE)
-    holds.release((TOKENS,), parts, demand, Demand(0, 1, 10_000, 0))
+    holds.release(shares, demand, Demand(0, 1, 10_000, 0))
     assert missing(holds, TOKENS, demand=demand, now=NOW + MINUTE) == []
 
 
@@ -128,27 +128,27 @@ def test_slices_of_one_window_add_up() -> None:
 
 def test_concurrency_is_free_again_when_a_call_ends() -> None:
     holds = book(con=1)
-    parts = take(holds, MANY)
-    assert parts is not None and missing(holds, MANY) == [MANY]
-    assert holds.release((MANY,), parts, ONE, ONE) == []
+    shares = take(holds, MANY)
+    assert shares is not None and missing(holds, MANY) == [MANY]
+    assert holds.release(shares, ONE, ONE) == []
     assert missing(holds, MANY) == []
 
 
 def test_small_concurrency_goes_back_to_control_at_once() -> None:
     holds = LimitBook(1)
     holds.add(FEW, 1, 0)
-    parts = take(holds, FEW)
-    assert parts is not None and holds.release((FEW,), parts, ONE, ONE) == [("k1:con", 1)]
+    shares = take(holds, FEW)
+    assert shares is not None and holds.release(shares, ONE, ONE) == [("k1:con", 1)]
     assert missing(holds, FEW) == [FEW]
 
 
 def test_what_is_idle_for_two_looks_goes_back_and_what_is_busy_stays() -> None:
     holds = book(con=5, rate=5)
-    parts = take(holds, MANY)
-    assert parts is not None and holds.idle(NOW) == []
+    shares = take(holds, MANY)
+    assert shares is not None and holds.idle(NOW) == []
     assert holds.idle(NOW) == [("k1:con", 0, 4), ("k1:rpm", NOW + MINUTE, 5)]
     assert holds.held() == [("k1:con", 0, 1), ("k1:rpm", NOW + MINUTE, 0)]
-    holds.release((MANY,), parts, ONE, ONE)
+    holds.release(shares, ONE, ONE)
     assert holds.idle(NOW) == []
     assert holds.idle(NOW) == [("k1:con", 0, 1)]
     assert holds.held() == [("k1:rpm", NOW + MINUTE, 0)]
@@ -178,9 +178,9 @@ def test_an_answer_tells_the_rate_of_which_least_is_left() -> None:
     holds.add(MANY, 10, 0)
     limits = (RATE, wide, TOKENS, MANY)
     demand = Demand(1, 1, 300, 0)
-    parts = take(holds, *limits, demand=demand)
-    assert parts is not None
-    assert dict(rate_fields(limits, parts, X_RATES, NOW)) == {
+    shares = take(holds, *limits, demand=demand)
+    assert shares is not None
+    assert dict(rate_fields(shares, X_RATES, NOW)) == {
         b"x-ratelimit-limit-requests": b"400",
         b"x-ratelimit-remaining-requests": b"199",
         b"x-ratelimit-reset-requests": b"13s",
@@ -188,12 +188,12 @@ def test_an_answer_tells_the_rate_of_which_least_is_left() -> None:
         b"x-ratelimit-remaining-tokens": b"700",
         b"x-ratelimit-reset-tokens": b"13s",
     }
-    assert dict(rate_fields(limits[:1], parts[:1], ANTHROPIC_RATES, NOW)) == {
+    assert dict(rate_fields(shares[:1], ANTHROPIC_RATES, NOW)) == {
         b"anthropic-ratelimit-requests-limit": b"400",
         b"anthropic-ratelimit-requests-remaining": b"199",
         b"anthropic-ratelimit-requests-reset": moment(12_400, NOW),
     }
-    assert rate_fields((), (), X_RATES, NOW) == []
+    assert rate_fields((), X_RATES, NOW) == []
 
 
 def test_anthropics_moments_are_rfc_3339_and_never_before_the_window_ends() -> None:
@@ -232,7 +232,7 @@ class Shared(RuleBasedStateMachine):
         self.limit = Limit("a1:con", "concurrency", amount)
         self.workers = [LimitBook(workers) for _ in range(workers)]
         self.out = [0] * workers  # what control thinks that each holds
-        self.running: list[list[list[Part]]] = [[] for _ in range(workers)]
+        self.running: list[list[list[Share]]] = [[] for _ in range(workers)]
 
     @rule(data=st.data())
     def begin(self, data: st.DataObject) -> None:
@@ -245,15 +245,15 @@ class Shared(RuleBasedStateMachine):
                 return  # refused
             self.out[n] += granted
             worker.add(self.limit, granted, 0)
-        parts = take(worker, self.limit)
-        assert parts is not None
-        self.running[n].append(parts)
+        shares = take(worker, self.limit)
+        assert shares is not None
+        self.running[n].append(shares)
 
     @precondition(lambda self: any(self.running))
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         n = data.draw(st.sampled_from([n for n, calls in enumerate(self.running) if calls]))
-        for _, count in self.workers[n].release((self.limit,), self.running[n].pop(), ONE, ONE):
+        for _, count in self.workers[n].release(self.running[n].pop(), ONE, ONE):
             self.out[n] -= count
 
     @rule()
@@ -278,7 +278,7 @@ class Shared(RuleBasedStateMachine):
     def teardown(self) -> None:
         for n, worker in enumerate(self.workers):
             while self.running[n]:
-                back = worker.release((self.limit,), self.running[n].pop(), ONE, ONE)
+                back = worker.release(self.running[n].pop(), ONE, ONE)
                 self.out[n] -= sum(count for _, count in back)
         self.a_second_passes()
         self.a_second_passes()
