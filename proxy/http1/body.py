@@ -91,19 +91,20 @@ class EofWalker:
 SIZE_LINES_REMEMBERED_MAX = 4096
 
 
-class _SizeLines(dict[int, tuple[bytes, ...]]):
-    """Bytes of a plain chunk with its framing -> the line that it begins with, as vendors write it."""
+class _SizeLines(dict[int, tuple[tuple[bytes, ...], slice]]):
+    """Bytes of a plain chunk with its framing -> the line that it begins with, as vendors write it, and
+    where its content is. There is no chunk of some lengths."""
 
-    def __missing__(self, length: int) -> tuple[bytes, ...]:
-        lines: tuple[bytes, ...] = ()
+    def __missing__(self, length: int) -> tuple[tuple[bytes, ...], slice]:
+        found: tuple[tuple[bytes, ...], slice] = (), slice(0)
         for digits in range(1, CHUNK_SIZE_DIGITS_MAX):
             size = length - digits - 4  # two line ends
             line = b"%x\r\n" % max(size, 0)
             if size > 0 and len(line) == digits + 2:
-                lines = (line, line.upper())
+                found = (line, line.upper()), slice(len(line), -2)
         if len(self) < SIZE_LINES_REMEMBERED_MAX:
-            self[length] = lines
-        return lines
+            self[length] = found
+        return found
 
 
 _SIZE_LINES = _SizeLines()
@@ -141,9 +142,9 @@ class ChunkedWalker:
 
     def one(self, data: bytes) -> bytes | None:
         """The content of a read that is exactly one plain chunk, as most of a stream. None: ask `feed`."""
-        lines = _SIZE_LINES[len(data)]
+        lines, content = _SIZE_LINES[len(data)]
         if self._is_between and data.startswith(lines) and data.endswith(CRLF):
-            return data[len(lines[0]) : -2]
+            return data[content]
         return None
 
     def feed(self, data: bytes) -> Sequence[bytes]:

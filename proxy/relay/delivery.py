@@ -38,7 +38,7 @@ class Writer(Protocol):
         """The next content; `last`: it ends here."""
 
     def pass_on(self, data: bytes, content: bytes, now: float) -> None:
-        """The next content, which came as one whole chunk: `data` is it with its framing."""
+        """Content that is not the first and came as one whole chunk: `data` is it with its framing."""
 
     def let_go(self, now: float) -> None:
         """The answer is cut: what was held back of it goes out."""
@@ -56,9 +56,10 @@ class Delivery:
         self._chunked = heading.chunked
 
     def pass_on(self, data: bytes, content: bytes, now: float) -> None:
-        if self._chunked and not self._head:
-            self._x.response_bytes += len(content)
-            self._x.client.write(data)
+        if self._chunked:
+            x = self._x
+            x.response_bytes += len(content)
+            x.client.write(data)
         else:
             self.write((content,), False, now)
 
@@ -66,24 +67,18 @@ class Delivery:
         """The next content; `last`: it ends here. The first call sends the head as well."""
         x = self._x
         size = sum(map(len, pieces))
-        out: list[bytes] = []
+        x.response_bytes += size
+        if self._chunked:
+            pieces = (b"%x\r\n" % size, *pieces, b"\r\n") if size else ()
+            if last:
+                pieces = (*pieces, b"0\r\n\r\n")
         if self._head:
-            out.append(self._head)
+            pieces = (self._head, *pieces)
             self._head = b""
             x.status = self._status
             x.answered = now
-        if size:
-            x.response_bytes += size
-            if self._chunked:
-                out.append(b"%x\r\n" % size)
-                out += pieces
-                out.append(b"\r\n")
-            else:
-                out += pieces
-        if last and self._chunked:
-            out.append(b"0\r\n\r\n")
-        if out:
-            x.client.writelines(out)
+        if pieces:
+            x.client.writelines(pieces)
 
     def let_go(self, now: float) -> None:
         """Nothing is held back."""

@@ -38,7 +38,8 @@ class Tap(Struct, eq=False):
     total: int = 0  # content bytes handed over
     is_waiting: bool = False  # in the queue
     _unread: list[bytes] = []
-    _unread_bytes: int = 0
+    _seen: int = 0  # of `total`, read
+    _quiet_until: int = 0  # `total`: up to there nothing has to be done about what is unread
     _texts: list[str] = []
     _chars: int = 0
     _counted: int = 0
@@ -46,22 +47,30 @@ class Tap(Struct, eq=False):
 
     def append(self, content: bytes) -> None:
         """Hand over the next content of the answer. Costs a list append; no parsing, no copy."""
-        size = len(content)
         self._unread.append(content)
-        self._unread_bytes += size
-        self.total += size
-        if self._unread_bytes > self.unread_max:
+        self.total += len(content)
+        if self.total > self._quiet_until:
+            self._disturb()
+
+    def _disturb(self) -> None:
+        """There is a first that is unread, or too much of it."""
+        if self.total - self._seen > self.unread_max:
             self.read()
         elif not self.is_waiting and self._queue is not None:
             self.is_waiting = True
+            self._quiet_until = self._seen + self.unread_max
             self._queue.add(self)
 
     def append_last(self, pieces: Sequence[bytes]) -> None:
         """Hand over the end of the answer: `finish` reads it."""
-        size = sum(map(len, pieces))
         self._unread += pieces
-        self._unread_bytes += size
-        self.total += size
+        self.total += sum(map(len, pieces))
+
+    def read_in_turn(self) -> None:
+        """The queue has come to it."""
+        self.is_waiting = False
+        self._quiet_until = self._seen
+        self.read()
 
     def read(self) -> None:
         """Parse what is unread."""
@@ -70,13 +79,14 @@ class Tap(Struct, eq=False):
             return
         content = unread[0] if len(unread) == 1 else b"".join(unread)
         self._unread = []
-        self._unread_bytes = 0
+        self._seen = self.total
         if self._decoder is None:
             self._look(content)
         else:
             self._decode(self._decoder, content)
         if self.sighting is not None:
             self.unread_max = 0 if self.sighting.is_urgent else UNREAD_BYTES_MAX
+        self._quiet_until = self._seen + (self.unread_max if self.is_waiting else 0)
         texts = self.meter.take_text()
         if texts:
             self._texts += texts
@@ -98,9 +108,8 @@ class Tap(Struct, eq=False):
 
     def finish(self) -> None:
         """The framing ended."""
-        if self._unread_bytes == self.total and self._decoder is None and self.sighting is None:
+        if not self._seen and self._decoder is None and self.sighting is None:
             unread, self._unread = self._unread, []
-            self._unread_bytes = 0
             self.meter.read_all(unread[0] if len(unread) == 1 else b"".join(unread))
         else:
             self.read()
@@ -171,8 +180,7 @@ class MeterQueue:
         while self._waiting:
             tap = next(iter(self._waiting))
             del self._waiting[tap]
-            tap.is_waiting = False
-            tap.read()
+            tap.read_in_turn()
             if self._waiting and perf_counter() > end:
                 self._timer = self._loop.call_soon(self._run)  # let the streams move in between
                 return

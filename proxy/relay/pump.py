@@ -29,6 +29,7 @@ from proxy.relay.plan import Plan, Tools, drain_s
 from proxy.relay.upstream import UpstreamConnection
 
 TAIL_BYTES = 64  # where a terminal event is looked for before the meter confirms it
+NO_HINT = bytes(TAIL_BYTES + 1)  # is never found there
 JUDGE_S = 2.0  # an error that takes longer is judged by what came of it: it may never end
 READ_ON_S = 5.0  # after finish_reason the usage is still to come, also when the client has left
 ENDED_LINGER_S = 1.0  # after the terminal event: for the end of framing, so that the connection can be reused
@@ -51,7 +52,7 @@ class Pump:
 
     __slots__ = (
         "_attempt", "_body", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
-        "_is_broken", "_is_flushed", "_is_framed", "_last", "_plan", "_state", "_tap", "_tools",
+        "_is_broken", "_is_flushed", "_is_framed", "_lane", "_last", "_plan", "_state", "_tap", "_tools",
         "_way", "_x", "is_sent",
     )  # fmt: skip
 
@@ -70,7 +71,8 @@ class Pump:
         self._head: Head | None = None
         self._body: list[bytes] = []  # of an unhappy answer, while it is judged
         self._delivery: Writer | None = None
-        self._hint = b""  # what is in the last bytes of a terminal event; b"": there is none
+        self._hint = NO_HINT  # what is in the last bytes of a terminal event
+        self._lane: Writer | None = None  # `_delivery`, while chunks go on as they come
         self._held: list[bytes] = []
         self._tap: Tap | None = None
         self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
@@ -163,15 +165,13 @@ class Pump:
 
     def on_chunk(self, data: bytes, content: bytes) -> None:
         """What most of a stream is: it goes on as it came, its content to the meter."""
-        may_end = self._hint and self._hint in content[-TAIL_BYTES:]
-        if may_end or self._state is not RELAYING or self._drained_until:
+        if self._lane is None or content.find(self._hint, -TAIL_BYTES) >= 0:
             self.on_content((content,), False)
             return
-        assert self._tap is not None and self._delivery is not None
-        self._last = monotonic()
+        assert self._tap is not None and self._conn is not None
+        self._last = now = self._conn.last_activity
         self._tap.append(content)
-        self._delivery.pass_on(data, content, self._last)
-        crash_point("first-content")
+        self._lane.pass_on(data, content, now)
 
     def on_lost(self, error: ProxyError) -> None:
         if self._state in (WAITING, JUDGING):
@@ -205,7 +205,7 @@ class Pump:
         self._delivery = delivery_for(x, head, heading, hides_usage=way.hides_usage)
         self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
         assert self._x.operation is not None
-        self._hint = self._x.operation.terminal_hint
+        self._hint = self._x.operation.terminal_hint or NO_HINT
         if heading.is_event_stream:
             self._write((), False)  # the client learns at once that its stream has begun
             # Large prompts would stay in memory for the whole stream.
@@ -221,13 +221,14 @@ class Pump:
             return
         for piece in pieces:
             tap.append(piece)
-        if pieces and self._hint and self._hint in pieces[-1][-TAIL_BYTES:]:
+        if pieces and pieces[-1].find(self._hint, -TAIL_BYTES) >= 0:
             tap.read()
             if tap.meter.complete:
                 self._complete(pieces)
                 return
         self._write(pieces, False)
         crash_point("first-content")
+        self._lane = None if self._drained_until else self._delivery
 
     def _judge(self, done: bool) -> None:
         """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
@@ -278,7 +279,7 @@ class Pump:
         is_over = self._tap is not None and self._tap.meter.finished
         lasts_s = READ_ON_S if is_over else drain_s(self._x, self._way)
         if lasts_s:
-            self._drained_until = now + lasts_s
+            self._drained_until, self._lane = now + lasts_s, None
             self._x.is_drained = True
         else:
             self._cut(entry.INTERRUPTED_CLIENT, "client_left")
@@ -287,7 +288,7 @@ class Pump:
 
     def _complete(self, pieces: Sequence[bytes]) -> None:
         """The terminal event or the end of framing was seen: hold it back until End is written."""
-        self._state = ENDED
+        self._state, self._lane = ENDED, None
         self._held += pieces
         if self._attempt.outcome == "sent":
             self._attempt.outcome = "ok"
