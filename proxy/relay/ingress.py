@@ -44,12 +44,17 @@ LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S, LINGER: LING
 Handle = Callable[[Exchange], Awaitable[None]]
 
 
+def _drop(data: bytes | Sequence[bytes]) -> None:
+    """To a client that has left."""
+
+
 class Connection(asyncio.Protocol):
     """One client connection. Implements the relay's `Client` and a body's `Source`."""
 
     __slots__ = (
         "_body", "_is_reading", "_lingers_for", "_received", "_scanned", "_task", "_transport", "address",
         "exchange", "first_byte", "front", "phase", "since", "stalled_at",
+        "write", "writelines",
     )  # fmt: skip
 
     def __init__(self, front: Ingress) -> None:
@@ -61,6 +66,9 @@ class Connection(asyncio.Protocol):
         self.first_byte = 0.0  # of the request that is arriving or being served
         self.stalled_at = 0.0
         self._transport: asyncio.Transport | None = None
+        # The transport's own, while there is one: a stream calls it for each chunk.
+        self.write: Callable[[bytes], None] = _drop
+        self.writelines: Callable[[Sequence[bytes]], None] = _drop
         self._received = b""  # and not understood yet: an incomplete head, or what was pipelined
         self._scanned = 0  # of `_received`
         self._body: ArrivedBody | ArrivingBody | None = None
@@ -83,16 +91,9 @@ class Connection(asyncio.Protocol):
     def is_paused(self) -> bool:
         return self.stalled_at != 0.0
 
-    def write(self, data: bytes) -> None:
-        if self._transport is not None:
-            self._transport.write(data)
-
-    def writelines(self, pieces: Sequence[bytes]) -> None:
-        if self._transport is not None:
-            self._transport.writelines(pieces)
-
     def hand_over(self, protocol: asyncio.Protocol) -> None:
-        transport, self._transport = self._transport, None
+        transport = self._transport
+        self._lose_transport()
         if transport is None or self.exchange is None:
             raise ConnectionResetError  # the client has left meanwhile
         if not self._is_reading:
@@ -149,6 +150,7 @@ class Connection(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
+        self.write, self.writelines = self._transport.write, self._transport.writelines
         sock = transport.get_extra_info("socket")
         if sock.family in (socket.AF_INET, socket.AF_INET6):
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -164,9 +166,13 @@ class Connection(asyncio.Protocol):
     def connection_lost(self, exc: BaseException | None) -> None:
         self.front.sweeper.discard(self)
         self.front.forget(self)
-        self._transport = None
+        self._lose_transport()
         if self._task is not None:
             self._task.cancel()
+
+    def _lose_transport(self) -> None:
+        self._transport = None
+        self.write = self.writelines = _drop
 
     def data_received(self, data: bytes) -> None:
         if self._task is None and self.phase != LINGER:
