@@ -71,7 +71,7 @@ def earlier(journal_dir: Path) -> Iterator[Allowance]:
         for path in folder.segments(directory):
             try:
                 for payload, _ in read_past_damage(path, START, _told, upto="end"):
-                    if payload[:1] == Allowance.TAG.encode():
+                    if payload[:1] == Allowance.TAG:
                         found = decode(payload)
                         assert isinstance(found, Allowance)
                         yield found

@@ -7,10 +7,10 @@ Owns the one meter of all operations whose formats are not worth code of their o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from functools import cache, reduce
 from typing import Any
 
+from msgspec.structs import replace
 from orjson import dumps
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
@@ -70,7 +70,7 @@ class RuledMeter(AnswerMeter):
     def usage(self) -> Usage | None:
         if not self._counts and not self._tools and not self._seconds_ms:
             return self._usage or self._foretold
-        usage = replace(self._usage or Usage(calls=1), **self._counts)  # type: ignore[arg-type]
+        usage = replace(self._usage or Usage(calls=1), **self._counts)
         usage.seconds_ms = usage.seconds_ms or self._seconds_ms
         usage.tools = usage.tools or dict(self._tools)
         return usage

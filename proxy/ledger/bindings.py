@@ -7,8 +7,10 @@ of a task becomes the closing entry of the call that submitted it. Pure.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from typing import Any, TypedDict
+
+from msgspec.structs import replace
 
 from proxy.dialects.owned import CANCELLED, FAILED, QUEUED, RUNNING, SUCCEEDED
 from proxy.ledger import entry, holds, settlement

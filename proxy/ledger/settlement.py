@@ -6,10 +6,12 @@ bounds of what an upstream claims. Pure; amounts are nano-units of the station's
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from operator import attrgetter
 from typing import NamedTuple
+
+from msgspec import Struct, field
+from msgspec.structs import replace
 
 from proxy.ledger import entry, holds
 from proxy.ledger.entry import Attempt, Begin, End, Progress, Settle
@@ -89,8 +91,7 @@ class Terms(NamedTuple):
     within_hold: bool = False  # read on without the client (drain): it cannot stop us any more
 
 
-@dataclass(slots=True)
-class Facts:
+class Facts(Struct, gc=False):
     """How a call ended: what End holds beside Begin and the bill."""
 
     outcome: str

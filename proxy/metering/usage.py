@@ -6,10 +6,9 @@ multiplies it, the journal and the usage row store `as_dict()`.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
 from enum import StrEnum
-from itertools import compress
-from operator import attrgetter
+
+from msgspec import Struct, field, structs, to_builtins
 
 
 class Provenance(StrEnum):
@@ -22,8 +21,7 @@ class Provenance(StrEnum):
     NONE = "none"  # nothing was consumed
 
 
-@dataclass(slots=True)
-class Usage:
+class Usage(Struct, gc=False, omit_defaults=True):
     """Tokens unless the name says otherwise. No bucket contains another, except that `reasoning`
     is an annotation: how much of `output` was hidden reasoning, never priced by itself.
     """
@@ -84,8 +82,7 @@ class Usage:
 
     def as_dict(self) -> dict[str, int | dict[str, int]]:
         """Only what is not zero: the form that is journaled and stored."""
-        values = _values(self)
-        return dict(compress(zip(_NAMES, values, strict=True), values))
+        return to_builtins(self)  # type: ignore[no-any-return]
 
     @classmethod
     def from_dict(cls, data: dict[str, int | dict[str, int]]) -> Usage:
@@ -93,6 +90,4 @@ class Usage:
         return cls(**data)  # type: ignore[arg-type]
 
 
-FIELDS = fields(Usage)
-_NAMES = tuple(f.name for f in FIELDS)
-_values = attrgetter(*_NAMES)
+FIELDS = structs.fields(Usage)

@@ -177,7 +177,7 @@ async def _prices(connection: Connection, ids: list[str]) -> Mapping[str, Price]
 
 
 def _end_of(data: dict[str, Any]) -> End:
-    end = entry.decode(End.TAG.encode() + orjson.dumps(data))
+    end = entry.decode(End.TAG + orjson.dumps(data))
     assert isinstance(end, End)
     return end
 
@@ -283,7 +283,7 @@ def journaled(journal_dir: Path, cursors: Mapping[tuple[str, int], int]) -> Iter
             try:
                 for payload, _ in read_past_damage(path, start, lambda _: None, upto="end"):
                     left -= len(payload)
-                    if payload[:1] == Bind.TAG.encode():
+                    if payload[:1] == Bind.TAG:
                         found = entry.decode(payload)
                         assert isinstance(found, Bind)
                         yield found

@@ -20,6 +20,7 @@ from typing import Any, NamedTuple, TypeVar
 import asyncpg
 import orjson
 from asyncpg.pool import PoolConnectionProxy as Connection
+from msgspec import to_builtins
 
 from proxy import resources
 from proxy.errors import StateError, StationFault
@@ -195,7 +196,7 @@ async def _prepare(connection: asyncpg.Connection) -> None:
 
 def _jsonb(value: Any) -> bytes:
     """Vendors' objects may hold U+0000 in strings, which jsonb refuses: left out."""
-    data = orjson.dumps(value)
+    data = orjson.dumps(value, default=to_builtins)  # what orjson does not know: the journal's records
     if b"\\u0000" in data:
         data = NUL.sub(rb"\1", data)
     return b"\x01" + data

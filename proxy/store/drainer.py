@@ -47,7 +47,7 @@ DAY_MS = 86_400_000
 QUARTER_MS = 900_000  # every zone's midnight falls on one
 LAST_ID = f"{253_402_300_799_999:012x}".ljust(32, "f")  # of the year 9999
 
-COUNTED = {Begin.TAG.encode(), Checkpoint.TAG.encode()}
+COUNTED = {Begin.TAG, Checkpoint.TAG}
 
 # An entry that no table takes: quarantined. Anything else that fails is our bug or the database's.
 UNFIT = (asyncpg.DataError, asyncpg.IntegrityConstraintViolationError, ValueError, TypeError, OverflowError)

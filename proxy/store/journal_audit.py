@@ -20,7 +20,7 @@ from proxy.store.audit import ROWS_MAX, Violation
 from proxy.store.database import Database
 from proxy.store.drainer import living
 
-_CALLS = {Begin.TAG.encode(), End.TAG.encode()}
+_CALLS = {Begin.TAG, End.TAG}
 IDS_MAX = 5_000  # per question to Postgres
 
 

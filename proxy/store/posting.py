@@ -213,7 +213,7 @@ class _Work:
                 list(late),
             )
             for row in rows:
-                end = entry.decode(End.TAG.encode() + orjson.dumps(row["entry"]))
+                end = entry.decode(End.TAG + orjson.dumps(row["entry"]))
                 assert isinstance(end, End)
                 self._ends.append(usage_rows.settled(end, late.pop(end.id)))
         self._corrections = [i for i in self._of(Settle) if i.entry.corrects or i.entry.id in late]

@@ -88,7 +88,7 @@ def finished_begins(path: Path, position: int, keep_s: float) -> list[str] | Non
             return None
         if time.time() - path.stat().st_mtime < keep_s:
             return None
-        begins = (payload for payload, _ in reader.read(path) if payload[:1] == Begin.TAG.encode())
+        begins = (payload for payload, _ in reader.read(path) if payload[:1] == Begin.TAG)
         return [begin.id for begin in map(entry.decode, begins) if isinstance(begin, Begin)]
     except (JournalDamageError, ValueError):
         log.exception("segment kept")

@@ -11,6 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from msgspec import structs
+
 from proxy.errors import UpstreamConnectFailed, UpstreamStale
 from proxy.ledger import entry, settlement
 from proxy.ledger.entry import Attempt, End
@@ -71,12 +73,12 @@ class UpstreamCosts:
         if not self._of or len(end.attempts) == len(billed):
             return end
         attempts = [
-            replace(tried, cost_nanos=self._cost(end, tried.upstream, _consumed(end, tried)) or 0)
+            structs.replace(tried, cost_nanos=self._cost(end, tried.upstream, _consumed(end, tried)) or 0)
             if tried not in billed and _may_cost(tried)
             else tried
             for tried in end.attempts
         ]
-        return replace(end, attempts=attempts)
+        return structs.replace(end, attempts=attempts)
 
     def _needs_price(self, end: End) -> bool:
         """Of the call: costs may be declared as a part of it."""

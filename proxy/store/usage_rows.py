@@ -7,11 +7,11 @@ are locked by the caller.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import fields, replace
 from datetime import date
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec.structs import replace
 
 from proxy.ledger import entry
 from proxy.ledger.entry import Attempt, End, Settle
@@ -19,7 +19,7 @@ from proxy.metering.usage import Provenance
 from proxy.store.database import Connection
 
 Record = tuple[Any, ...]
-ATTEMPT = tuple(f.name for f in fields(Attempt))
+ATTEMPT = Attempt.__struct_fields__
 
 COLUMNS = (
     "id", "parent", "account", "key", "posted_day", "began_ms", "ended_ms", "state", "outcome", "cut",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
 from typing import Any
 
 import orjson
@@ -26,7 +25,7 @@ BY_TYPE: dict[str, st.SearchStrategy[Any]] = {
 
 
 def any_of(kind: type) -> st.SearchStrategy[Any]:
-    return st.builds(kind, **{f.name: BY_TYPE[str(f.type)] for f in fields(kind)})
+    return st.builds(kind, **{name: BY_TYPE[kind.__annotations__[name]] for name in kind.__struct_fields__})
 
 
 BY_TYPE["list[dict[str, Any]]"] = st.lists(BY_TYPE["dict[str, Any]"], max_size=2)
@@ -38,6 +37,15 @@ KINDS = (Begin, Checkpoint, End, Settle, Bind, Observed, entry.PriceEntry, entry
 @given(st.one_of([any_of(kind) for kind in KINDS]))
 def test_every_entry_comes_back(record: Entry):
     assert entry.decode(entry.encode(record)) == record
+
+
+def test_an_end_with_half_of_a_surrogate_pair_is_still_an_end():
+    end = End("1", 2, 1, "settled", "complete", 1, 2, "L", 9, 5, "m", "chat", "openai", "p", 1, 1, "VIP", "d",
+              1, False, 200, "final", {"input": 1}, [Attempt("u", "m", "c", "ok", upstream_id="\udce9")],
+              upstream_model="caf\ud800", client="caf\udce9 é")  # fmt: skip
+    back = entry.decode(entry.encode(end))
+    assert (back.cost_nanos, back.usage, back.attempts[0].upstream_id) == (5, {"input": 1}, "?")
+    assert (back.upstream_model, back.client) == ("caf?", "caf? é")
 
 
 def test_every_kind_has_a_tag_of_its_own():
