@@ -122,16 +122,16 @@ class Closing:
     correction: Settle | None = None
 
 
-def deferred(end: End) -> End:
-    """The End of a call that started something, from that of one that is still being counted."""
-    holds.resolved(end.id, holds.OPEN, entry.DEFERRED)
-    return replace(end, state=entry.DEFERRED)
+def deferred(outcome: str, asked: Usage) -> Bill:
+    """Of a call that started something, by what it asked for: it costs nothing until that has ended."""
+    figures = Figures(counted=asked, is_estimate=True)
+    return replace(settlement.pending(outcome, figures), state=entry.DEFERRED)
 
 
 def undone(end: End) -> End:
     """The End of a call whose task turned out to be another call's: it exists already."""
     return replace(
-        end, state=entry.VOID, cost_nanos=0, usage={}, provenance=Provenance.NONE.value, lease="",
+        end, state=entry.VOID, cost_nanos=0, usage={}, provenance=Provenance.NONE, lease="",
         cut=end.cut or EXISTS,
     )  # fmt: skip
 
@@ -179,29 +179,28 @@ def _reported(usage: dict[str, Any]) -> Usage | None:
 
 def _bill(end: End, seen: Observed, reported: Usage | None, price: Price, flags: list[str]) -> Bill:
     if seen.state == RELEASED:
-        return Bill(0, Usage(), Provenance.NONE, flags)
+        return Bill(entry.VOID, 0, Usage(), Provenance.NONE, flags)
     counted = Usage.from_dict(end.usage)
     if seen.state == CHARGED:
-        return Bill(end.hold_nanos, counted, Provenance.ESTIMATED, [*flags, settlement.CAPPED])
+        return Bill(entry.SETTLED, end.hold_nanos, counted, Provenance.ESTIMATED, [*flags, settlement.CAPPED])
     outcome = _OUTCOMES[seen.state]
     if reported == ONE_CALL:  # a success, or an end that its family charges as one: what was asked for
         reported, outcome = replace(counted, input=0), entry.COMPLETE
     figures = Figures(reported, reported is not None, counted, is_estimate=True)
     found = settlement.bill(end, outcome, figures, price, Terms())
-    return found._replace(flags=[*flags, *found.flags])
+    return replace(found, flags=[*flags, *found.flags])
 
 
 def _end(end: End, seen: Observed, found: Bill) -> End:
-    is_void = found.provenance is Provenance.NONE
     return replace(
         end,
         at_ms=max(seen.at_ms, end.began_ms),
-        state=entry.VOID if is_void else entry.SETTLED,
+        state=found.state,
         outcome=_OUTCOMES.get(seen.state, end.outcome),
         cut=CANCELLED if seen.state == CANCELLED else end.cut,
         lease="",
         cost_nanos=found.cost_nanos,
-        provenance=found.provenance.value,
+        provenance=found.provenance,
         usage=found.usage.as_dict(),
         flags=[*end.flags, *found.flags],
         took_ms=min(max(seen.at_ms - end.began_ms, end.took_ms), (1 << 31) - 1),
@@ -210,6 +209,6 @@ def _end(end: End, seen: Observed, found: Bill) -> End:
 
 def _correction(call: str, seen: Observed, found: Bill) -> Settle:
     return Settle(
-        seen.id, seen.at_ms, found.cost_nanos, found.provenance.value, found.usage.as_dict(),
+        seen.id, seen.at_ms, found.cost_nanos, found.provenance, found.usage.as_dict(),
         corrects=call, flags=found.flags,
     )  # fmt: skip

@@ -6,13 +6,11 @@ multiplies it, the journal and the usage row store `as_dict()`.
 
 from __future__ import annotations
 
-from enum import StrEnum
-
 from msgspec import Struct, field, structs, to_builtins
 
 
-class Provenance(StrEnum):
-    """Where the figures of a call came from."""
+class Provenance:
+    """Where the figures of a call came from: the words that are journaled and stored."""
 
     FINAL = "final"  # the vendor's last word
     EARLY = "early"  # the vendor's figures, but the stream was cut before its last word

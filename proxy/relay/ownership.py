@@ -57,6 +57,9 @@ class Fate(Enum):
     EXISTS = auto()  # the task was there before, and is not this call's
 
 
+OVER, GOES_ON, EXISTS = Fate  # as globals: a look-up in the class takes 75 ns
+
+
 class Ownership:
     """The bindings of one worker."""
 

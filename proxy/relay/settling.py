@@ -10,23 +10,24 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
 from logging import getLogger
 from time import monotonic
-from typing import Any
+from typing import Any, NamedTuple
+
+from msgspec import Struct
 
 from proxy import telemetry
 from proxy.access.admission import Gate, Ticket
 from proxy.errors import ProxyError, Source
 from proxy.journal.segments import Journal
 from proxy.ledger import bindings, entry, settlement
-from proxy.ledger.settlement import Facts, Figures, Terms, Waiver
+from proxy.ledger.settlement import Bill, Figures, Terms, Waiver
 from proxy.metering.pricing import Price
 from proxy.metering.usage import Provenance, Usage
 from proxy.relay import prompts
 from proxy.relay.exchange import Exchange
 from proxy.relay.metering_task import Tap
-from proxy.relay.ownership import Fate
+from proxy.relay.ownership import EXISTS, GOES_ON, OVER, Fate
 from proxy.telemetry import Stats
 
 log = getLogger("headrace.calls")
@@ -42,17 +43,27 @@ _NOT_COUNTED = frozenset({entry.FAILED, entry.UPSTREAM_ERROR})
 _NO_WAIVERS: frozenset[Waiver] = frozenset()
 _FREE_IF_BROKEN = frozenset({Waiver.ON_BREAK})
 
+_OVER = frozenset({entry.SETTLED, entry.VOID})
+
 Then = Callable[[BaseException | None], None]
 
 
-@dataclass(frozen=True, slots=True)
-class Ending:
+class Ending(Struct, frozen=True, gc=False):
     """How a call ends; `status` is what the client is answered where no upstream's answer is relayed."""
 
     outcome: str
     why: str = ""
     status: int = 0
     is_whole: bool = False  # the answer came to its end
+
+
+class _Unsettled(NamedTuple):
+    """A call whose request is still to be counted."""
+
+    figures: Figures
+    price: Price
+    terms: Terms
+    content: bytes
 
 
 class Settler:
@@ -135,7 +146,7 @@ class Settler:
         if tap is not None and is_framed:
             tap.finish()
         failed = x.attempts[-1].status >= 400 or (tap is not None and tap.meter.error)
-        self._close(x, tap, Ending(entry.UPSTREAM_ERROR if failed else entry.COMPLETE, is_whole=True), then)
+        self._close(x, tap, Ending(entry.UPSTREAM_ERROR if failed else entry.COMPLETE, "", 0, True), then)
 
     def interrupt(
         self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
@@ -152,7 +163,7 @@ class Settler:
     def refuse(self, x: Exchange, error: ProxyError) -> None:
         """The call ends with an error of ours before anything reached the client."""
         outcome = entry.UPSTREAM_ERROR if error.source is Source.UPSTREAM else entry.FAILED
-        self._undo(x, Ending(outcome, error.code, status=error.status))
+        self._undo(x, Ending(outcome, error.code, error.status))
 
     def abandon(self, x: Exchange) -> None:
         """The client left before the call was sent anywhere."""
@@ -166,55 +177,79 @@ class Settler:
 
     def _close(self, x: Exchange, tap: Tap | None, ending: Ending, then: Then | None) -> None:
         """The only way out of `live`."""
-        if x.settled or x.begin is None or x.standing is None:
+        begin, standing, outcome = x.begin, x.standing, ending.outcome
+        if x.settled or begin is None or standing is None:
             return
         x.settled = True
-        x.outcome = ending.outcome
-        begin, price = x.begin, x.standing.price
-        facts = self._facts(x, tap, ending)
-        reported = tap.meter.usage() if tap is not None else None
-        if reported is not None:
-            price = self._narrowed(x, price, tap)
-        fate = x.ownership.conclude(x, ending.outcome) if x.ownership is not None else Fate.OVER
-        if fate is Fate.GOES_ON:
-            self._defer(x, facts, price, then)
-            return
-        is_last_word = ending.is_whole or (tap is not None and tap.meter.usage_is_final())
-        is_final = reported is not None and is_last_word
-        terms = self._terms(x)
-        uncounted = b""
-        if fate is Fate.EXISTS:
-            facts.cut, figures = bindings.EXISTS, Figures()
-        elif is_final or price.free or ending.outcome in _NOT_COUNTED:
-            figures = Figures(reported, is_final)
-        else:
-            figures, uncounted = self._counted(x, tap, reported)
-        if uncounted:
-            end = settlement.pending(begin, facts, figures, price)
+        x.outcome = outcome
+        price, reported, last_word = standing.price, None, None
+        if tap is not None:
+            reported = tap.meter.usage()
+            if ending.is_whole or tap.meter.usage_is_final():
+                last_word = reported
+            if price.has_variants and reported is not None:
+                price = self._narrowed(x, price, tap)
+        fate = x.ownership.conclude(x, outcome) if x.ownership is not None else OVER
+        bill, unsettled = None, None
+        if last_word is not None and outcome == entry.COMPLETE and fate is OVER and not x.is_drained:
+            context = standing.model.context if standing.model is not None else None
+            bill = settlement.plain_bill(begin, last_word, price, context, x.output_bound)
+        if bill is None:
+            bill, unsettled = self._bill(x, tap, price, fate, Figures(reported, last_word is not None))
+        end = settlement.ended(begin, bill, price.id, outcome, self._wall_ms())
+        end.cut = bindings.EXISTS if fate is EXISTS else ending.why
+        end.status = ending.status or x.status
+        self._tell_of_answer(end, x, tap)
+        if unsettled is not None:
             assert x.ticket is not None
-            late = self._settle_late(end, x.ticket, (figures, price, terms), uncounted)
-            telemetry.spawn("settle late", late)
-        else:
-            end = settlement.settled(begin, facts, figures, price, terms)
+            telemetry.spawn("settle late", self._settle_late(end, x.ticket, unsettled))
         # While Begin waits to be written they share their fate: no End without it.
-        self._journal.append(entry.encode(end), then, settle=x.has_begun)
-        # What is still being counted is spent at its hold: nobody spends it twice meanwhile.
-        self._release(x, end.hold_nanos if uncounted else end.cost_nanos, end.usage)
+        self._journal.append(entry.encode(end), then, settle=x.has_begun or fate is GOES_ON)
+        # What is still being counted is spent at its hold: nobody spends it twice meanwhile. So is what goes
+        # on at the vendor: that hold is the binding's from here on.
+        self._release(x, end.cost_nanos if end.state in _OVER else end.hold_nanos, end.usage)
         self._tell(x, end)
 
-    def _defer(self, x: Exchange, facts: Facts, price: Price, then: Then | None) -> None:
-        """The call is over, what it started at the vendor is not: its hold is the binding's from here on."""
-        assert x.begin is not None
-        assert x.operation is not None
-        if x.operation.amounts is not None:
-            counted = x.operation.amounts(x.doc)
-        else:
-            counted = Usage(calls=1, input=x.begin.input_bound)
-        known = Figures(counted=counted, is_estimate=True)
-        end = bindings.deferred(settlement.pending(x.begin, facts, known, price))
-        self._journal.append(entry.encode(end), then, settle=True)
-        self._release(x, end.hold_nanos, end.usage)
-        self._tell(x, end)
+    def _bill(
+        self, x: Exchange, tap: Tap | None, price: Price, fate: Fate, figures: Figures
+    ) -> tuple[Bill, _Unsettled | None]:
+        """What a call costs, however it ended, and what is left to be counted of it."""
+        assert x.begin is not None and x.operation is not None
+        outcome, terms = x.outcome, self._terms(x)
+        if fate is GOES_ON:
+            amounts = x.operation.amounts
+            asked = Usage(calls=1, input=x.begin.input_bound) if amounts is None else amounts(x.doc)
+            return bindings.deferred(outcome, asked), None
+        if fate is EXISTS:
+            figures = Figures()
+        elif not (figures.is_final or price.free or outcome in _NOT_COUNTED):
+            figures, uncounted = self._counted(x, tap, figures.reported)
+            if uncounted:
+                return settlement.pending(outcome, figures), _Unsettled(figures, price, terms, uncounted)
+        return settlement.bill(x.begin, outcome, figures, price, terms), None
+
+    def _tell_of_answer(self, end: entry.End, x: Exchange, tap: Tap | None) -> None:
+        """How the call went, as far as no bill depends on it."""
+        now, answered = monotonic(), x.answered
+        if x.attempts:
+            end.attempts, last = x.attempts, x.attempts[-1]
+            end.upstream, end.mirror, end.credential = last.upstream, last.mirror, last.credential
+            end.upstream_id = last.upstream_id
+        if tap is not None:
+            meter = tap.meter
+            end.status = end.status or x.attempts[-1].status
+            end.upstream_id = end.upstream_id or meter.vendor_id[:128]
+            end.upstream_model, end.events = meter.model[:128], meter.events
+            if tap.total:
+                end.response_bytes = tap.total
+                answered = answered or now
+            if meter.degraded:
+                end.flags.insert(0, "metering_degraded")
+        end.rurt_ms, end.took_ms = int((x.uploaded - x.arrived) * 1000), int((now - x.arrived) * 1000)
+        if answered:
+            end.ttft_ms = max(0, int((answered - x.uploaded) * 1000))
+        if x.facts is not None:
+            end.client = x.facts.user_agent[:CLIENT_CHARS_MAX]
 
     def _counted(self, x: Exchange, tap: Tap | None, reported: Usage | None) -> tuple[Figures, bytes]:
         """Our own count of what the vendor did not tell, and the request if it is too long to count now."""
@@ -232,31 +267,6 @@ class Settler:
         counted.input = max(x.prompt_tokens, 0)
         return Figures(reported, False, counted, is_estimate), b""
 
-    def _facts(self, x: Exchange, tap: Tap | None, ending: Ending) -> Facts:
-        last = x.attempts[-1] if x.attempts else entry.Attempt("", "", "", "")
-        now = monotonic()
-        meter = tap.meter if tap is not None else None
-        answered = x.answered or (now if tap is not None and tap.total else 0.0)
-        return Facts(
-            outcome=ending.outcome,
-            at_ms=self._wall_ms(),
-            status=ending.status or x.status or (last.status if tap is not None else 0),
-            cut=ending.why,
-            attempts=x.attempts,
-            upstream=last.upstream,
-            mirror=last.mirror,
-            credential=last.credential,
-            upstream_id=last.upstream_id or (meter.vendor_id[:128] if meter else ""),
-            upstream_model=meter.model[:128] if meter else "",
-            response_bytes=tap.total if tap is not None else 0,
-            events=meter.events if meter else 0,
-            rurt_ms=int((x.uploaded - x.arrived) * 1000),
-            ttft_ms=max(0, int((answered - x.uploaded) * 1000)) if answered else -1,
-            took_ms=int((now - x.arrived) * 1000),
-            client=x.facts.user_agent[:CLIENT_CHARS_MAX] if x.facts is not None else "",
-            flags=["metering_degraded"] if meter is not None and meter.degraded else [],
-        )
-
     def _terms(self, x: Exchange) -> Terms:
         assert x.snapshot is not None and x.route is not None
         last = x.attempts[-1].upstream if x.attempts else ""
@@ -270,12 +280,10 @@ class Settler:
             within_hold=x.is_drained,
         )
 
-    def _narrowed(self, x: Exchange, price: Price, tap: Tap | None) -> Price:
+    def _narrowed(self, x: Exchange, price: Price, tap: Tap) -> Price:
         """The answer's service tier decides, and the size and quality that were asked for."""
-        if not price.content.get("service_tiers") and not price.content.get("sizes"):
-            return price
         narrowed = price.narrowed(
-            service_tier=tap.meter.service_tier if tap is not None else "",
+            service_tier=tap.meter.service_tier,
             size=str(x.doc.get("size") or ""),
             quality=str(x.doc.get("quality") or ""),
         )
@@ -312,14 +320,11 @@ class Settler:
     async def _count_prompt(self, x: Exchange, content: bytes) -> None:
         x.prompt_tokens = await asyncio.to_thread(prompts.count, content, x.model)
 
-    async def _settle_late(
-        self, end: entry.End, ticket: Ticket, known: tuple[Figures, Price, Terms], content: bytes
-    ) -> None:
+    async def _settle_late(self, end: entry.End, ticket: Ticket, left: _Unsettled) -> None:
         """What takes too long to count at once is counted in a thread; the Settle follows the End."""
-        figures, price, terms = known
-        assert figures.counted is not None
-        figures.counted.input = await asyncio.to_thread(prompts.count, content, end.model)
-        settle = settlement.late(end, figures, price, terms, self._wall_ms())
+        assert left.figures.counted is not None
+        left.figures.counted.input = await asyncio.to_thread(prompts.count, left.content, end.model)
+        settle = settlement.late(end, left.figures, left.price, left.terms, self._wall_ms())
         self._journal.append(entry.encode(settle), None, settle=True)
         self._gate.correct(ticket, settle.cost_nanos - end.hold_nanos)
 
@@ -368,7 +373,7 @@ class Settler:
         if end.stream:
             stats.observe("first_byte_seconds", end.ttft_ms / 1000, end.operation)
             stats.inc("stream_events_total", by=end.events)
-        if end.provenance != Provenance.FINAL.value:
+        if end.provenance != Provenance.FINAL:
             stats.inc("usage_provenance_total", end.provenance)
         if end.flags and "metering_degraded" in end.flags:
             stats.inc("metering_degraded_total")

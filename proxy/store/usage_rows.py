@@ -80,7 +80,7 @@ def seal(values: Record) -> int:
 
 def settled(end: End, settle: Settle) -> End:
     """A pending End with what was counted after it."""
-    is_void = settle.provenance == Provenance.NONE.value
+    is_void = settle.provenance == Provenance.NONE
     return replace(
         end,
         state=entry.VOID if is_void else entry.SETTLED,

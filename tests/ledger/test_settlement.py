@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from msgspec.structs import fields, replace
+from msgspec.structs import replace
 
 from proxy.ledger import entry
 from proxy.ledger.entry import Begin, End, Progress
@@ -22,16 +22,18 @@ from proxy.ledger.settlement import (
     SINGLE_MAX,
     SINGLES,
     WAIVED,
-    Facts,
+    Bill,
     Figures,
     Terms,
     Waiver,
+    bill,
+    ended,
     interrupted,
     late,
     owed,
     pending,
+    plain_bill,
     recovered,
-    settled,
 )
 from proxy.metering.pricing import cost_nanos, price_from_content
 from proxy.metering.usage import FIELDS, Usage
@@ -53,7 +55,12 @@ PLAIN = Terms()
 
 
 def close(outcome: str, figures: Figures, terms: Terms = PLAIN) -> End:
-    return settled(BEGIN, Facts(outcome, 2_000), figures, PRICE, terms)
+    found = bill(BEGIN, outcome, figures, PRICE, terms)
+    return ended(BEGIN, found, PRICE.id, outcome, 2_000)
+
+
+def counting() -> End:
+    return ended(BEGIN, pending(entry.COMPLETE, COUNTED), PRICE.id, entry.COMPLETE, 2_000)
 
 
 def price_of(tokens_in: int, tokens_out: int) -> int:
@@ -166,7 +173,7 @@ def test_a_call_whose_relay_died_before_any_checkpoint_is_void_and_to_be_reconci
 
 
 def test_a_pending_end_costs_nothing_until_it_is_settled_late():
-    end = pending(BEGIN, Facts(entry.COMPLETE, 2_000), COUNTED, PRICE)
+    end = counting()
     assert (end.state, end.cost_nanos, end.usage) == (entry.PENDING, 0, {"input": 44, "output": 20})
     settle = late(end, Figures(counted=Usage(input=46, output=22)), PRICE, PLAIN, 3_000)
     assert (settle.id, settle.at_ms, settle.corrects) == (end.id, 3_000, "")
@@ -174,7 +181,7 @@ def test_a_pending_end_costs_nothing_until_it_is_settled_late():
 
 
 def test_a_pending_end_whose_relay_died_is_settled_by_what_it_knew_within_the_hold():
-    end = pending(BEGIN, Facts(entry.COMPLETE, 2_000), COUNTED, PRICE)
+    end = counting()
     assert recovered(end, PRICE, 3_000).cost_nanos == price_of(44, 20)
     assert recovered(end, PRICE, 3_000).provenance == "estimated"
     huge = replace(end, usage={"input": 10, "output": 10**6})
@@ -237,33 +244,31 @@ def test_the_figures_of_the_meter_are_not_changed_by_billing():
 # -- what a row says -----------------------------------------------------------------------------
 
 
-def told(record: Begin | Facts, **but: object) -> object:
-    """The record with another value in each field that has a plain one."""
-    plain = {
-        f.name: f.name if type(getattr(record, f.name)) is str else i
-        for i, f in enumerate(f for f in fields(record) if type(getattr(record, f.name)) in (str, int))
-    }
-    return replace(record, **(plain | but))
+def told(kind: type) -> dict[str, object]:
+    """Another value for each field that has a plain one."""
+    plain = {name: of for name, of in kind.__annotations__.items() if of in ("str", "int")}
+    return {name: name if of == "str" else i for i, (name, of) in enumerate(plain.items(), 1)}
 
 
-def test_each_field_of_an_end_is_that_of_the_begin_the_facts_or_the_bill():
-    begin = told(BEGIN, hold_nanos=HOLD, stream=True, multiplied=False)
-    facts = told(Facts("", 0, attempts=[entry.Attempt("u", "m", "c", "ok")]), outcome=entry.COMPLETE)
-    end = settled(begin, facts, FINAL, PRICE, PLAIN)
-    bill = {
-        "state": entry.SETTLED, "cost_nanos": end.cost_nanos, "provenance": "final", "began_ms": begin.at_ms,
-        "usage": FINAL.reported.as_dict(), "price": PRICE.id, "free_nanos": 0, "flags": [],
+def test_each_field_of_an_end_is_that_of_the_begin_or_the_bill():
+    begin = replace(BEGIN, **told(Begin), stream=True, multiplied=False)
+    found = Bill(entry.SETTLED, 77, FINAL.reported, "final", ["odd"])
+    expected = {
+        **{name: getattr(begin, name) for name in Begin.__struct_fields__ if name in End.__struct_fields__},
+        "state": entry.SETTLED, "cost_nanos": 77, "usage": {"input": 40, "output": 30}, "provenance": "final",
+        "flags": ["odd"], "began_ms": begin.at_ms, "at_ms": 9, "price": "narrowed", "outcome": entry.COMPLETE,
+        "status": 0,
     }  # fmt: skip
-    for field in fields(End):
-        source = facts if hasattr(facts, field.name) else begin
-        expected = bill[field.name] if field.name in bill else getattr(source, field.name)
-        assert getattr(end, field.name) == expected, field.name
+    assert ended(begin, found, "narrowed", entry.COMPLETE, 9) == End(**expected)
 
 
 # -- for all -------------------------------------------------------------------------------------
 
 TOKENS = st.integers(-10, 10**10)
+SOME = st.integers(0, 10**5)
 USAGE = st.builds(Usage, input=TOKENS, cache_read=TOKENS, output=TOKENS, reasoning=TOKENS)
+PLAIN_USAGE = st.builds(Usage, input=SOME, cache_read=SOME, output=SOME, output_audio=SOME, calls=SOME)
+PLAIN_WAIVERS = (frozenset(), frozenset({Waiver.ON_BREAK}), frozenset({Waiver.ON_BREAK, Waiver.ON_CUT}))
 FIGURES = st.builds(Figures, st.none() | USAGE, st.booleans(), st.none() | USAGE, st.booleans())
 BOUND = st.none() | st.integers(0, 10**6)
 TERMS = st.builds(
@@ -281,6 +286,14 @@ def test_every_row_can_be_recomputed_from_what_it_stores(outcome, figures, terms
         assert end.cost_nanos <= HOLD
     if end.state == entry.VOID:
         assert (end.cost_nanos, end.usage, end.provenance) == (0, {}, "none")
+
+
+@given(USAGE | PLAIN_USAGE, BOUND, BOUND, st.booleans(), st.sampled_from(list(PLAIN_WAIVERS)))
+def test_a_plain_bill_is_what_the_bill_comes_to(usage, input_max, output_max, trusted, waivers):
+    plain = plain_bill(BEGIN, usage, PRICE, input_max, output_max)
+    if plain is not None:
+        terms = Terms(trusted, input_max, output_max, waivers)
+        assert plain == bill(BEGIN, entry.COMPLETE, Figures(usage, True), PRICE, terms)
 
 
 @given(st.sampled_from(sorted(BILLED)), FIGURES, TERMS)

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from proxy.dialects.owned import SUCCEEDED
-from proxy.ledger import bindings
-from proxy.ledger.entry import Bind, Observed
+from proxy.ledger.entry import DEFERRED, Bind, Observed
 from proxy.metering.pricing import cost_nanos
 from proxy.metering.usage import Usage
 from proxy.store.drainer import days_of
@@ -23,11 +22,9 @@ def submitted(account: int, vendor_id: str, lease: str = "", kind: str = "respon
         call.id, NOW_MS, account, 1, kind, vendor_id, "openai", "direct", "main", HOLD, lease,
         {"id": vendor_id},
     )  # fmt: skip
-    deferred = bindings.deferred(
-        end(
-            account, id=call.id, lease=lease, hold_nanos=HOLD, state=bindings.holds.OPEN, cost_nanos=0,
-            usage={"input": 40, "calls": 1}, provenance="estimated",
-        )
+    deferred = end(
+        account, id=call.id, lease=lease, hold_nanos=HOLD, state=DEFERRED, cost_nanos=0,
+        usage={"input": 40, "calls": 1}, provenance="estimated",
     )  # fmt: skip
     return [begin(account, id=call.id, lease=lease, hold_nanos=HOLD), bind, deferred]
 
