@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 from bisect import bisect_left
-from collections.abc import Coroutine, Iterable
+from collections import Counter
+from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -147,11 +148,12 @@ class Stats:
     Labels come in the order of METRICS. Raises KeyError on a name that METRICS does not have.
     """
 
-    __slots__ = ("_histograms", "_values")
+    __slots__ = ("_histograms", "_values", "_waiting")
 
     def __init__(self) -> None:
         self._values: dict[tuple[str, ...], float] = {}
         self._histograms: dict[tuple[str, ...], list[float]] = {}  # counts per bucket, above all, sum
+        self._waiting: list[Callable[[], None]] = []
 
     def inc(self, name: str, *labels: str, by: float = 1) -> None:
         key = (name, *labels)
@@ -167,15 +169,34 @@ class Stats:
         self._values[key] = value
 
     def observe(self, name: str, value: float, *labels: str) -> None:
-        key = (name, *labels)
+        self.observe_all(name, (value,), *labels)
+
+    # For what happens too often to be counted one by one.
+
+    def inc_all(self, name: str, labels: Iterable[tuple[str, ...]]) -> None:
+        """Once for each."""
+        for each, n in Counter(labels).items():
+            self.inc(name, *each, by=n)
+
+    def observe_all(self, name: str, values: Sequence[float], *labels: str) -> None:
+        if not values:
+            return
+        key, buckets = (name, *labels), METRICS[name].buckets
         series = self._histograms.get(key)
         if series is None:
-            series = self._histograms[_declared(key)] = [0.0] * (len(METRICS[name].buckets) + 2)
-        series[bisect_left(METRICS[name].buckets, value)] += 1
-        series[-1] += value
+            series = self._histograms[_declared(key)] = [0.0] * (len(buckets) + 2)
+        for value in values:
+            series[bisect_left(buckets, value)] += 1
+        series[-1] += sum(values)
+
+    def before_snapshot(self, count: Callable[[], None]) -> None:
+        """`count` counts whatever waits to be counted."""
+        self._waiting.append(count)
 
     def snapshot(self) -> dict[str, list[Any]]:
         """Totals since the process began: {"values": [[[name, label...], n]...], "histograms": ...}."""
+        for count in self._waiting:
+            count()
         return {
             "values": [[key, value] for key, value in self._values.items()],
             "histograms": [[key, list(series)] for key, series in self._histograms.items()],

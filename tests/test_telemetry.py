@@ -107,6 +107,25 @@ def test_stats_are_totals_by_name_and_labels() -> None:
     assert series[-1] == pytest.approx(1e9 + 0.02)
 
 
+def test_what_waits_is_counted_before_the_numbers_are_told() -> None:
+    stats, waiting = Stats(), [("chat", "complete"), ("chat", "failed"), ("chat", "complete")]
+
+    def count() -> None:
+        stats.inc_all("calls_total", waiting)
+        stats.observe_all("call_seconds", [0.25 for _ in waiting], "chat")
+        stats.observe_all("call_seconds", [], "embeddings")
+        waiting.clear()
+
+    stats.before_snapshot(count)
+    snapshot = stats.snapshot()
+    assert dict(map(tuple, snapshot["values"])) == {
+        ("calls_total", "chat", "complete"): 2, ("calls_total", "chat", "failed"): 1
+    }  # fmt: skip
+    [[key, series], *_] = snapshot["histograms"]
+    assert (key, sum(series[:-1]), series[-1]) == (("call_seconds", "chat"), 3, 0.75)
+    assert stats.snapshot() == snapshot
+
+
 def test_a_name_or_label_that_is_not_declared_is_an_error() -> None:
     with pytest.raises(KeyError):
         Stats().inc("typo_total")

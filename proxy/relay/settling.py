@@ -23,11 +23,12 @@ from proxy.journal.segments import Journal
 from proxy.ledger import bindings, entry, settlement
 from proxy.ledger.settlement import Bill, Figures, Terms, Waiver
 from proxy.metering.pricing import Price
-from proxy.metering.usage import Provenance, Usage
+from proxy.metering.usage import Usage
 from proxy.relay import prompts
 from proxy.relay.exchange import Exchange
 from proxy.relay.metering_task import Tap
 from proxy.relay.ownership import EXISTS, GOES_ON, OVER, Fate
+from proxy.relay.tally import DEGRADED, Tally
 from proxy.telemetry import Stats
 
 log = getLogger("headrace.calls")
@@ -82,7 +83,7 @@ class Settler:
         self._gate = gate
         self._journal = journal
         self._notify = notify
-        self._stats = stats
+        self._tally = Tally(stats)
         self._loop = loop
         self._wall_ms = wall_ms
         self._known_prices: set[str] = set()
@@ -208,7 +209,9 @@ class Settler:
         # What is still being counted is spent at its hold: nobody spends it twice meanwhile. So is what goes
         # on at the vendor: that hold is the binding's from here on.
         self._release(x, end.cost_nanos if end.state in _OVER else end.hold_nanos, end.usage)
-        self._tell(x, end)
+        self._tally.add(end, x.sent - x.uploaded)
+        if outcome != entry.COMPLETE:
+            log.info("call ended early", extra={"call": x.id, "outcome": outcome, "why": end.cut})
 
     def _bill(
         self, x: Exchange, tap: Tap | None, price: Price, fate: Fate, figures: Figures
@@ -244,7 +247,7 @@ class Settler:
                 end.response_bytes = tap.total
                 answered = answered or now
             if meter.degraded:
-                end.flags.insert(0, "metering_degraded")
+                end.flags.insert(0, DEGRADED)
         end.rurt_ms, end.took_ms = int((x.uploaded - x.arrived) * 1000), int((now - x.arrived) * 1000)
         if answered:
             end.ttft_ms = max(0, int((answered - x.uploaded) * 1000))
@@ -359,25 +362,3 @@ class Settler:
             async with asyncio.timeout(timeout_s):
                 await self._change
         self._change = None
-
-    def _tell(self, x: Exchange, end: entry.End) -> None:
-        stats = self._stats
-        stats.inc("calls_total", end.operation, end.outcome)
-        stats.inc("request_bytes_total", by=end.request_bytes)
-        stats.inc("response_bytes_total", by=end.response_bytes)
-        for attempt in end.attempts:
-            stats.inc("upstream_attempts_total", attempt.upstream, attempt.mirror, attempt.outcome)
-        stats.observe("call_seconds", end.took_ms / 1000, end.operation)
-        if x.sent > x.uploaded:  # else it was an upload: the rest of it came later
-            stats.observe("overhead_seconds", x.sent - x.uploaded)
-        if end.stream:
-            stats.observe("first_byte_seconds", end.ttft_ms / 1000, end.operation)
-            stats.inc("stream_events_total", by=end.events)
-        if end.provenance != Provenance.FINAL:
-            stats.inc("usage_provenance_total", end.provenance)
-        if end.flags and "metering_degraded" in end.flags:
-            stats.inc("metering_degraded_total")
-        if end.outcome == entry.INTERRUPTED_CLIENT:
-            stats.inc("client_disconnects_total")
-        if end.outcome != entry.COMPLETE:
-            log.info("call ended early", extra={"call": x.id, "outcome": end.outcome, "why": end.cut})
