@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 from aiohttp import web
 from aiohttp.test_utils import TestServer
+from msgspec import structs
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import OperationSpec, UsagePointers
@@ -470,7 +471,7 @@ async def test_what_is_finished_costs_a_round_nothing(rig, accounts):
 
 async def test_what_the_vendor_has_forgotten_is_dropped_but_never_what_waits(rig, accounts):
     kept = Bind(new_id(), NOW_MS, accounts[0], 1, "thread", "th1", "openai", "direct", "main")
-    await rig.life.write([replace(kept, id=new_id(), kind="file", vendor_id="f1"), kept])
+    await rig.life.write([structs.replace(kept, id=new_id(), kind="file", vendor_id="f1"), kept])
     await rig.submit(accounts[0], "r1")
     rig.vendor.answers["r1"] = {"status": "queued"}
     await rig.round(after_s=29 * 86_400)
