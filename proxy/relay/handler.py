@@ -21,7 +21,7 @@ from proxy.errors import (
     StationFault,
     UnknownModel,
 )
-from proxy.journal.crashpoint import crash_point
+from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.journal.segments import Journal
 from proxy.ledger import entry
 from proxy.relay import body
@@ -245,7 +245,7 @@ class Relay:
             raise JournalUnavailable(retry_after_s=5.0)
         begin = self.settler.begin(x)
         self.journal.append(entry.encode(begin), x.begin_written)
-        crash_point("begin-appended")
+        ARMED and crash_point("begin-appended")
 
     def plan(self, x: Exchange, choice: Choice, *, is_watched: bool) -> Plan:
         """What goes to one upstream: path, headers, body; and how long it may take."""

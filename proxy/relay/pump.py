@@ -18,7 +18,7 @@ from time import monotonic
 
 from proxy.errors import JournalUnavailable, ProxyError, TimeLimit, UpstreamTimeout
 from proxy.http1.head import Head
-from proxy.journal.crashpoint import crash_point
+from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.ledger import entry
 from proxy.relay import answers
 from proxy.relay.delivery import Writer, delivery_for
@@ -51,7 +51,7 @@ class Pump:
     """A Sink for one upstream connection (proxy/relay/upstream.py)."""
 
     __slots__ = (
-        "_attempt", "_body", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
+        "_attempt", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
         "_is_broken", "_is_flushed", "_is_framed", "_lane", "_last", "_plan", "_state", "_tap", "_tools",
         "_way", "_x", "is_sent",
     )  # fmt: skip
@@ -69,18 +69,17 @@ class Pump:
         )
         x.attempts.append(self._attempt)
         self._head: Head | None = None
-        self._body: list[bytes] = []  # of an unhappy answer, while it is judged
         self._delivery: Writer | None = None
         self._hint = NO_HINT  # what is in the last bytes of a terminal event
         self._lane: Writer | None = None  # `_delivery`, while chunks go on as they come
-        self._held: list[bytes] = []
+        self._held: list[bytes] = []  # an unhappy answer while it is judged; what waits for End to be written
         self._tap: Tap | None = None
         self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
         self.is_sent = False  # a byte of the request may have been acted upon
         self._is_flushed = False  # End is written: nothing is held back any more
         self._is_framed = False  # the upstream's framing is complete
         self._is_broken = False  # lost after the terminal event
-        self._last = monotonic()
+        self._last = 0.0  # when something came, or the request was sent
 
     def run(self, conn: UpstreamConnection) -> asyncio.Future[ProxyError | None]:
         """Send the request once the call's Begin is written, relay the answer.
@@ -121,12 +120,13 @@ class Pump:
         if refused is not None:
             self._fail(JournalUnavailable())
             return
-        crash_point("begin-written")
+        ARMED and crash_point("begin-written")
         self.is_sent = True
-        self._x.sent = self._x.sent or monotonic()
-        plan = self._plan
-        self._conn.write([plan.head, plan.body] if plan.body else plan.head)
-        crash_point("request-sent")
+        self._last = now = monotonic()
+        self._x.sent = self._x.sent or now
+        _, head, body, _, _ = self._plan
+        self._conn.write([head, body] if body else head)
+        ARMED and crash_point("request-sent")
 
     # -- what the upstream sends --
 
@@ -146,8 +146,8 @@ class Pump:
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
         if self._state is JUDGING:
-            self._body += pieces
-            if done or sum(map(len, self._body)) > answers.UNHAPPY_BYTES_MAX:
+            self._held += pieces
+            if done or sum(map(len, self._held)) > answers.UNHAPPY_BYTES_MAX:
                 self._judge(done)
             return
         if self._conn is not None:
@@ -204,12 +204,12 @@ class Pump:
             )
         self._delivery = delivery_for(x, head, heading, hides_usage=way.hides_usage)
         self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
-        assert self._x.operation is not None
-        self._hint = self._x.operation.terminal_hint or NO_HINT
+        assert x.operation is not None
+        self._hint = x.operation.terminal_hint or NO_HINT
         if heading.is_event_stream:
             self._write((), False)  # the client learns at once that its stream has begun
             # Large prompts would stay in memory for the whole stream.
-            self._tools.settling.drop_request(self._x)
+            self._tools.settling.drop_request(x)
 
     def _relay(self, pieces: Sequence[bytes], done: bool) -> None:
         tap = self._tap
@@ -227,17 +227,17 @@ class Pump:
                 self._complete(pieces)
                 return
         self._write(pieces, False)
-        crash_point("first-content")
+        ARMED and crash_point("first-content")
         self._lane = None if self._drained_until else self._delivery
 
     def _judge(self, done: bool) -> None:
         """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
         assert self._head is not None
-        status, body = self._head.status, b"".join(self._body)
+        status, body = self._head.status, b"".join(self._held)
         self._attempt.outcome = f"status:{status}"
         verdict = answers.judge(self._head, body)
         if verdict is answers.Verdict.VERBATIM:
-            self._body = []
+            self._held = []
             self._begin_answer(self._head)
             self._relay((body,) if body else (), done)
             return
@@ -292,23 +292,23 @@ class Pump:
         self._held += pieces
         if self._attempt.outcome == "sent":
             self._attempt.outcome = "ok"
-        crash_point("terminal-held")
+        ARMED and crash_point("terminal-held")
         self._tools.settling.complete(self._x, self._tap, self._is_framed, self._flush)
-        crash_point("end-appended")
+        ARMED and crash_point("end-appended")
 
     def _flush(self, refused: BaseException | None) -> None:
         """Continuation of the journal's flush. Could End not be written: the client gets what it paid for."""
-        crash_point("end-written")
+        ARMED and crash_point("end-written")
         self._is_flushed = True
-        self._write(self._held, self._is_framed)
-        self._held = []
+        held, self._held = self._held, []
+        self._write(held, self._is_framed)
         if self._is_framed:
             self._finish()
         elif self._is_broken:
             self._finish_broken()
 
     def _finish(self) -> None:
-        crash_point("last-bytes-sent")
+        ARMED and crash_point("last-bytes-sent")
         if self._conn is not None:
             self._conn.release()
         self._close(None)
@@ -359,10 +359,11 @@ class Pump:
         self._state = CLOSED
         self._conn = None
         self._x.pump = None  # no cycle: what a call held is freed with it, not by the garbage collector
-        self._attempt.took_ms = self._tools.wall_ms() - self._attempt.started_ms
-        self._tools.sweeper.discard(self)
-        if self._tap is not None and self._tap.is_waiting:
-            self._tools.meters.forget(self._tap)
+        tools, attempt, tap = self._tools, self._attempt, self._tap
+        attempt.took_ms = tools.wall_ms() - attempt.started_ms
+        tools.sweeper.discard(self)
+        if tap is not None and tap.is_waiting:
+            tools.meters.forget(tap)
         if not self._done.done():
             self._done.set_result(result)
 
