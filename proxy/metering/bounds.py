@@ -220,15 +220,25 @@ def _length(value: object) -> int:
 
 def output_asked(doc: Mapping[str, Any]) -> int:
     """The tokens of output that a request allows for one answer; 0: it does not say."""
-    return max((limit for name in _OUTPUT_LIMITS if (limit := _whole(doc.get(name))) is not None), default=0)
+    return _asked(doc) or 0
 
 
 def _output(doc: Mapping[str, Any], n: int, max_output: int | None) -> int:
     most = OUTPUT_TOKENS if max_output is None else max_output
-    if not _OUTPUT_LIMITS.isdisjoint(doc):
-        asked = [limit for name in _OUTPUT_LIMITS & doc.keys() if (limit := _whole(doc[name])) is not None]
-        most = max(asked, default=most)
-    return n * (most if max_output is None else min(most, max_output))
+    if _OUTPUT_LIMITS.isdisjoint(doc):
+        return n * most
+    asked = _asked(doc)
+    if asked is None or (max_output is not None and asked > max_output):
+        return n * most
+    return n * asked
+
+
+def _asked(doc: Mapping[str, Any]) -> int | None:
+    most = None
+    for name in _OUTPUT_LIMITS:
+        if name in doc and (limit := _whole(doc[name])) is not None and (most is None or limit > most):
+            most = limit
+    return most
 
 
 def _bound_output(usage: Usage, doc: Mapping[str, Any], n: int, max_output: int | None) -> None:
@@ -318,6 +328,8 @@ def _token_ids(value: Any) -> int:
 
 def _whole(value: object) -> int | None:
     """A count in a request, also where it came as text or with a point: upstreams may be lenient."""
+    if type(value) is int:
+        return value if value >= 0 else None
     if type(value) is str and value.strip().isdecimal() and len(value) < 20:
         value = int(value)
     if type(value) is float and value.is_integer():

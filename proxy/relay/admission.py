@@ -198,7 +198,8 @@ class Admission:
             if plain is not None:
                 x.input_bound, x.output_bound = tokens, output = plain
                 if standing.tier.hold == "estimate":
-                    output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
+                    expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS)
+                    output = min(output, expected)
                 x.tokens_expected = tokens + output
                 return rate.cost_nanos(tokens, output)
         operation = standing.operation
