@@ -31,7 +31,7 @@ NOTHING: Mapping[str, Any] = {}
 _FREE = "", 0  # of no lease
 
 
-class Ticket(Struct):
+class Ticket(Struct, gc=False):
     """What an admitted call holds until it is closed."""
 
     account: int

@@ -28,6 +28,7 @@ from operator import attrgetter, itemgetter, mul
 from typing import Any, NamedTuple
 
 import orjson
+from msgspec import Struct
 
 from proxy.metering.usage import Usage
 
@@ -208,7 +209,7 @@ def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int
     return round_half_even(total * model_ppm * tier_ppm, _SCALE_MULTIPLIED)
 
 
-class TextRate(NamedTuple):
+class TextRate(Struct, frozen=True):
     """What calls cost that consume nothing but text: `cost_nanos`, with all that is fixed worked out."""
 
     input: int
@@ -261,8 +262,10 @@ def token_bucket(kind: str) -> str | None:
 def round_half_even(amount: int, divisor: int) -> int:
     """amount / divisor to the nearest integer; a tie goes to the even one. divisor > 0."""
     whole, rest = divmod(amount, divisor)
-    double = rest * 2
-    return whole + (double > divisor or (double == divisor and whole % 2 == 1))
+    double = rest + rest
+    if double == divisor:
+        return whole + whole % 2
+    return whole + 1 if double > divisor else whole
 
 
 # -- options of a request --------------------------------------------------------------------------
