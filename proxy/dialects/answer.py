@@ -13,6 +13,7 @@ from typing import Any, ClassVar
 from orjson import dumps, loads
 
 from proxy.dialects.base import OperationSpec, UsagePointers
+from proxy.metering.alike import Alike, like
 from proxy.metering.events import Splitter, SseSplitter, UnreadSplitter
 from proxy.metering.scanner import ANY, Pointer, PointerScanner
 from proxy.metering.usage import Usage
@@ -61,6 +62,7 @@ class AnswerMeter:
     _whole_bytes = 0
     _scanner: PointerScanner | None = None  # of one that became long
     _chars = 0
+    _alike: Alike | None = None  # what the next events are probably like
 
     def __init__(self, operation: OperationSpec, is_event_stream: bool) -> None:
         self._pointers = operation.meter or NO_USAGE
@@ -84,19 +86,54 @@ class AnswerMeter:
                     if content:
                         self._feed_whole(content)
                     return
+            if self._alike is not None and self._read_alike(self._alike, content):
+                return
             data = splitter.one(content)
             if data is not None:
-                self._read_event(data)
+                self._read_last(splitter, data, content)
             elif len(content) <= LOOK_BYTES or splitter.most(content) <= DOCUMENTS_MAX:
-                for found in splitter.feed(content):
-                    self._read_event(found)
+                *found, last = splitter.feed(content) or (None,)
+                for each in found:
+                    self._read_event(each)
+                if last is not None:
+                    self._read_last(splitter, last, content)
             else:
                 self._feed_long(splitter, content)
         except Exception:  # noqa: BLE001 - a spectator: no answer, however odd, may disturb its stream
             self.degraded = True
 
+    def _read_alike(self, alike: Alike, content: bytes) -> bool:
+        """A read of nothing but events like the last one: each has the effect that it had."""
+        texts = alike.texts(content)
+        if texts is None:
+            return False
+        chars = self._chars + sum(map(len, texts))
+        if chars > TEXT_CHARS_MAX:
+            return False
+        self._chars = chars
+        self._texts += texts
+        self.events += len(texts)
+        return True
+
+    def _read_last(self, splitter: Splitter, data: bytes | PointerScanner, content: bytes) -> None:
+        """The last event of a read. Where all it did was to have one text kept, those like it do no more."""
+        self._alike = None
+        only_text = self._only_text() if self._keeps_text and type(data) is bytes else ()
+        if not only_text:
+            self._read_event(data)
+            return
+        assert type(data) is bytes
+        before, texts = vars(self).copy(), len(self._texts)
+        self._read_event(data)
+        before["events"], before["_chars"] = self.events, self._chars
+        if len(self._texts) == texts + 1 and vars(self) == before:
+            text = self._texts[-1]
+            if any(look_up(loads(data), place) == text for place in only_text):
+                self._alike = like(splitter, content, data, text)
+
     def _feed_long(self, splitter: Splitter, content: bytes) -> None:
         """A read that may hold more documents than anybody has time for: those behind are not looked at."""
+        self._alike = None
         left = DOCUMENTS_MAX
         for start in range(0, len(content), LOOK_BYTES):
             if left <= 0:
@@ -158,6 +195,11 @@ class AnswerMeter:
     def _on_whole(self, doc: dict[str, Any]) -> None:
         """The one document of an answer that is not a stream."""
         raise NotImplementedError
+
+    def _only_text(self) -> tuple[Pointer, ...]:
+        """Where in an event texts are of which nothing depends but that they are kept, as long as they are
+        not empty."""
+        return ()
 
     # -- what it says it with ----------------------------------------------------------------------
 

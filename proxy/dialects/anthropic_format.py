@@ -72,6 +72,9 @@ USAGE = UsagePointers(places=(("message", "usage"), ("usage",)), read=read_usage
 # -- answers ---------------------------------------------------------------------------------------
 
 
+_ONLY_TEXT = (("delta", "text"), ("delta", "thinking"), ("delta", "partial_json"))
+
+
 class MessagesMeter(AnswerMeter):
     """messages, streamed or not; the answer of count_tokens has no usage of its own."""
 
@@ -83,6 +86,9 @@ class MessagesMeter(AnswerMeter):
         ("delta", "text"), ("delta", "thinking"), ("delta", "partial_json"),
         ("content", ANY, "text"), ("content", ANY, "thinking"), ("content", ANY, "input"),
     )  # fmt: skip
+
+    def _only_text(self) -> tuple[Pointer, ...]:
+        return _ONLY_TEXT
 
     def _on_event(self, doc: dict[str, Any]) -> None:
         kind = doc.get("type")

@@ -195,6 +195,10 @@ _TEXTS = ("content", "refusal", "text")
 _REASONING = ("reasoning_content", "reasoning")  # some send both, with the same text
 _CALLS = ("tool_calls", "function_call", "audio")
 _IN_CALL = ("name", "arguments", "transcript")
+_ONLY_TEXT = (
+    ("choices", ANY, "text"),
+    *(("choices", ANY, "delta", name) for name in ("content", *_REASONING)),
+)
 
 
 class CompletionMeter(AnswerMeter):
@@ -212,6 +216,9 @@ class CompletionMeter(AnswerMeter):
             for name in (*_TEXTS, "reasoning_content", "tool_calls")
         ),
     )
+
+    def _only_text(self) -> tuple[Pointer, ...]:
+        return _ONLY_TEXT
 
     def _on_event(self, doc: dict[str, Any]) -> None:
         # Some 10,000 of these come each second: what is usual is looked at first, and once.

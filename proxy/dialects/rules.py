@@ -80,6 +80,10 @@ class RuledMeter(AnswerMeter):
 
     # -- what a document says --
 
+    def _only_text(self) -> tuple[Pointer, ...]:
+        # A meter of its own may make more of a text.
+        return _only_text(self._rules, self._pointers) if type(self) is RuledMeter else ()
+
     def _on_event(self, doc: dict[str, Any]) -> None:
         rules = self._rules
         if rules.accepted:
@@ -224,6 +228,19 @@ def _kept(rules: Rules) -> tuple[Pointer, ...]:
         *(array if ANY in array else (*array, ANY, "_") for _, array in rules.counted),
         *((*place, ANY, *at) for place in tools.places for at in tools.named),
     )  # fmt: skip
+
+
+@cache
+def _only_text(rules: Rules, usage: UsagePointers) -> tuple[Pointer, ...]:
+    """Texts of streams that nothing is counted in, at places that no other fact is at, above or below."""
+    if rules.each or rules.counted or rules.tools or usage.spread:
+        return ()
+    others = (*usage.places, *_kept(rules))
+    return tuple(
+        text
+        for text in rules.text
+        if not any(a == b[: len(a)] for o in others for a, b in ((o, text), (text, o)))
+    )
 
 
 def every(value: Any, pointer: Pointer) -> Iterator[Any]:

@@ -72,7 +72,7 @@ class SseSplitter:
 
     def __init__(self, new_scanner: Callable[[], PointerScanner]) -> None:
         self._new_scanner = new_scanner
-        self._between = True  # events: nothing of one is kept
+        self.is_between = True  # events: nothing of one is kept
         self._line = bytearray()  # the line at hand, without its end
         self._data: list[bytes] = []  # data lines of the event at hand
         self._size = 0
@@ -89,9 +89,9 @@ class SseSplitter:
                 return None
         size = len(content)
         first_end = content.find(b"\n", at)
-        if first_end == size - 2 and content[-1] == _LF and self._between:
+        if first_end == size - 2 and content[-1] == _LF and self.is_between:
             return content[at + 6 :]
-        if first_end == size - 3 and content.endswith(b"\r\n\r\n") and self._between:
+        if first_end == size - 3 and content.endswith(b"\r\n\r\n") and self.is_between:
             return content[at + 6 : -4] if content.find(b"\r", at) == size - 4 else None
         return None
 
@@ -102,13 +102,13 @@ class SseSplitter:
         """The next bytes, cut anywhere; what they completed."""
         if b"\r" in content:
             with_lf = content.replace(b"\r\n", b"\n")
-            if b"\r" in with_lf or not self._between:
+            if b"\r" in with_lf or not self.is_between:
                 return self._feed_lines(content)
             content = with_lf
         last = content.rfind(b"\n\n") + 2  # behind the last event that is whole
         if last < 2:
             return self._feed_lines(content)
-        first = 0 if self._between else content.find(b"\n\n") + 2
+        first = 0 if self.is_between else content.find(b"\n\n") + 2
         out = self._feed_lines(content[:first]) if first else []
         for block in content[first : last - 2].split(b"\n\n") if first < last else ():
             if block.startswith(b"data: ") and b"\n" not in block:
@@ -147,7 +147,7 @@ class SseSplitter:
                 self._line.clear()
             self._line_over(piece, out)
         self._keep(content[at:])
-        self._between = not (
+        self.is_between = not (
             self._line or self._data or self._scanner or self._in_long_line or self._swallow_lf
         )
         return out

@@ -174,8 +174,27 @@ def test_nothing_makes_a_meter_raise(dialect: str, operation: str, pieces: list[
 @settings(max_examples=40, deadline=None)
 @given(anything)
 def test_no_document_makes_a_meter_raise(value: object):
+    body = json.dumps(value).encode()
     for dialect, operation in OPERATIONS:
-        said(metered(dialect, operation, [json.dumps(value).encode()]))
+        at_once = DIALECTS[dialect].make_meter(DIALECTS[dialect].operations[operation], True)
+        at_once.read_all(body)
+        assert said(at_once) == said(metered(dialect, operation, [body]))
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(openai_events, min_size=1, max_size=1).map(lambda events: json.dumps(events[0]).encode())
+    | st.sampled_from([b"", b"{", b' {"usage":{}}', b'{"model":NaN}', b"[DONE]", b"{}x"]),
+    st.booleans(),
+)
+def test_an_answer_that_is_read_at_once_is_read_as_one_that_comes_in_pieces(
+    body: bytes, is_event_stream: bool
+):
+    for operation in ("chat", "embeddings"):
+        at_once = DIALECTS["openai"].make_meter(DIALECTS["openai"].operations[operation], is_event_stream)
+        at_once.read_all(body)
+        pieces = metered("openai", operation, [body[:5], body[5:]], is_event_stream=is_event_stream)
+        assert (said(at_once), at_once.events) == (said(pieces), pieces.events)
 
 
 def test_half_of_a_surrogate_pair_hides_no_usage():

@@ -113,6 +113,14 @@ def test_an_error_reports_no_usage(recording: Recording):
     assert meter.usage() is None
 
 
+@each(RECORDINGS)
+def test_all_at_once_is_the_same(recording: Recording):
+    dialect = DIALECTS[recording.dialect]
+    meter = dialect.make_meter(dialect.operations[recording.operation], recording.is_event_stream)
+    meter.read_all(recording.body)
+    assert said(meter) == recording.meter(recording.body)
+
+
 @each(ANSWERS)
 def test_byte_by_byte_is_the_same(recording: Recording):
     assert recording.meter(*every_byte(recording.body)) == recording.meter(recording.body)

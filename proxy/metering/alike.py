@@ -1,0 +1,67 @@
+"""Read the events of a stream that differ in nothing but their text without parsing each.
+
+Owns the comparison. A stream of generated text is thousands of events that repeat all but a word: what
+stands around the word in one of them is known, and the words of those that follow are what stands between.
+Exact or nothing: a read that may be anything else is not read here. Which events may be compared is the
+meter's to decide (dialects/answer.py).
+"""
+
+from __future__ import annotations
+
+from orjson import loads
+
+from proxy.metering.events import Splitter, SseSplitter
+
+EVENTS_MAX = 1024  # of one read: with six line ends each they are fewer than what nobody has time for
+EVENT_BYTES_MAX = 4 << 10  # of what is kept to compare with, twice
+
+
+class Alike:
+    """Events that are like one that was read: `begin`, a text, `end`, each with the event's framing."""
+
+    __slots__ = ("_begin", "_between", "_end", "_splitter")
+
+    def __init__(self, splitter: SseSplitter, begin: bytes, end: bytes) -> None:
+        self._splitter = splitter
+        self._begin = begin  # its last byte is the quote in front of the text
+        self._end = end
+        self._between = end + begin  # with the blank line between two events, which no text can have
+
+    def texts(self, content: bytes) -> list[str] | None:
+        """Those of a read that is nothing but such events, none of them empty."""
+        begin, end = self._begin, self._end
+        if not (content.startswith(begin) and content.endswith(end) and self._splitter.is_between):
+            return None
+        told = content[len(begin) : -len(end)].split(self._between)
+        if len(told) > EVENTS_MAX:
+            return None
+        try:
+            # A text with a quote in it would be several strings, one that ends in a backslash would hold a
+            # bare line end, which is an error: so many strings are just these.
+            texts: list[str] = loads(b'["%b"]' % b'",\n"'.join(told))
+        except ValueError:
+            return None
+        return texts if len(texts) == len(told) and "" not in texts else None
+
+
+def like(splitter: Splitter, content: bytes, data: bytes, text: str) -> Alike | None:
+    """What is like the last event of a read, whose data is known and has one `text` to tell.
+
+    None where the text is not the one string of the event that could be meant, as it stands there.
+    """
+    if b"\\" in data or not isinstance(splitter, SseSplitter):
+        return None
+    blank = b"\r\n\r\n" if content.endswith(b"\r\n\r\n") else b"\n\n"
+    before = content.rfind(blank, 0, -len(blank))
+    event = content if before < 0 else content[before + len(blank) :]
+    alone = splitter.one(event)
+    if alone is None or alone.rstrip(b"\r\n") != data.rstrip(b"\r\n") or len(event) > EVENT_BYTES_MAX:
+        return None
+    if event.count(b"\r") != event.count(b"\r\n"):
+        return None
+    told = b'"%b"' % text.encode("utf-8", "replace")
+    at = event.find(told)
+    # Without escapes in the event each of its strings stands there as it is: found once, it is this one.
+    if at < 0 or event.find(told, at + 1) >= 0:
+        return None
+    return Alike(splitter, event[: at + 1], event[at + len(told) - 1 :])
