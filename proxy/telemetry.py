@@ -12,6 +12,7 @@ from bisect import bisect_left
 from collections import Counter
 from collections.abc import Callable, Coroutine, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 from proxy.logs import redactor  # noqa: F401 (a part of what a process tells)
@@ -169,7 +170,16 @@ class Stats:
         self._values[key] = value
 
     def observe(self, name: str, value: float, *labels: str) -> None:
-        self.observe_all(name, (value,), *labels)
+        series = self._series(name, labels)
+        series[bisect_left(METRICS[name].buckets, value)] += 1
+        series[-1] += value
+
+    def _series(self, name: str, labels: tuple[str, ...]) -> list[float]:
+        key = (name, *labels)
+        series = self._histograms.get(key)
+        if series is None:
+            series = self._histograms[_declared(key)] = [0.0] * (len(METRICS[name].buckets) + 2)
+        return series
 
     # For what happens too often to be counted one by one.
 
@@ -179,15 +189,11 @@ class Stats:
             self.inc(name, *each, by=n)
 
     def observe_all(self, name: str, values: Sequence[float], *labels: str) -> None:
-        if not values:
-            return
-        key, buckets = (name, *labels), METRICS[name].buckets
-        series = self._histograms.get(key)
-        if series is None:
-            series = self._histograms[_declared(key)] = [0.0] * (len(buckets) + 2)
-        for value in values:
-            series[bisect_left(buckets, value)] += 1
-        series[-1] += sum(values)
+        if values:
+            series = self._series(name, labels)
+            for bucket, n in Counter(map(partial(bisect_left, METRICS[name].buckets), values)).items():
+                series[bucket] += n
+            series[-1] += sum(values)
 
     def before_snapshot(self, count: Callable[[], None]) -> None:
         """`count` counts whatever waits to be counted."""

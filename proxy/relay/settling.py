@@ -14,14 +14,13 @@ from logging import getLogger
 from time import monotonic
 from typing import Any, NamedTuple
 
-from msgspec import Struct
-
 from proxy import telemetry
 from proxy.access.admission import Gate, Ticket
 from proxy.errors import ProxyError, Source
 from proxy.journal.segments import Journal
 from proxy.ledger import bindings, entry, settlement
-from proxy.ledger.settlement import Bill, Figures, Terms, Waiver
+from proxy.ledger.entry import COMPLETE
+from proxy.ledger.settlement import Bill, Figures, Terms, Waiver, ended, plain_bill
 from proxy.metering.pricing import Price
 from proxy.metering.usage import Usage
 from proxy.relay import prompts
@@ -47,15 +46,6 @@ _FREE_IF_BROKEN = frozenset({Waiver.ON_BREAK})
 _OVER = frozenset({entry.SETTLED, entry.VOID})
 
 Then = Callable[[BaseException | None], None]
-
-
-class Ending(Struct, frozen=True, gc=False):
-    """How a call ends; `status` is what the client is answered where no upstream's answer is relayed."""
-
-    outcome: str
-    why: str = ""
-    status: int = 0
-    is_whole: bool = False  # the answer came to its end
 
 
 class _Unsettled(NamedTuple):
@@ -94,37 +84,37 @@ class Settler:
 
     def begin(self, x: Exchange) -> entry.Begin:
         """Fix the price and open the call. Its price is journaled before the first Begin that names it."""
-        assert x.ticket is not None and x.key is not None and x.snapshot is not None
-        assert x.standing is not None
-        assert x.operation is not None and x.dialect is not None and x.endpoint is not None
-        standing = x.standing
+        standing, ticket, dialect, endpoint = x.standing, x.ticket, x.dialect, x.endpoint
+        assert standing is not None and ticket is not None and dialect is not None and endpoint is not None
         price = standing.price
-        self._know(price)
-        x.begin = entry.Begin(
-            id=x.id,
-            at_ms=x.at_ms,
-            account=x.ticket.account,
-            key=x.key.key_id,
-            lease=x.ticket.lease,
-            hold_nanos=x.ticket.hold_nanos,
-            model=x.model,
-            operation=x.operation.name,
-            dialect=x.dialect.name,
-            price=price.id,
-            model_ppm=standing.model_ppm,
-            tier_ppm=standing.tier_ppm,
-            tier=standing.tier.name,
-            endpoint=x.endpoint.name,
-            generation=x.snapshot.generation,
-            stream=x.is_stream,
-            input_bound=x.input_bound,
-            request_bytes=x.request_bytes,
-            override=standing.override,
-            parent=x.parent,
-            multiplied=price.multiplied,
+        if price.id not in self._known_prices:
+            self._know(price)
+        # By position, in the order of Begin's fields: with keywords it takes three times as long.
+        begin = x.begin = entry.Begin(
+            x.id,
+            x.at_ms,
+            ticket.account,
+            standing.key.key_id,
+            ticket.lease,
+            ticket.hold_nanos,
+            x.model,
+            standing.operation.name,
+            dialect.name,
+            price.id,
+            standing.model_ppm,
+            standing.tier_ppm,
+            standing.tier.name,
+            endpoint.name,
+            standing.snapshot.generation,
+            x.is_stream,
+            x.input_bound,
+            x.request_bytes,
+            standing.override,
+            x.parent,
+            price.multiplied,
         )
         self.live[x.id] = x
-        return x.begin
+        return begin
 
     def drop_request(self, x: Exchange) -> None:
         """A stream has begun: forget the request, but for what counting may need if it is cut."""
@@ -147,7 +137,7 @@ class Settler:
         if tap is not None and is_framed:
             tap.finish()
         failed = x.attempts[-1].status >= 400 or (tap is not None and tap.meter.error)
-        self._close(x, tap, Ending(entry.UPSTREAM_ERROR if failed else entry.COMPLETE, "", 0, True), then)
+        self._close(x, tap, entry.UPSTREAM_ERROR if failed else COMPLETE, then=then)
 
     def interrupt(
         self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
@@ -159,26 +149,35 @@ class Settler:
                 outcome = entry.UPSTREAM_ERROR
         elif not is_sent:
             outcome = entry.FAILED
-        self._close(x, tap, Ending(outcome, why), None)
+        self._close(x, tap, outcome, why)
 
     def refuse(self, x: Exchange, error: ProxyError) -> None:
         """The call ends with an error of ours before anything reached the client."""
         outcome = entry.UPSTREAM_ERROR if error.source is Source.UPSTREAM else entry.FAILED
-        self._undo(x, Ending(outcome, error.code, error.status))
+        self._undo(x, outcome, error.code, error.status)
 
     def abandon(self, x: Exchange) -> None:
         """The client left before the call was sent anywhere."""
-        self._undo(x, Ending(entry.FAILED, "client_left"))
+        self._undo(x, entry.FAILED, "client_left")
 
-    def _undo(self, x: Exchange, ending: Ending) -> None:
+    def _undo(self, x: Exchange, outcome: str, why: str, status: int = 0) -> None:
         if x.begin is not None and not x.settled:
-            self._close(x, None, ending, None)
+            self._close(x, None, outcome, why, status)
         else:
             self._release(x, 0, {})
 
-    def _close(self, x: Exchange, tap: Tap | None, ending: Ending, then: Then | None) -> None:
-        """The only way out of `live`."""
-        begin, standing, outcome = x.begin, x.standing, ending.outcome
+    def _close(
+        self,
+        x: Exchange,
+        tap: Tap | None,
+        outcome: str,
+        why: str = "",
+        status: int = 0,
+        then: Then | None = None,
+    ) -> None:
+        """The only way out of `live`. `status` is what the client is answered where no upstream's answer is
+        relayed; with `then` the answer came to its end."""
+        begin, standing = x.begin, x.standing
         if x.settled or begin is None or standing is None:
             return
         x.settled = True
@@ -186,20 +185,20 @@ class Settler:
         price, reported, last_word = standing.price, None, None
         if tap is not None:
             reported = tap.meter.usage()
-            if ending.is_whole or tap.meter.usage_is_final():
+            if then is not None or tap.meter.usage_is_final():
                 last_word = reported
             if price.has_variants and reported is not None:
                 price = self._narrowed(x, price, tap)
-        fate = x.ownership.conclude(x, outcome) if x.ownership is not None else OVER
+        fate = OVER if x.ownership is None else x.ownership.conclude(x, outcome)
         bill, unsettled = None, None
-        if last_word is not None and outcome == entry.COMPLETE and fate is OVER and not x.is_drained:
-            context = standing.model.context if standing.model is not None else None
-            bill = settlement.plain_bill(begin, last_word, price, context, x.output_bound)
+        if last_word is not None and outcome == COMPLETE and fate is OVER and not x.is_drained:
+            bill = plain_bill(begin, last_word, price, standing.context, x.output_bound)
         if bill is None:
             bill, unsettled = self._bill(x, tap, price, fate, Figures(reported, last_word is not None))
-        end = settlement.ended(begin, bill, price.id, outcome, self._wall_ms())
-        end.cut = bindings.EXISTS if fate is EXISTS else ending.why
-        end.status = ending.status or x.status
+        end = ended(begin, bill, price.id, outcome, self._wall_ms())
+        end.status = status or x.status
+        if why or fate is EXISTS:
+            end.cut = why if fate is not EXISTS else bindings.EXISTS
         self._tell_of_answer(end, x, tap)
         if unsettled is not None:
             assert x.ticket is not None
@@ -210,7 +209,7 @@ class Settler:
         # on at the vendor: that hold is the binding's from here on.
         self._release(x, end.cost_nanos if end.state in _OVER else end.hold_nanos, end.usage)
         self._tally.add(end, x.sent - x.uploaded)
-        if outcome != entry.COMPLETE:
+        if outcome != COMPLETE:
             log.info("call ended early", extra={"call": x.id, "outcome": outcome, "why": end.cut})
 
     def _bill(
@@ -233,24 +232,24 @@ class Settler:
 
     def _tell_of_answer(self, end: entry.End, x: Exchange, tap: Tap | None) -> None:
         """How the call went, as far as no bill depends on it."""
-        now, answered = monotonic(), x.answered
+        now, uploaded, answered = monotonic(), x.uploaded, x.answered
         if x.attempts:
             end.attempts, last = x.attempts, x.attempts[-1]
             end.upstream, end.mirror, end.credential = last.upstream, last.mirror, last.credential
             end.upstream_id = last.upstream_id
+            if tap is not None:
+                end.status = end.status or last.status
         if tap is not None:
-            meter = tap.meter
-            end.status = end.status or x.attempts[-1].status
+            meter, size = tap.meter, tap.total
             end.upstream_id = end.upstream_id or meter.vendor_id[:128]
-            end.upstream_model, end.events = meter.model[:128], meter.events
-            if tap.total:
-                end.response_bytes = tap.total
-                answered = answered or now
+            end.upstream_model, end.response_bytes, end.events = meter.model[:128], size, meter.events
+            if size and not answered:
+                answered = now
             if meter.degraded:
                 end.flags.insert(0, DEGRADED)
-        end.rurt_ms, end.took_ms = int((x.uploaded - x.arrived) * 1000), int((now - x.arrived) * 1000)
+        end.rurt_ms, end.took_ms = int((uploaded - x.arrived) * 1000), int((now - x.arrived) * 1000)
         if answered:
-            end.ttft_ms = max(0, int((answered - x.uploaded) * 1000))
+            end.ttft_ms = max(0, int((answered - uploaded) * 1000))
         if x.facts is not None:
             end.client = x.facts.user_agent[:CLIENT_CHARS_MAX]
 
@@ -271,13 +270,12 @@ class Settler:
         return Figures(reported, False, counted, is_estimate), b""
 
     def _terms(self, x: Exchange) -> Terms:
-        assert x.snapshot is not None and x.route is not None
+        assert x.snapshot is not None and x.route is not None and x.standing is not None
         last = x.attempts[-1].upstream if x.attempts else ""
         upstream = x.snapshot.table.upstreams.get(last)
-        model = x.standing.model if x.standing is not None else None
         return Terms(
             trusted=upstream is None or upstream.trust == "full",
-            input_max=model.context if model else None,
+            input_max=x.standing.context,
             output_max=x.output_bound,
             waivers=_FREE_IF_BROKEN if x.route.on_break == "free" else _NO_WAIVERS,
             within_hold=x.is_drained,
@@ -290,21 +288,21 @@ class Settler:
             size=str(x.doc.get("size") or ""),
             quality=str(x.doc.get("quality") or ""),
         )
-        self._know(narrowed)
+        if narrowed.id not in self._known_prices:
+            self._know(narrowed)
         return narrowed
 
     def _know(self, price: Price) -> None:
-        if price.id not in self._known_prices:
-            self._known_prices.add(price.id)
-            self._journal.append(
-                entry.encode(entry.PriceEntry(price.id, dict(price.content))), None, settle=True
-            )
+        self._known_prices.add(price.id)
+        record = entry.PriceEntry(price.id, dict(price.content))
+        self._journal.append(entry.encode(record), None, settle=True)
 
     def _release(self, x: Exchange, cost_nanos: int, usage: Mapping[str, Any]) -> None:
         """Resolve the hold, give the limits back, forget the call."""
         self.live.pop(x.id, None)
-        self._kept_bytes -= x.kept_bytes
-        x.kept_bytes = 0
+        if x.kept_bytes:
+            self._kept_bytes -= x.kept_bytes
+            x.kept_bytes = 0
         x.content = x.coded = b""
         if x.upload is not None:
             x.upload.close()
