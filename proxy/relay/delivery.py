@@ -6,7 +6,7 @@ chunk of the upstream's that came alone and whole is as good as one of ours. No 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from proxy.http1.head import Head
@@ -31,14 +31,19 @@ def _writer_for(x: Exchange, head: Head, heading: Heading) -> Writer:
     return Delivery(x, head.status, heading)
 
 
+PassOn = Callable[[bytes, bytes], bool]
+
+
 class Writer(Protocol):
     """What a pump gives content to."""
 
+    @property
+    def pass_on(self) -> PassOn | None:
+        """(data, content): content that is not the first and came as one whole chunk; `data` is it with its
+        framing. False: it is to be written. None: that is so for every chunk."""
+
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here."""
-
-    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
-        """Content that is not the first and came as one whole chunk: `data` is it with its framing."""
 
     def let_go(self, now: float) -> None:
         """The answer is cut: what was held back of it goes out."""
@@ -55,13 +60,11 @@ class Delivery:
         self._head = heading.head
         self._chunked = heading.chunked
 
-    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
-        if self._chunked:
-            x = self._x
-            x.response_bytes += len(content)
-            x.client.write(data)
-        else:
-            self.write((content,), False, now)
+    def pass_on(self, data: bytes, content: bytes) -> bool:
+        x = self._x
+        x.response_bytes += len(content)
+        x.client.write(data if self._chunked else content)
+        return True
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here. The first call sends the head as well."""
@@ -87,17 +90,15 @@ class Delivery:
 class _Filtered:
     """A stream without the usage event that was asked for by us."""
 
-    __slots__ = ("_filter", "_out")
+    __slots__ = ("_filter", "_out", "_pass_on")
 
     def __init__(self, out: Writer) -> None:
         self._out = out
+        self._pass_on = out.pass_on
         self._filter = UsageEventFilter()
 
-    def pass_on(self, data: bytes, content: bytes, now: float) -> None:
-        if self._filter.passes(content):
-            self._out.pass_on(data, content, now)
-        else:
-            self.write((content,), False, now)
+    def pass_on(self, data: bytes, content: bytes) -> bool:
+        return self._pass_on is not None and self._filter.passes(content) and self._pass_on(data, content)
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         passing = self._filter.feed(pieces)

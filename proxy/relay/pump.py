@@ -21,7 +21,7 @@ from proxy.http1.head import Head
 from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.ledger import entry
 from proxy.relay import answers
-from proxy.relay.delivery import Writer, delivery_for
+from proxy.relay.delivery import PassOn, Writer, delivery_for
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
 from proxy.relay.metering_task import Tap, tap_for
@@ -71,7 +71,7 @@ class Pump:
         self._head: Head | None = None
         self._delivery: Writer | None = None
         self._hint = NO_HINT  # what is in the last bytes of a terminal event
-        self._lane: Writer | None = None  # `_delivery`, while chunks go on as they come
+        self._lane: PassOn | None = None  # while chunks may go on as they come
         self._held: list[bytes] = []  # an unhappy answer while it is judged; what waits for End to be written
         self._tap: Tap | None = None
         self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
@@ -165,13 +165,12 @@ class Pump:
 
     def on_chunk(self, data: bytes, content: bytes) -> None:
         """What most of a stream is: it goes on as it came, its content to the meter."""
-        if self._lane is None or content.find(self._hint, -TAIL_BYTES) >= 0:
+        lane = self._lane
+        if lane is None or content.find(self._hint, -TAIL_BYTES) >= 0 or not lane(data, content):
             self.on_content((content,), False)
             return
-        assert self._tap is not None and self._conn is not None
-        self._last = now = self._conn.last_activity
+        assert self._tap is not None
         self._tap.append(content)
-        self._lane.pass_on(data, content, now)
 
     def on_lost(self, error: ProxyError) -> None:
         if self._state in (WAITING, JUDGING):
@@ -228,7 +227,8 @@ class Pump:
                 return
         self._write(pieces, False)
         ARMED and crash_point("first-content")
-        self._lane = None if self._drained_until else self._delivery
+        if self._delivery is not None and not self._drained_until:
+            self._lane = self._delivery.pass_on
 
     def _judge(self, done: bool) -> None:
         """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
@@ -387,7 +387,7 @@ class Pump:
         elif self._state is JUDGING:
             if silent > JUDGE_S:  # since its head
                 self._judge(False)
-        elif silent > self._way.idle_s:
+        elif self._conn is not None and now - max(self._last, self._conn.last_activity) > self._way.idle_s:
             self._out_of_time(UpstreamTimeout())
 
     def _out_of_time(self, error: ProxyError) -> None:
