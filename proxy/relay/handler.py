@@ -128,12 +128,8 @@ class Relay:
             x.keep_alive = False
         x.snapshot = heads.snapshot
         facts = x.facts = heads.accept(x)
-        x.endpoint, x.route, x.dialect, x.operation = (
-            facts.endpoint,
-            facts.route,
-            facts.dialect,
-            facts.operation,
-        )
+        x.endpoint, x.route = facts.endpoint, facts.route
+        x.dialect, x.operation = facts.dialect, facts.operation
         if facts.forwarded_for is not None:
             trusted = heads.snapshot.table.station.trusted_proxies
             x.address = client_address(x.address, facts.forwarded_for, trusted)
@@ -208,15 +204,10 @@ class Relay:
                 if error is not None:
                     continue
             plan = self.plan(x, choice, is_watched=is_watched)
-            way, fresh = (
-                plan.way,
-                not x.operation.replayable,
-            )  # what cannot be sent twice finds no stale connection
+            way, fresh = plan.way, not x.operation.replayable  # what goes once finds no stale connection
             while True:
                 tried += 1
-                pump = (
-                    Pump(x, plan, tools) if plan.sending is None else UploadPump(x, plan, plan.sending, tools)
-                )
+                pump = (UploadPump if plan.sending is not None else Pump)(x, plan, tools)
                 try:
                     connection = self.pool.take(choice.mirror) if way.reuses and not fresh else None
                     if connection is None:

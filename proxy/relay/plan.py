@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
+
+import msgspec
 
 from proxy.dialects.base import Dialect
 from proxy.relay.cooldown import Cooldowns
@@ -63,7 +65,7 @@ class Way:
     drain_s: float  # how long to read on when the client has left; 0: cancel
 
 
-class Plan(NamedTuple):
+class Plan(msgspec.Struct, frozen=True, eq=False):
     """What one attempt sends."""
 
     way: Way

@@ -124,8 +124,8 @@ class Pump:
         self.is_sent = True
         self._last = now = monotonic()
         self._x.sent = self._x.sent or now
-        _, head, body, _, _ = self._plan
-        self._conn.write([head, body] if body else head)
+        plan = self._plan
+        self._conn.write([plan.head, plan.body] if plan.body else plan.head)
         ARMED and crash_point("request-sent")
 
     # -- what the upstream sends --

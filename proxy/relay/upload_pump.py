@@ -13,7 +13,6 @@ from proxy.ledger import entry
 from proxy.relay.exchange import Exchange
 from proxy.relay.plan import Plan, Tools
 from proxy.relay.pump import JUDGING, RELAYING, WAITING, Pump
-from proxy.relay.uploads import Sending
 
 
 class UploadPump(Pump):
@@ -21,9 +20,10 @@ class UploadPump(Pump):
 
     __slots__ = ("_sending",)
 
-    def __init__(self, x: Exchange, plan: Plan, sending: Sending, tools: Tools) -> None:
+    def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
         super().__init__(x, plan, tools)
-        self._sending = sending
+        assert plan.sending is not None
+        self._sending = plan.sending
 
     @property
     def _is_working(self) -> bool:
