@@ -68,17 +68,21 @@ class Bodies:
         self._left = budget
 
     def read(self, x: Exchange, facts: HeadFacts) -> Awaitable[None] | None:
-        """Read and understand the body: done at once, or with what is returned.
+        """`receive` and `parse` a body: here and now where it is plain JSON that came along with its head.
 
-        Raises what the two do.
+        Returns what must be waited for, None: nothing. Raises what the two do.
         """
         content = x.body.content
         if content is None or len(content) > facts.plain_bytes:
             return self._read(x, facts)
-        assert facts.operation is not None
-        x.content = content
-        x.uploaded = monotonic()
-        _understand_plain(x, facts, facts.operation)
+        operation = facts.operation
+        assert operation is not None
+        x.content, x.uploaded = content, monotonic()
+        x.doc = doc = read_document(content, operation.guarded)
+        asked = doc.get("stream")
+        x.is_stream = operation.streams and (operation.streams_unasked if asked is None else asked is True)
+        named = doc.get("model") if facts.is_model_in_body else None
+        x.model = named if type(named) is str and 0 < len(named) <= MODEL_CHARS_MAX else _model_of(x)
         return None
 
     async def _read(self, x: Exchange, facts: HeadFacts) -> None:
@@ -145,7 +149,7 @@ class Bodies:
 
 
 def plain_bytes(facts: HeadFacts) -> int:
-    """How long a body may be that is nothing but JSON, to be read and sent as it is; -1: look at each."""
+    """How long a body may be for `Bodies.read` to do all that `parse` would do; -1: each is looked at."""
     route, operation = facts.route, facts.operation
     assert route is not None and operation is not None
     is_plain = (
@@ -157,18 +161,6 @@ def plain_bytes(facts: HeadFacts) -> int:
         and not facts.body_coding
     )
     return min(route.body_limit, PARSE_IN_THREAD_BYTES) if is_plain else -1
-
-
-def _understand_plain(x: Exchange, facts: HeadFacts, operation: OperationSpec) -> None:
-    """What `parse` does with a body within `plain_bytes`.
-
-    Raises BodyNotJson, DuplicateMember, ModelMissing, UnknownModel.
-    """
-    x.doc = doc = read_document(x.content, operation.guarded)
-    asked = doc.get("stream")
-    x.is_stream = operation.streams and (operation.streams_unasked if asked is None else asked is True)
-    named = doc.get("model") if facts.is_model_in_body else None
-    x.model = named if type(named) is str and 0 < len(named) <= MODEL_CHARS_MAX else _model_of(x)
 
 
 async def parse(x: Exchange, facts: HeadFacts) -> None:

@@ -28,10 +28,9 @@ from proxy.relay import body
 from proxy.relay.admission import Admission
 from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
-from proxy.relay.heads import HeadFacts, Heads
+from proxy.relay.heads import Heads
 from proxy.relay.heartbeat import heartbeat_for
 from proxy.relay.hooks import Hooks
-from proxy.relay.identity import client_address
 from proxy.relay.linking import changes_links
 from proxy.relay.ownership import Ownership
 from proxy.relay.pages import Pages
@@ -80,7 +79,12 @@ class Relay:
     async def handle(self, x: Exchange) -> None:
         """The life of one call (design.md section 4). Returns when the answer is complete."""
         try:
-            heads, facts = self.accept(x)
+            heads = self.heads
+            if heads is None:
+                raise StationFault(retry_after_s=1.0)
+            if self.is_draining:
+                x.keep_alive = False
+            facts = heads.accept(x)
             if facts.route is None:  # else a head that was seen before, and was a route's
                 if await self.pages.serve(x):
                     return
@@ -118,22 +122,6 @@ class Relay:
     def install(self, snapshot: Snapshot) -> None:
         """A new table: for calls that begin from now on. One assignment swaps all of it."""
         self.heads = Heads(snapshot)
-
-    def accept(self, x: Exchange) -> tuple[Heads, HeadFacts]:
-        """What the head decides, as far as that is known; and the caller's address."""
-        heads = x.heads = self.heads
-        if heads is None:
-            raise StationFault(retry_after_s=1.0)
-        if self.is_draining:
-            x.keep_alive = False
-        x.snapshot = heads.snapshot
-        facts = x.facts = heads.accept(x)
-        x.endpoint, x.route = facts.endpoint, facts.route
-        x.dialect, x.operation = facts.dialect, facts.operation
-        if facts.forwarded_for is not None:
-            trusted = heads.snapshot.table.station.trusted_proxies
-            x.address = client_address(x.address, facts.forwarded_for, trusted)
-        return heads, facts
 
     async def own(self, x: Exchange) -> bool:
         """What lives at the vendor: is what the request names its account's, and what does the answer make

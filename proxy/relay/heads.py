@@ -28,7 +28,7 @@ from proxy.errors import (
 )
 from proxy.metering.decode import CODINGS, is_plain
 from proxy.relay.exchange import Exchange
-from proxy.relay.identity import key_of
+from proxy.relay.identity import client_address, key_of
 from proxy.relay.plan import Way
 from proxy.relay.request_head import RequestHead
 from proxy.routing.canonical import canonical
@@ -81,27 +81,36 @@ class Heads:
         self._choices: dict[tuple[str, str], Choice | None] = {}
 
     def accept(self, x: Exchange) -> HeadFacts:
-        """Canonical path, endpoint, mirrors. Raises MalformedRequest, ExpectationFailed, ClientFault."""
-        head = x.head
-        facts = self._memo.get(head)
-        if facts is None:
-            check_head(head)
-            headers = head.headers
-            path, query = canonical(head.target)
-            facts = HeadFacts(
-                path,
-                query,
-                self.snapshot.endpoint_for(headers.get("Host")),
-                forwarded_for(head.fields),
-                codings(headers.get("Accept-Encoding")),
-                "" if is_plain(sent := headers.get("Content-Encoding", "")) else sent.strip().lower(),
-                headers.get("User-Agent", ""),
-                self._mirror(headers.get("X-Mirror")),
-            )
-            if head.is_remembered:
-                if len(self._memo) >= MEMO_MAX:
-                    self._memo.clear()
-                self._memo[head] = facts
+        """Fill in what the head decides, as far as that is known: its route only where `match` was there
+        before. And the caller's address. Raises MalformedRequest, ExpectationFailed, ClientFault."""
+        x.heads, x.snapshot = self, self.snapshot
+        facts = x.facts = self._memo.get(x.head) or self._read(x.head)
+        x.endpoint, x.route = facts.endpoint, facts.route
+        x.dialect, x.operation = facts.dialect, facts.operation
+        if facts.forwarded_for is not None:
+            trusted = self.snapshot.table.station.trusted_proxies
+            x.address = client_address(x.address, facts.forwarded_for, trusted)
+        return facts
+
+    def _read(self, head: RequestHead) -> HeadFacts:
+        """Canonical path, endpoint, mirrors."""
+        check_head(head)
+        headers = head.headers
+        path, query = canonical(head.target)
+        facts = HeadFacts(
+            path,
+            query,
+            self.snapshot.endpoint_for(headers.get("Host")),
+            forwarded_for(head.fields),
+            codings(headers.get("Accept-Encoding")),
+            "" if is_plain(sent := headers.get("Content-Encoding", "")) else sent.strip().lower(),
+            headers.get("User-Agent", ""),
+            self._mirror(headers.get("X-Mirror")),
+        )
+        if head.is_remembered:
+            if len(self._memo) >= MEMO_MAX:
+                self._memo.clear()
+            self._memo[head] = facts
         return facts
 
     def _mirror(self, asked: str | None) -> Preference | None:

@@ -52,8 +52,8 @@ class Connection(asyncio.Protocol):
     """One client connection. Implements the relay's `Client` and a body's `Source`."""
 
     __slots__ = (
-        "_body", "_is_reading", "_lingers_for", "_received", "_scanned", "_task", "_transport", "address",
-        "exchange", "first_byte", "front", "phase", "since", "stalled_at",
+        "_arrival", "_body", "_head", "_is_reading", "_lingers_for", "_received", "_scanned", "_task",
+        "_transport", "address", "exchange", "first_byte", "front", "phase", "since", "stalled_at",
         "write", "writelines",
     )  # fmt: skip
 
@@ -71,8 +71,10 @@ class Connection(asyncio.Protocol):
         self.writelines: Callable[[Sequence[bytes]], None] = _drop
         self._received = b""  # and not understood yet: an incomplete head, or what was pipelined
         self._scanned = 0  # of `_received`
-        self._body: ArrivedBody | ArrivingBody | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._head: RequestHead | None = None  # of the last request
+        self._body: ArrivedBody | ArrivingBody | None = None  # of the request that is being served
+        self._task: asyncio.Task[None] | None = None  # from the first request on
+        self._arrival: asyncio.Future[None] | None = None  # of the next request: the task waits for it
         self._is_reading = True
         self._lingers_for = LINGER_BYTES
 
@@ -136,7 +138,7 @@ class Connection(asyncio.Protocol):
 
     def steer_reading(self) -> None:
         """Read while there is room for what comes."""
-        is_full = len(self._received) > PIPELINED_BYTES_MAX and self._task is not None
+        is_full = len(self._received) > PIPELINED_BYTES_MAX and self._body is not None
         reads = not is_full and (self._body is None or not self._body.is_ahead)
         if reads is self._is_reading or self._transport is None or self._transport.is_closing():
             return
@@ -175,23 +177,22 @@ class Connection(asyncio.Protocol):
         self.write = self.writelines = _drop
 
     def data_received(self, data: bytes) -> None:
-        if self._task is None and self.phase != LINGER:
+        if self._body is not None:
+            if self.phase == BODY:
+                self.since = monotonic()
+            self._received += self._body.feed(data)
+            self.steer_reading()
+        elif self.phase == LINGER:
+            self._lingers_for -= len(data)
+            if self._lingers_for < 0:
+                self.abort()
+        else:
             if self.first_byte == 0.0:
                 self.first_byte = self.since = monotonic()
                 self.phase = HEAD
             if self._received:
                 data = self._received + data
             self._take(data)
-        elif self.phase == LINGER:
-            self._lingers_for -= len(data)
-            if self._lingers_for < 0:
-                self.abort()
-        else:
-            assert self._body is not None
-            if self.phase == BODY:
-                self.since = monotonic()
-            self._received += self._body.feed(data)
-            self.steer_reading()
 
     def pause_writing(self) -> None:
         self.stalled_at = monotonic()
@@ -226,7 +227,7 @@ class Connection(asyncio.Protocol):
             data = data.lstrip(b"\r\n")  # RFC 9112 2.2: an empty line in front of a request is no harm
             self._scanned = 0
         try:
-            found = self.front.heads.find(data, self._scanned) if data else None
+            found = self.front.heads.find(data, self._scanned, self._head) if data else None
         except MalformedRequest:
             self._refuse_unparsed()
             return
@@ -235,50 +236,59 @@ class Connection(asyncio.Protocol):
             self._scanned = len(data)
             return
         self._scanned = 0
+        self._head = found.head
         self._body, self._received = body_of(self, found, data)
-        self.enter(BUSY)
-        # The connection keeps its task, and ends with it: telemetry has nothing to keep or to log.
-        self._task = self.front.loop.create_task(self._serve(found.head, self._body))
-        self.steer_reading()
+        self.phase = BUSY
+        if self._arrival is not None:
+            self._arrival.set_result(None)
+        else:
+            # The connection keeps its task, and ends with it: telemetry has nothing to keep or to log.
+            self._task = self.front.loop.create_task(self._serve())
+        if self._received or self._body.is_ahead:
+            self.steer_reading()
 
     def _refuse_unparsed(self) -> None:
         self.front.stats.inc("refusals_total", MalformedRequest.code)
         self.write(unparsed_refusal())
         self._linger()
 
-    async def _serve(self, head: RequestHead, body: ArrivedBody | ArrivingBody) -> None:
-        """One request, from its head to the end of its answer."""
+    async def _serve(self) -> None:
+        """The requests of this connection, one after the other, each to the end of its answer."""
         front = self.front
-        at_ms = time_ns() // 1_000_000
-        x = self.exchange = Exchange(front.ids.next(at_ms), self, head, body, self.first_byte, at_ms)
-        try:
-            await front.handle(x)
-        except ProxyError as e:
-            front.refuse(x, e)
-        except Exception as e:
-            log.exception("call failed", extra={"call": x.id, "kind": type(e).__name__})
-            front.refuse(x, InternalError())
-        except asyncio.CancelledError:
-            self.close()
-            raise
-        self._next(x.keep_alive and body.is_complete)
-
-    def _next(self, keep_alive: bool) -> None:
-        """A request was answered."""
-        is_whole = self._body is not None and self._body.is_complete
-        self.exchange = self._body = self._task = None
-        if self._transport is None or self._transport.is_closing():
-            return
-        if not keep_alive:
-            self.close() if is_whole else self._linger()
-            return
-        self.first_byte = 0.0
-        self.enter(KEEPALIVE)
-        if self._received:
-            data, self._received = self._received, b""
-            self.data_received(data)
-        if not self._is_reading:
-            self.steer_reading()
+        while True:
+            head, body = self._head, self._body
+            assert head is not None and body is not None
+            at_ms = time_ns() // 1_000_000
+            x = self.exchange = Exchange(front.ids.next(at_ms), self, head, body, self.first_byte, at_ms)
+            try:
+                await front.handle(x)
+            except ProxyError as e:
+                front.refuse(x, e)
+            except Exception as e:
+                log.exception("call failed", extra={"call": x.id, "kind": type(e).__name__})
+                front.refuse(x, InternalError())
+            except asyncio.CancelledError:
+                self.close()
+                raise
+            is_whole = body.is_complete
+            keeps_alive = x.keep_alive and is_whole
+            self.exchange = self._body = None
+            if self._transport is None or self._transport.is_closing():
+                return
+            if not keeps_alive:
+                self.close() if is_whole else self._linger()
+                return
+            del x, body  # a connection that waits holds no request
+            self.first_byte = 0.0
+            self.phase, self.since = KEEPALIVE, monotonic()
+            arrival = self._arrival = front.loop.create_future()
+            if self._received:
+                data, self._received = self._received, b""
+                self.data_received(data)
+            if not self._is_reading:
+                self.steer_reading()
+            # What was pipelined waits as well, until the others have had their turn.
+            await (asyncio.sleep(0) if arrival.done() else arrival)
 
     def _linger(self) -> None:
         """Say that this was all, and drop what the client still sends: closing at once would reset the last

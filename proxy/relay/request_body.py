@@ -75,7 +75,7 @@ class ArrivingBody:
     content = None
 
     def __init__(self, source: Source, found: Found) -> None:
-        head, self.announced, _ = found
+        head, self.announced = found.head, found.length
         walker: Walker = _Chunks() if head.is_chunked else LengthWalker(self.announced)
         self._source = source
         self._walker = walker
@@ -163,9 +163,9 @@ class _Chunks(ChunkedWalker):
 
 def body_of(source: Source, found: Found, data: bytes) -> tuple[ArrivedBody | ArrivingBody, bytes]:
     """The body of a request whose head was found in `data`, and what lies behind the body."""
-    head, length, at = found
-    end = at + length
-    if not head.is_chunked and len(data) >= end:
+    at = found.end
+    end = at + found.length
+    if not found.head.is_chunked and len(data) >= end:
         return ArrivedBody(data[at:end]), data[end:]
     body = ArrivingBody(source, found)
     return body, body.feed(data[at:]) if len(data) > at else b""

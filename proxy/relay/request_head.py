@@ -10,12 +10,12 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
+from msgspec import Struct
 
 from proxy.errors import MalformedRequest
 from proxy.http1.multipart import is_form
@@ -33,8 +33,7 @@ REMEMBERED_BYTES_MAX = 8 * 1024  # of one head: nobody fills the memory with hea
 
 _END = b"\r\n\r\n"
 # The one header that differs between calls of one client, as clients spell it.
-_LENGTHS = (b"\r\ncontent-length: ", b"\r\nContent-Length: ")
-_LENGTH_AT = len(_LENGTHS[0])
+_LENGTH, _LENGTH_TOO = b"\r\ncontent-length: ", b"\r\nContent-Length: "
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -51,6 +50,8 @@ class RequestHead:
     is_chunked: bool
     length: int  # of the body, as this head's own Content-Length says
     is_remembered: bool  # others will begin with it
+    before: bytes = b""  # its bytes around the digits of its length; b"": it names none as clients do
+    after: bytes = b""
 
     @property
     def is_http10(self) -> bool:
@@ -63,7 +64,7 @@ class RequestHead:
         return b"\r\n".join([line.encode("utf-8", "surrogateescape"), *fields, b"", b""])
 
 
-class Found(NamedTuple):
+class Found(Struct):
     """A head in what was received: `end` is where the body begins, `length` that of this request's body."""
 
     head: RequestHead
@@ -77,41 +78,50 @@ class HeadReader:
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         assert_c_parser()
         self._loop = loop
-        self._memo: dict[bytes, RequestHead] = {}
+        self._memo: dict[tuple[bytes, bytes], RequestHead] = {}
 
-    def find(self, data: bytes, scanned: int = 0) -> Found | None:
+    def find(self, data: bytes, scanned: int = 0, last: RequestHead | None = None) -> Found | None:
         """The head at the beginning of `data`, None while it is incomplete.
 
-        `scanned` bytes were looked at before. Raises MalformedRequest, without an echo.
+        `scanned` bytes were looked at before; `last` is the one before it on the same connection, most often
+        the same. Raises MalformedRequest, without an echo.
         """
+        if last is not None and last.before and data.startswith(last.before):
+            at = len(last.before)
+            stop = data.find(b"\r", at, at + LENGTH_DIGITS_MAX + 1)
+            digits = data[at:stop]
+            if data.startswith(last.after, stop) and digits.isdigit():
+                return Found(last, int(digits), stop + len(last.after))
         end = data.find(_END, scanned - 3 if scanned > 3 else 0)
         if end < 0 or end > HEAD_BYTES_MAX:
             self._refuse_early(data)
             return None
         end += 4
         block = data[:end]
-        at = block.find(_LENGTHS[0])
-        if at < 0:
-            at = block.find(_LENGTHS[1])
-        if at >= 0:
-            at += _LENGTH_AT
-            stop = block.find(b"\r", at)
-            digits = block[at:stop].strip(b" \t")
-            if not digits.isdigit() or len(digits) > LENGTH_DIGITS_MAX:
-                raise MalformedRequest
-            key = block[:at] + block[stop:]
-            return Found(self._memo.get(key) or self._read(block, key), int(digits), end)
-        head = self._memo.get(block) or self._read(block, block)
-        return Found(head, head.length, end)
+        before, name, digits = block.partition(_LENGTH)
+        if not name:
+            before, name, digits = block.partition(_LENGTH_TOO)
+        if not name:
+            head = self._memo.get((block, b"")) or self._read(block, block, b"")
+            return Found(head, head.length, end)
+        before += name
+        digits, _, after = digits.partition(b"\r")
+        digits = digits.strip(b" \t")
+        if not digits.isdigit() or len(digits) > LENGTH_DIGITS_MAX:
+            raise MalformedRequest
+        head = self._memo.get((before, after)) or self._read(block, before, after)
+        return Found(head, int(digits), end)
 
-    def _read(self, block: bytes, key: bytes) -> RequestHead:
+    def _read(self, block: bytes, before: bytes, after: bytes) -> RequestHead:
         head = self._parse(block)
         if head is None:
             raise MalformedRequest
         if head.is_remembered:
             if len(self._memo) >= MEMO_MAX:
                 self._memo.clear()
-            self._memo[key] = head
+            if after:
+                head = replace(head, before=before, after=b"\r" + after)
+            self._memo[before, after] = head
         return head
 
     def _refuse_early(self, data: bytes) -> None:

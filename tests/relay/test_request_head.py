@@ -9,7 +9,7 @@ from aiohttp.http_parser import HttpRequestParser
 
 from proxy.errors import MalformedRequest
 from proxy.relay import request_head
-from proxy.relay.request_head import HEAD_BYTES_MAX, Found, HeadReader
+from proxy.relay.request_head import HEAD_BYTES_MAX, Found, HeadReader, RequestHead
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nX-Title: a\r\n\r\n"
 
@@ -31,10 +31,11 @@ def test_the_parser_that_is_relied_upon_is_there() -> None:
 
 
 async def test_what_a_head_says(reader: HeadReader) -> None:
-    head, length, end = found(reader, HEAD + b"hello")
+    it = found(reader, HEAD + b"hello")
+    head = it.head
     assert (head.method, head.target, head.version) == ("POST", "/v1/chat/completions", (1, 1))
     assert head.headers["host"] == "a.test" and (b"X-Title", b"a") in head.fields
-    assert (length, end) == (5, len(HEAD))
+    assert (it.length, it.end) == (5, len(HEAD))
     assert head.keep_alive and not head.is_chunked and not head.expects_continue and not head.is_http10
 
 
@@ -73,6 +74,30 @@ async def test_a_length_that_parsers_disagree_about_is_refused_also_beside_a_kno
     found(reader, HEAD)
     with pytest.raises(MalformedRequest):
         reader.find(HEAD.replace(b": 5", b": " + length))
+
+
+@pytest.mark.parametrize(
+    "data",
+    [HEAD, HEAD + b"hello", HEAD.replace(b": 5", b": %d" % 10**14), HEAD.replace(b": 5", b": %d" % 10**15),
+     HEAD.replace(b": 5", b":  5"), HEAD.replace(b": 5", b": 5 "), HEAD.replace(b": 5", b": "),
+     HEAD.replace(b": 5", b": +5"), HEAD.replace(b": 5", b": 5\r\nContent-Length: 5"),
+     HEAD.replace(b": 5", b": 5\r\n X"), HEAD.replace(b"X-Title: a", b"X-Title: b"), HEAD[:-1], HEAD[:-2],
+     HEAD.replace(b"X-Title: a", b"X-Title: a\r\nX-More: b"), HEAD.replace(b"X-Title: a\r\n", b""),
+     HEAD.replace(b"5\r\n", b"5\r\n\r\n"), HEAD[: HEAD.index(b"5")], HEAD[: HEAD.index(b"5") + 1],
+     b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n" + HEAD],
+)  # fmt: skip
+@pytest.mark.parametrize("last", [HEAD, HEAD.replace(b"Content-Length: 5\r\n", b"")], ids=["length", "none"])
+async def test_what_came_before_on_a_connection_changes_nothing(
+    reader: HeadReader, data: bytes, last: bytes
+) -> None:
+    def outcome(before: RequestHead | None) -> tuple[RequestHead, int, int] | str | None:
+        try:
+            it = reader.find(data, 0, before)
+        except MalformedRequest as e:
+            return str(e)
+        return (it.head, it.length, it.end) if it is not None else None
+
+    assert outcome(found(reader, last).head) == outcome(None)
 
 
 async def test_a_head_that_comes_in_pieces_is_the_same_head(reader: HeadReader) -> None:
