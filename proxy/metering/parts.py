@@ -37,8 +37,9 @@ class Parts:
             kind = part.get("type")
             if type(kind) is str and kind in _MEDIA:
                 self._add_media(kind, part)
-            for name in _KEYED.keys() & part.keys():
-                self._add_keyed(name, part[name])
+            if not _NAMES.isdisjoint(part):
+                for name in _NAMES & part.keys():
+                    self._add_keyed(name, part[name])
             if "cache_control" in part:
                 self.cache_ttl = max(self.cache_ttl, ttl_of(part), key=TTLS.index)
             for name in ("content", "parts"):
@@ -94,6 +95,7 @@ _KEYED = {
     "video": "image",
     "audio": "input_audio",
 }
+_NAMES = frozenset(_KEYED)
 _OF_MIME = {"image/": "image", "video/": "image", "audio/": "input_audio"}
 
 

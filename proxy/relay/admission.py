@@ -198,8 +198,7 @@ class Admission:
             if plain is not None:
                 x.input_bound, x.output_bound = tokens, output = plain
                 if standing.tier.hold == "estimate":
-                    expected = self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS)
-                    output = min(output, expected)
+                    output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
                 x.tokens_expected = tokens + output
                 return rate.cost_nanos(tokens, output)
         operation = standing.operation
@@ -247,17 +246,20 @@ def _stand(x: Exchange, key: KeyRecord, operation: OperationSpec) -> Standing:
     if model is not None and model.limits is not None:
         limits += limits_of(f"m:{model.pattern}", model.limits.amounts())
     return Standing(
-        key,
-        snapshot,
-        operation,
-        since_ms,
-        until_ms,
-        tier,
-        model,
-        None if model is None else model.context,
-        None if model is None else model.max_output,
-        *sale,
-        limits,
+        key=key,
+        snapshot=snapshot,
+        operation=operation,
+        since_ms=since_ms,
+        until_ms=until_ms,
+        tier=tier,
+        model=model,
+        context=None if model is None else model.context,
+        max_output=None if model is None else model.max_output,
+        price=sale.price,
+        model_ppm=sale.model_ppm,
+        tier_ppm=sale.tier_ppm,
+        override=sale.override,
+        limits=limits,
         tells_rates=any(map(is_told, limits)),
         is_priced=is_priced_plainly(sale.price, operation.kind),
         text_rate=text_rate(sale.price, sale.model_ppm, sale.tier_ppm) if is_text else None,
