@@ -165,8 +165,10 @@ class AnswerMeter:
             except ValueError:
                 doc = None  # lax, or cut short
             if doc is not None:
+                self.events += 1
                 try:
-                    self._on_document(doc)
+                    self._on_whole(doc)
+                    self.complete = not self.degraded
                 except Exception:  # noqa: BLE001 - see feed
                     self.degraded = True
                 return

@@ -13,7 +13,7 @@ from typing import Annotated, Any, ClassVar, Literal
 import orjson
 from msgspec import Meta, Struct, ValidationError, convert
 
-from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int
+from proxy.dialects.answer import COUNT_MAX, NAME_CHARS_MAX, AnswerMeter, known_int
 from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, UsagePointers
 from proxy.dialects.owned import DEEP, IdIn
 from proxy.dialects.rules import NOTHING, RuledMeter
@@ -70,9 +70,12 @@ def _read_ordinary(raw: dict[str, Any]) -> Usage | None:
     None: it has other names, or figures that do not add up.
     """
     try:
-        told = convert(raw, _Ordinary)
+        return _figures(convert(raw, _Ordinary))
     except ValidationError:
         return None
+
+
+def _figures(told: _Ordinary) -> Usage | None:
     ins, outs = told.prompt_tokens_details, told.completion_tokens_details
     cached = ins.cached_tokens or 0 if ins is not None else 0
     input_, output = told.prompt_tokens, told.completion_tokens
@@ -201,6 +204,26 @@ _ONLY_TEXT = (
 )
 
 
+class _OrdinaryChoice(Struct):
+    finish_reason: str | None = None
+    usage: None = None
+    error: None = None
+
+
+class _OrdinaryAnswer(Struct):
+    """A whole answer of chat and completions whose vendor does nothing special in what we look at."""
+
+    object: Literal["chat.completion", "text_completion"]
+    choices: list[_OrdinaryChoice]
+    usage: _Ordinary
+    id: str = ""
+    model: str = ""
+    service_tier: str | None = None
+    error: None = None
+    code: None = None
+    error_code: None = None
+
+
 class CompletionMeter(AnswerMeter):
     """chat and completions, streamed or not; also every answer with a top-level usage."""
 
@@ -255,9 +278,30 @@ class CompletionMeter(AnswerMeter):
             self._drop_text()
 
     def _on_whole(self, doc: dict[str, Any]) -> None:
+        if self._pointers is USAGE and self._is_ordinary(doc):
+            return
         self._on_event(doc)
         if doc.get("object") == "error" or doc.get("error_code"):  # Mistral, Baidu
             self.error = True
+
+    def _is_ordinary(self, doc: dict[str, Any]) -> bool:
+        """Read what OpenAI answers to most calls in a third of the time of `_on_event` (1 us), or nothing."""
+        try:
+            told = convert(doc, _OrdinaryAnswer)
+        except ValidationError:
+            return False
+        usage = _figures(told.usage)
+        if usage is None or not usage.output:
+            return False  # there may be text to be kept
+        usage.calls = 1
+        self._usage = usage
+        self._drop_text()
+        self.model, self.vendor_id = told.model[:NAME_CHARS_MAX], told.id[:NAME_CHARS_MAX]
+        self.service_tier = (told.service_tier or "")[:NAME_CHARS_MAX]
+        for choice in told.choices:
+            if choice.finish_reason is not None:
+                self.finished = True
+        return True
 
     def _keep_message(self, message: dict[str, Any]) -> None:
         for name in _TEXTS:

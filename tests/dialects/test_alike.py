@@ -217,7 +217,7 @@ def test_of_what_is_not_plain_nothing_is_kept_to_compare_with(event: bytes):
     [
         [chat(b'a","b')],
         [chat(b'a","b', b"c")],
-        [chat(b"a\\", b'b","c')],
+        [chat(b"a\\", b',"b')],
         [chat(b"a\\", b"b")],
         [chat(b"a", b"", b"b")],
         [chat(b"a", b"\xc3"), chat(b"\xa4", b"b")],
