@@ -52,9 +52,8 @@ class Connection(asyncio.Protocol):
     """One client connection. Implements the relay's `Client` and a body's `Source`."""
 
     __slots__ = (
-        "_arrival", "_body", "_head", "_is_reading", "_lingers_for", "_received", "_scanned", "_task",
-        "_transport", "address", "exchange", "first_byte", "front", "phase", "since", "stalled_at",
-        "write", "writelines",
+        "_arrival", "_body", "_head", "_is_reading", "_lingers_for", "_received", "_task", "_transport",
+        "address", "exchange", "first_byte", "front", "phase", "since", "stalled_at", "write", "writelines",
     )  # fmt: skip
 
     def __init__(self, front: Ingress) -> None:
@@ -69,8 +68,8 @@ class Connection(asyncio.Protocol):
         # The transport's own, while there is one: a stream calls it for each chunk.
         self.write: Callable[[bytes], None] = _drop
         self.writelines: Callable[[Sequence[bytes]], None] = _drop
-        self._received = b""  # and not understood yet: an incomplete head, or what was pipelined
-        self._scanned = 0  # of `_received`
+        # Received and not understood yet: an incomplete head; while a request is served, what was pipelined.
+        self._received = b""
         self._head: RequestHead | None = None  # of the last request
         self._body: ArrivedBody | ArrivingBody | None = None  # of the request that is being served
         self._task: asyncio.Task[None] | None = None  # from the first request on
@@ -177,22 +176,49 @@ class Connection(asyncio.Protocol):
         self.write = self.writelines = _drop
 
     def data_received(self, data: bytes) -> None:
-        if self._body is not None:
-            if self.phase == BODY:
-                self.since = monotonic()
-            self._received += self._body.feed(data)
+        if self._body is not None or self.phase == LINGER:
+            self._receive_more(data)
+            return
+        if not self.first_byte:
+            self.first_byte = monotonic()
+        scanned = len(self._received)
+        if scanned:
+            data = self._received + data
+        elif data[0] in b"\r\n":
+            data = data.lstrip(b"\r\n")  # RFC 9112 2.2: an empty line in front of a request is no harm
+        try:
+            found = self.front.heads.find(data, scanned, self._head)
+        except MalformedRequest:
+            self._refuse_unparsed()
+            return
+        if found is None:
+            self.phase, self.since = HEAD, self.first_byte
+            self._received = data
+            return
+        front, head = self.front, found.head
+        body, self._received = body_of(self, found, data)
+        at_ms = time_ns() // 1_000_000
+        self.exchange = Exchange(front.ids.next(at_ms), self, head, body, self.first_byte, at_ms)
+        self._head, self._body, self.phase = head, body, BUSY
+        if self._arrival is not None:
+            self._arrival.set_result(None)
+        else:
+            # The connection keeps its task, and ends with it: telemetry has nothing to keep or to log.
+            self._task = front.loop.create_task(self._serve())
+        if self._received or body.is_ahead:
             self.steer_reading()
-        elif self.phase == LINGER:
+
+    def _receive_more(self, data: bytes) -> None:
+        """While a request is served, or after the last one."""
+        if self._body is None:
             self._lingers_for -= len(data)
             if self._lingers_for < 0:
                 self.abort()
-        else:
-            if self.first_byte == 0.0:
-                self.first_byte = self.since = monotonic()
-                self.phase = HEAD
-            if self._received:
-                data = self._received + data
-            self._take(data)
+            return
+        if self.phase == BODY:
+            self.since = monotonic()
+        self._received += self._body.feed(data)
+        self.steer_reading()
 
     def pause_writing(self) -> None:
         self.stalled_at = monotonic()
@@ -221,32 +247,6 @@ class Connection(asyncio.Protocol):
 
     # -- requests --
 
-    def _take(self, data: bytes) -> None:
-        """Begin to serve the request at the beginning of `data`, or keep what there is of it."""
-        if data[0] in b"\r\n":
-            data = data.lstrip(b"\r\n")  # RFC 9112 2.2: an empty line in front of a request is no harm
-            self._scanned = 0
-        try:
-            found = self.front.heads.find(data, self._scanned, self._head) if data else None
-        except MalformedRequest:
-            self._refuse_unparsed()
-            return
-        if found is None:
-            self._received = data
-            self._scanned = len(data)
-            return
-        self._scanned = 0
-        self._head = found.head
-        self._body, self._received = body_of(self, found, data)
-        self.phase = BUSY
-        if self._arrival is not None:
-            self._arrival.set_result(None)
-        else:
-            # The connection keeps its task, and ends with it: telemetry has nothing to keep or to log.
-            self._task = self.front.loop.create_task(self._serve())
-        if self._received or self._body.is_ahead:
-            self.steer_reading()
-
     def _refuse_unparsed(self) -> None:
         self.front.stats.inc("refusals_total", MalformedRequest.code)
         self.write(unparsed_refusal())
@@ -256,10 +256,8 @@ class Connection(asyncio.Protocol):
         """The requests of this connection, one after the other, each to the end of its answer."""
         front = self.front
         while True:
-            head, body = self._head, self._body
-            assert head is not None and body is not None
-            at_ms = time_ns() // 1_000_000
-            x = self.exchange = Exchange(front.ids.next(at_ms), self, head, body, self.first_byte, at_ms)
+            x = self.exchange
+            assert x is not None
             try:
                 await front.handle(x)
             except ProxyError as e:
@@ -270,7 +268,7 @@ class Connection(asyncio.Protocol):
             except asyncio.CancelledError:
                 self.close()
                 raise
-            is_whole = body.is_complete
+            is_whole = x.body.is_complete
             keeps_alive = x.keep_alive and is_whole
             self.exchange = self._body = None
             if self._transport is None or self._transport.is_closing():
@@ -278,7 +276,7 @@ class Connection(asyncio.Protocol):
             if not keeps_alive:
                 self.close() if is_whole else self._linger()
                 return
-            del x, body  # a connection that waits holds no request
+            del x  # a connection that waits holds no request
             self.first_byte = 0.0
             self.phase, self.since = KEEPALIVE, monotonic()
             arrival = self._arrival = front.loop.create_future()
