@@ -167,7 +167,7 @@ _ID = b"%"  # where the call's id stands
 def own_fields(x: Exchange) -> bytes:
     """The header lines of every answer of ours: the call's id, and CORS where the endpoint has it."""
     names = (x.dialect or dialect_of(x)).own_id_headers
-    return _own_lines(names, x.endpoint is not None and x.endpoint.cors).replace(_ID, dashed(x.id).encode())
+    return _own_lines(names, x.endpoint is not None and x.endpoint.cors).replace(_ID, dashed(x.id))
 
 
 @lru_cache(maxsize=64)
@@ -196,7 +196,9 @@ def whole_answer(x: Exchange, status: int, fields: list[Field], body: bytes) -> 
 def refusal(x: Exchange, error: ProxyError) -> bytes:
     """Our own error in the caller's dialect. Holds nothing of what the client sent."""
     dialect = dialect_of(x)
-    body = dialect.error_body(error.kind, error.code, error.message, error.param, error.status, dashed(x.id))
+    body = dialect.error_body(
+        error.kind, error.code, error.message, error.param, error.status, dashed(x.id).decode()
+    )
     fields = [_JSON]
     if error.retry_after_s is not None:
         fields.append((b"retry-after", b"%d" % max(1, math.ceil(error.retry_after_s))))

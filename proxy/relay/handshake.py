@@ -45,7 +45,7 @@ async def accept(
         )
         assert x.dialect is not None
         for name in x.dialect.own_id_headers:
-            socket.headers[name.decode()] = dashed(x.id)
+            socket.headers[name.decode()] = dashed(x.id).decode()
         await socket.prepare(request)
         opened.set_result(socket)
         await ended

@@ -221,7 +221,7 @@ class Heartbeat(AbstractContextManager[None]):
         dialect = self._x.dialect
         assert dialect is not None and self._out is not None
         as_rest = dialect.error_body if self._rhythm.beat == SPACE else dialect.stream_error
-        told = as_rest(kind, code, message, param, status, dashed(self._x.id))
+        told = as_rest(kind, code, message, param, status, dashed(self._x.id).decode())
         self.stop()
         self._out.write((told,), True, self._clock())
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from random import Random, SystemRandom
+from struct import Struct
 
 # 12 and 62 random bits lie around the version and the variant. The highest of the 62 is left free, so that
 # counting up within one millisecond never comes into the variant.
 _FIXED = (0x7 << 76) | (0b10 << 62)
+
+_GROUPS = Struct("8s4s4s4s12s").unpack  # RFC 9562 4: a third of the time of five slices
 
 
 class IdSource:
@@ -27,6 +30,6 @@ class IdSource:
         return f"{self._value:032x}"
 
 
-def dashed(id_hex: str) -> str:
+def dashed(id_hex: str) -> bytes:
     """The form that clients see (`x-request-id`)."""
-    return f"{id_hex[:8]}-{id_hex[8:12]}-{id_hex[12:16]}-{id_hex[16:20]}-{id_hex[20:]}"
+    return b"-".join(_GROUPS(id_hex.encode()))
