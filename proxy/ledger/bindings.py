@@ -179,10 +179,11 @@ def _reported(usage: dict[str, Any]) -> Usage | None:
 
 def _bill(end: End, seen: Observed, reported: Usage | None, price: Price, flags: list[str]) -> Bill:
     if seen.state == RELEASED:
-        return Bill(entry.VOID, 0, Usage(), Provenance.NONE, flags)
+        return Bill(entry.VOID, 0, {}, Provenance.NONE, flags)
     counted = Usage.from_dict(end.usage)
     if seen.state == CHARGED:
-        return Bill(entry.SETTLED, end.hold_nanos, counted, Provenance.ESTIMATED, [*flags, settlement.CAPPED])
+        flags = [*flags, settlement.CAPPED]
+        return Bill(entry.SETTLED, end.hold_nanos, counted.as_dict(), Provenance.ESTIMATED, flags)
     outcome = _OUTCOMES[seen.state]
     if reported == ONE_CALL:  # a success, or an end that its family charges as one: what was asked for
         reported, outcome = replace(counted, input=0), entry.COMPLETE
@@ -201,7 +202,7 @@ def _end(end: End, seen: Observed, found: Bill) -> End:
         lease="",
         cost_nanos=found.cost_nanos,
         provenance=found.provenance,
-        usage=found.usage.as_dict(),
+        usage=found.usage,
         flags=[*end.flags, *found.flags],
         took_ms=min(max(seen.at_ms - end.began_ms, end.took_ms), (1 << 31) - 1),
     )
@@ -209,6 +210,6 @@ def _end(end: End, seen: Observed, found: Bill) -> End:
 
 def _correction(call: str, seen: Observed, found: Bill) -> Settle:
     return Settle(
-        seen.id, seen.at_ms, found.cost_nanos, found.provenance, found.usage.as_dict(),
+        seen.id, seen.at_ms, found.cost_nanos, found.provenance, found.usage,
         corrects=call, flags=found.flags,
     )  # fmt: skip

@@ -6,15 +6,16 @@ bounds of what an upstream claims. Pure; amounts are nano-units of the station's
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from enum import Enum, auto
-from operator import attrgetter
+from typing import Any
 
 from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.ledger import entry, holds
 from proxy.ledger.entry import Begin, End, Progress, Settle
-from proxy.metering.pricing import Price, cost_nanos
+from proxy.metering.pricing import Price, cost_nanos, cost_of
 from proxy.metering.usage import FIELDS, Provenance, Usage
 
 # No call has more tokens, milliseconds or characters, nor more of what is priced one by one. With these
@@ -95,7 +96,7 @@ class Bill(Struct, frozen=True, gc=False):
 
     state: str
     cost_nanos: int
-    usage: Usage
+    usage: dict[str, Any]  # Usage.as_dict()
     provenance: str
     flags: list[str] = []
 
@@ -129,7 +130,7 @@ def ended(begin: Begin, found: Bill, price: str, outcome: str, at_ms: int) -> En
         begin.stream,
         0,  # status
         found.provenance,
-        found.usage.as_dict(),
+        found.usage,
     )
     end.flags, end.request_bytes = found.flags, begin.request_bytes
     end.override, end.parent, end.multiplied = begin.override, begin.parent, begin.multiplied
@@ -142,7 +143,7 @@ def pending(outcome: str, figures: Figures) -> Bill:
     Its usage is what recovery settles by, should the Settle never come.
     """
     usage, _ = consumed(outcome, figures)
-    return Bill(entry.PENDING, 0, usage, Provenance.ESTIMATED)
+    return Bill(entry.PENDING, 0, usage.as_dict(), Provenance.ESTIMATED)
 
 
 def late(end: End, figures: Figures, price: Price, terms: Terms, at_ms: int) -> Settle:
@@ -150,7 +151,7 @@ def late(end: End, figures: Figures, price: Price, terms: Terms, at_ms: int) -> 
     holds.resolved(end.id, end.state, entry.SETTLED)
     found = bill(end, end.outcome, figures, price, terms)
     return Settle(
-        end.id, at_ms, found.cost_nanos, found.provenance, found.usage.as_dict(), flags=found.flags
+        end.id, at_ms, found.cost_nanos, found.provenance, found.usage, flags=found.flags
     )  # fmt: skip
 
 
@@ -183,14 +184,14 @@ def bill(call: Begin | End, outcome: str, figures: Figures, price: Price, terms:
     """The one way from figures to money."""
     usage, provenance = consumed(outcome, figures)
     if provenance == Provenance.NONE:
-        return Bill(entry.VOID, 0, usage, provenance)
+        return Bill(entry.VOID, 0, {}, provenance)
     usage, flags = bounded(usage, terms)
     if BILLED[outcome][1] in terms.waivers:
         flags.append(WAIVED)
     cost = cost_nanos(price, usage, call.model_ppm, call.tier_ppm)
     if terms.within_hold and cost > call.hold_nanos:
         flags.append(CAPPED)
-    return Bill(entry.SETTLED, owed(cost, call.hold_nanos, flags), usage, provenance, flags)
+    return Bill(entry.SETTLED, owed(cost, call.hold_nanos, flags), usage.as_dict(), provenance, flags)
 
 
 def plain_bill(
@@ -198,10 +199,11 @@ def plain_bill(
 ) -> Bill | None:
     """What `bill` comes to, whatever else its terms are, for a complete call with the vendor's last word,
     where nothing about that is remarkable; else None. As of nearly every call."""
-    if not is_plausible(usage, input_max, output_max):
+    told = usage.as_dict()
+    if not is_plausible(usage, told, input_max, output_max):
         return None
-    cost = cost_nanos(price, usage, call.model_ppm, call.tier_ppm)
-    return Bill(entry.SETTLED, cost, usage, Provenance.FINAL)
+    cost = cost_of(price, usage, told, call.model_ppm, call.tier_ppm)
+    return Bill(entry.SETTLED, cost, told, Provenance.FINAL)
 
 
 def owed(cost: int, hold: int, flags: list[str]) -> int:
@@ -236,7 +238,7 @@ def bounded(usage: Usage, terms: Terms) -> tuple[Usage, list[str]]:
     of low trust, and only flagged for a trusted one.
     """
     flags: list[str] = []
-    if is_plausible(usage, terms.input_max, terms.output_max):
+    if is_plausible(usage, usage.as_dict(), terms.input_max, terms.output_max):
         return usage, flags
     if not _is_sane(usage):
         usage = _sane(usage)
@@ -259,16 +261,17 @@ def bounded(usage: Usage, terms: Terms) -> tuple[Usage, list[str]]:
     return usage, flags
 
 
-_plain_counts = attrgetter(*(f.name for f in FIELDS if f.default == 0))
+_PLAIN = frozenset(f.name for f in FIELDS if f.default == 0)  # not by kinds
 
 
-def is_plausible(usage: Usage, input_max: int | None, output_max: int | None) -> bool:
-    """Can it be believed at the first look? What is within the smaller maximum is within both."""
-    counts = _plain_counts(usage)
+def is_plausible(
+    usage: Usage, told: Mapping[str, Any], input_max: int | None, output_max: int | None
+) -> bool:
+    """Can it be believed at the first look? What is within the smaller maximum is within both.
+    `told` is the same usage as a dict."""
     return (
-        min(counts) >= 0
-        and max(counts) <= SINGLE_MAX
-        and not (usage.tools or usage.units or usage.waived)
+        _PLAIN.issuperset(told)
+        and (not told or (min(told.values()) >= 0 and max(told.values()) <= SINGLE_MAX))
         and (input_max is None or usage.input_tokens_all() <= input_max)
         and (output_max is None or usage.output_tokens_all() <= output_max)
     )

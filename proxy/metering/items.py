@@ -28,9 +28,9 @@ def items(price: Price, usage: Usage) -> Iterator[Item]:
     at = price.figures(usage.input_tokens_all())
     for bucket in TOKEN_BUCKETS:
         if count := usage.charged(bucket):
-            yield Item(bucket, count, _unless_free(price, getattr(at, bucket)), SCALE)
+            yield Item(bucket, count, _unless_free(price, at[bucket]), SCALE)
     for bucket, (_, worth) in UNIT_BUCKETS.items():
-        if (count := getattr(usage, bucket)) and (figure := getattr(at, bucket)):  # most are counted only
+        if (count := getattr(usage, bucket)) and (figure := at[bucket]):  # most are counted only
             yield Item(bucket, count, _unless_free(price, figure // worth), SCALE // worth)
     for kind, count in usage.tools.items():
         yield Item(kind, count, _unless_free(price, price.tools.get(kind, 0)), 1)

@@ -24,8 +24,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from math import gcd
-from operator import attrgetter, itemgetter, mul
-from typing import Any, NamedTuple
+from operator import itemgetter
+from typing import Any
 
 import orjson
 from msgspec import Struct
@@ -59,26 +59,8 @@ UNIT_BUCKETS: dict[str, tuple[str, int]] = {
 FIGURES = frozenset(TOKEN_BUCKETS) | {name for name, _ in UNIT_BUCKETS.values()}
 
 
-class Figures(NamedTuple):
-    """Nanos x 10^6 of one of each bucket of a Usage, whatever the price names and leaves out."""
-
-    input: int
-    cache_read: int
-    cache_write_5m: int
-    cache_write_1h: int
-    input_audio: int
-    cached_audio: int
-    input_image: int
-    output: int
-    output_audio: int
-    output_image: int
-    seconds_ms: int
-    characters: int
-    images: int
-    calls: int
-
-
-_counts = attrgetter(*Figures._fields)  # of a Usage, in the order of its figures
+# Nanos x 10^6 of one of each bucket of a Usage that can have a price, whatever a price names and leaves out.
+Figures = Mapping[str, int]
 
 
 @dataclass(frozen=True)
@@ -138,7 +120,7 @@ def _resolved(named: Mapping[str, int]) -> Figures:
         for bucket, names in TOKEN_BUCKETS.items()
     }
     units = {bucket: named.get(name, 0) * worth for bucket, (name, worth) in UNIT_BUCKETS.items()}
-    return Figures(**tokens, **units)
+    return tokens | units
 
 
 def price_from_content(content: Mapping[str, Any]) -> Price:
@@ -198,10 +180,18 @@ def cost_nanos(price: Price, usage: Usage, model_ppm: int, tier_ppm: int) -> int
     One division for the whole call, rounded half to even, as SQL does in NUMERIC:
     sum(quantity x price) x model_ppm x tier_ppm / 10^18.
     """
+    return cost_of(price, usage, usage.as_dict(), model_ppm, tier_ppm)
+
+
+def cost_of(price: Price, usage: Usage, told: Mapping[str, Any], model_ppm: int, tier_ppm: int) -> int:
+    """The same for who has it as a dict already: most of it is not even there."""
     if price.free:
         return 0
     at = price.flat or price.figures(usage.input_tokens_all())
-    total = sum(map(mul, _counts(usage), at))
+    total: int = 0
+    for bucket, count in told.items():
+        if bucket in at:
+            total += count * at[bucket]
     if usage.tools or usage.units or usage.waived:
         total += _cost_of_kinds(price, at, usage)
     if not price.multiplied:
@@ -230,7 +220,7 @@ def text_rate(price: Price, model_ppm: int, tier_ppm: int) -> TextRate | None:
     if at is None:
         return None
     ppm = model_ppm * tier_ppm if price.multiplied else PPM * PPM
-    rate = (at.input * ppm, at.output * ppm, at.calls * ppm, _SCALE_MULTIPLIED)
+    rate = (at["input"] * ppm, at["output"] * ppm, at["calls"] * ppm, _SCALE_MULTIPLIED)
     common = gcd(*rate)  # shorter integers, the same fraction
     return TextRate(*(part // common for part in rate))
 
@@ -239,7 +229,7 @@ def _cost_of_kinds(price: Price, at: Figures, usage: Usage) -> int:
     tools = sum(count * price.tools.get(kind, 0) for kind, count in usage.tools.items())
     units = sum(count * unit_figure(price, at, kind) for kind, count in usage.units.items())
     waived: int = sum(
-        (getattr(usage, bucket) - usage.charged(bucket)) * getattr(at, bucket) for bucket in usage.waived
+        (getattr(usage, bucket) - usage.charged(bucket)) * at[bucket] for bucket in usage.waived
     )
     return tools * SCALE + units - waived
 
@@ -250,7 +240,7 @@ def unit_figure(price: Price, at: Figures, kind: str) -> int:
     bucket = token_bucket(kind)
     if kind in price.units:
         return price.units[kind] if bucket else price.units[kind] * SCALE
-    return getattr(at, bucket) if bucket else 0
+    return at[bucket] if bucket else 0
 
 
 def token_bucket(kind: str) -> str | None:

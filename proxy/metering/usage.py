@@ -6,6 +6,8 @@ multiplies it, the journal and the usage row store `as_dict()`.
 
 from __future__ import annotations
 
+from typing import Any
+
 from msgspec import Struct, field, structs, to_builtins
 
 
@@ -78,7 +80,7 @@ class Usage(Struct, gc=False, omit_defaults=True):
     def is_empty(self) -> bool:
         return not self.as_dict()
 
-    def as_dict(self) -> dict[str, int | dict[str, int]]:
+    def as_dict(self) -> dict[str, Any]:
         """Only what is not zero: the form that is journaled and stored."""
         return to_builtins(self)  # type: ignore[no-any-return]
 

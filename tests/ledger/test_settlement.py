@@ -252,7 +252,7 @@ def told(kind: type) -> dict[str, object]:
 
 def test_each_field_of_an_end_is_that_of_the_begin_or_the_bill():
     begin = replace(BEGIN, **told(Begin), stream=True, multiplied=False)
-    found = Bill(entry.SETTLED, 77, FINAL.reported, "final", ["odd"])
+    found = Bill(entry.SETTLED, 77, {"input": 40, "output": 30}, "final", ["odd"])
     expected = {
         **{name: getattr(begin, name) for name in Begin.__struct_fields__ if name in End.__struct_fields__},
         "state": entry.SETTLED, "cost_nanos": 77, "usage": {"input": 40, "output": 30}, "provenance": "final",
