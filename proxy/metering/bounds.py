@@ -264,8 +264,7 @@ def _are_texts(messages: object) -> bool:
     for message in messages:
         if type(message) is not dict or type(message.get("content")) is not str:
             return False
-        is_plain = len(message) == 2 and "role" in message
-        if not is_plain and not _BEYOND_TEXT.isdisjoint(message):
+        if (len(message) != 2 or "role" not in message) and not _BEYOND_TEXT.isdisjoint(message):
             return False
     return True
 
