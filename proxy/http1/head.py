@@ -6,9 +6,7 @@ out. Repairs nothing: what one reader mends and the next one takes literally is 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from functools import lru_cache
-from operator import itemgetter
+from collections.abc import Iterable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -22,6 +20,7 @@ NAMES_REMEMBERED_MAX = 1024  # with the limit above at most half a megabyte, wha
 LINES_REMEMBERED_MAX = 512
 LINE_REMEMBERED_BYTES_MAX = 256
 SHAPES_REMEMBERED_MAX = 256
+SHAPE_REMEMBERED_BYTES_MAX = 4096
 CONTENT_LENGTH_DIGITS_MAX = 18  # below 2**63
 
 CRLF = b"\r\n"
@@ -33,6 +32,7 @@ TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm
 _VERSIONS: dict[bytes, tuple[int, int]] = {b"HTTP/1.1 ": (1, 1), b"HTTP/1.0 ": (1, 0)}
 _PREFIX = b"HTTP/1."
 _NO_BODY_STATUSES = frozenset({204, 304})
+_DECIDING = frozenset({b"connection", b"content-encoding", b"content-type", b"transfer-encoding"})
 
 Field = tuple[bytes, bytes]
 Kind = Literal["none", "length", "chunked", "eof"]
@@ -54,9 +54,9 @@ _LOWER_NAMES = _LowerNames()
 
 
 class Line(NamedTuple):
-    """One field: its name in lower case, its value, and how it is written."""
+    """One field: what it decides, its value, and how it is written."""
 
-    name: bytes
+    key: bytes  # its name in lower case; of _DECIDING with the value
     value: bytes | None
     written: bytes
 
@@ -79,7 +79,8 @@ class _Lines(dict[bytes, Line]):
 
 
 def _line(name: bytes, value: bytes) -> Line:
-    return Line(name, value, b"%b: %b\r\n" % (name, value))
+    written = b"%b: %b" % (name, value)
+    return Line(written if name in _DECIDING else name, value, written + CRLF)
 
 
 def _check_bytes(line: bytes) -> None:
@@ -90,30 +91,54 @@ def _check_bytes(line: bytes) -> None:
 
 _LINES = _Lines()
 _NO_LINE = Line(b"", None, b"")  # behind the last of a head: there a field is found that it does not have
-
-_LENGTH, _CODING, _CONNECTION = b"content-length", b"transfer-encoding", b"connection"
-_FRAMING = (_LENGTH, _CODING, _CONNECTION, b"keep-alive")
+ABSENT = -1
 
 
 class Shape:
-    """What the names of a head decide, in their order: a vendor's heads have few shapes."""
+    """What heads have in common with the same status line and fields of the same names, those of _DECIDING
+    also with the same values: a vendor's have few shapes."""
 
-    __slots__ = ("at", "framing", "names", "repeats_framing")
+    __slots__ = (
+        "at", "connection", "idle_at", "is_remembered", "keep_alive", "kind", "length_at", "names", "reason", "repeats_length",
+        "status", "version",
+    )  # fmt: skip
 
-    def __init__(self, names: tuple[bytes, ...]) -> None:
-        self.names = names
-        self.at = {name: at for at, name in reversed([*enumerate(names)])}  # where each is first
-        # Of a head's values: those that tell how its body ends.
-        self.framing = itemgetter(*(self.at.get(name, -1) for name in _FRAMING))
-        self.repeats_framing = any(names.count(name) > 1 for name in _FRAMING)
+    def __init__(self, first: bytes, keys: Sequence[bytes]) -> None:
+        self.status, self.reason, self.version = _status_line(first)
+        self.is_remembered = sum(map(len, keys)) <= SHAPE_REMEMBERED_BYTES_MAX
+        self.names = tuple(key.partition(b":")[0] for key in keys)
+        self.at = {name: at for at, name in reversed([*enumerate(self.names)])}  # where each is first
+        self.length_at = self.at.get(b"content-length", ABSENT)
+        self.idle_at = self.at.get(b"keep-alive", ABSENT)
+        self.repeats_length = self.names.count(b"content-length") > 1
+        self.connection = _joined(b"connection", keys)
+        self.keep_alive = _keeps_alive(self.version, self.connection)
+        # How the body ends where there may be one; None: two readers could disagree.
+        self.kind = self._kind(_joined(b"transfer-encoding", keys))
+
+    def _kind(self, coding: bytes | None) -> Kind | None:
+        has_length = self.length_at != ABSENT
+        if self.status in _NO_BODY_STATUSES:
+            return "none"
+        if coding is not None:
+            is_sound = not has_length and self.version != (1, 0) and coding.lower() == b"chunked"
+            return "chunked" if is_sound else None
+        return "length" if has_length else "eof"
 
 
-class _Shapes(dict[tuple[bytes, ...], Shape]):
-    def __missing__(self, names: tuple[bytes, ...]) -> Shape:
-        shape = Shape(names)
-        if len(self) == SHAPES_REMEMBERED_MAX:
-            self.clear()
-        self[names] = shape
+def _joined(name: bytes, keys: Sequence[bytes]) -> bytes | None:
+    """The values of all fields called `name`, one of _DECIDING, as one list (RFC 9110 5.3), or None."""
+    values = [key.removeprefix(name + b": ") for key in keys if key.startswith(name + b": ")]
+    return b", ".join(values) if values else None
+
+
+class _Shapes(dict[tuple[bytes, tuple[bytes, ...]], Shape]):
+    def __missing__(self, key: tuple[bytes, tuple[bytes, ...]]) -> Shape:
+        shape = Shape(*key)
+        if shape.is_remembered:
+            if len(self) == SHAPES_REMEMBERED_MAX:
+                self.clear()
+            self[key] = shape
         return shape
 
 
@@ -124,8 +149,6 @@ class Head(msgspec.Struct):
     """The head of one answer. `end` is the offset of the first body byte."""
 
     status: int
-    reason: bytes
-    version: tuple[int, int]
     shape: Shape
     values: tuple[bytes | None, ...]  # those of its fields, then None
     lines: tuple[bytes, ...]  # its fields as they are written: `name: value` and the line's end
@@ -134,7 +157,7 @@ class Head(msgspec.Struct):
     @classmethod
     def of(cls, status: int, fields: Iterable[Field] = ()) -> Head:
         """One that never was on the wire. Names are lower-case."""
-        return _head(status, b"", (1, 1), [_line(*field) for field in fields], 0)
+        return _head(b"HTTP/1.1 %d " % status, [_line(*field) for field in fields], 0)
 
     @property
     def fields(self) -> list[Field]:
@@ -144,17 +167,13 @@ class Head(msgspec.Struct):
 
     def value(self, name: bytes) -> bytes | None:
         """The value of the first field called `name` (lower-case), or None."""
-        return self.values[self.shape.at.get(name, -1)]
-
-    def joined(self, name: bytes) -> bytes | None:
-        """Those of all fields called `name` as one list (RFC 9110 5.3), or None."""
-        values = [value for field_name, value in self.fields if field_name == name]
-        return b", ".join(values) if values else None
+        return self.values[self.shape.at.get(name, ABSENT)]
 
 
-def _head(status: int, reason: bytes, version: tuple[int, int], lines: Iterable[Line], end: int) -> Head:
-    names, values, written = zip(*lines, _NO_LINE, strict=True)
-    return Head(status, reason, version, _SHAPES[names], values, written, end)
+def _head(first: bytes, lines: Iterable[Line], end: int) -> Head:
+    keys, values, written = zip(*lines, _NO_LINE, strict=True)
+    shape = _SHAPES[first, keys]
+    return Head(shape.status, shape, values, written, end)
 
 
 class Framing(msgspec.Struct, frozen=True):
@@ -185,8 +204,7 @@ def parse(data: bytes | bytearray, scanned: int = 0) -> Head | None:
     first, *lines = bytes(data[:end]).split(CRLF)
     if len(lines) > FIELDS_MAX:
         raise UpstreamGarbage(detail="too many fields")
-    status, reason, version = _status_line(first)
-    return _head(status, reason, version, map(_LINES.__getitem__, lines), end + 4)
+    return _head(first, map(_LINES.__getitem__, lines), end + 4)
 
 
 def framing(head: Head, method: str) -> Framing:
@@ -195,35 +213,18 @@ def framing(head: Head, method: str) -> Framing:
     Raises UpstreamGarbage where two readers could disagree: length and chunked together, a repeated length,
     another coding than chunked, chunked in HTTP/1.0.
     """
-    said, coding, connection, idle = head.shape.framing(head.values)
-    if head.shape.repeats_framing:  # several fields are one list, also where there must be but one value
-        said, coding, connection = map(head.joined, (_LENGTH, _CODING, _CONNECTION))
-    length = None if said is None else _content_length(said)
-    has_body = method != "HEAD" and head.status not in _NO_BODY_STATUSES
-    kind, keep_alive, idle_s = _ending(head.version, has_body, length is not None, coding, connection, idle)
-    return Framing(kind, length, keep_alive, idle_s)
-
-
-@lru_cache(maxsize=128)  # servers say the same each time
-def _ending(
-    version: tuple[int, int],
-    has_body: bool,
-    has_length: bool,
-    coding: bytes | None,
-    connection: bytes | None,
-    idle: bytes | None,
-) -> tuple[Kind, bool, int | None]:
-    keep_alive = _keeps_alive(version, connection)
-    idle_s = None if idle is None else _idle_s(idle)
-    if not has_body:
-        return "none", keep_alive, idle_s
-    if coding is not None:
-        if has_length or version == (1, 0) or coding.lower() != b"chunked":
-            raise UpstreamGarbage(detail="transfer-encoding that cannot be trusted")
-        return "chunked", keep_alive, idle_s
-    if has_length:
-        return "length", keep_alive, idle_s
-    return "eof", False, None
+    shape, length = head.shape, None
+    said, idle = head.values[shape.length_at], head.values[shape.idle_at]
+    if said is not None:
+        if not said.isdigit() or len(said) > CONTENT_LENGTH_DIGITS_MAX or shape.repeats_length:
+            raise UpstreamGarbage(detail="content-length")
+        length = int(said)
+    kind = shape.kind if method != "HEAD" else "none"
+    if kind is None:
+        raise UpstreamGarbage(detail="transfer-encoding that cannot be trusted")
+    if kind == "eof":
+        return Framing(kind, None, False)
+    return Framing(kind, length, shape.keep_alive, None if idle is None else _idle_s(idle))
 
 
 def _refuse_early(data: bytes | bytearray, scanned: int) -> None:
@@ -237,7 +238,6 @@ def _refuse_early(data: bytes | bytearray, scanned: int) -> None:
         raise UpstreamGarbage(detail="bare LF in head")
 
 
-@lru_cache(maxsize=16)  # the same few for ever: 0.1 us in place of 0.4
 def _status_line(line: bytes) -> tuple[int, bytes, tuple[int, int]]:
     version = _VERSIONS.get(line[:9])
     digits = line[9:12]
@@ -249,12 +249,6 @@ def _status_line(line: bytes) -> tuple[int, bytes, tuple[int, int]]:
     if not 100 <= status <= 599:
         raise UpstreamGarbage(detail="status out of range")
     return status, line[13:], version
-
-
-def _content_length(value: bytes) -> int:
-    if not value.isdigit() or len(value) > CONTENT_LENGTH_DIGITS_MAX:
-        raise UpstreamGarbage(detail="content-length")
-    return int(value)
 
 
 def _idle_s(value: bytes) -> int | None:

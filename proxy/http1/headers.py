@@ -90,10 +90,12 @@ class Admission(dict[Shape, tuple[bool, ...]]):
         self._added_lines = field_lines(self._added)
 
     def __missing__(self, shape: Shape) -> tuple[bool, ...]:
-        admitted = tuple(map(self._admits, shape.names))
-        if len(self) == SHAPES_REMEMBERED_MAX:
-            self.clear()
-        self[shape] = admitted
+        nominated = _ended_by(shape.connection) if shape.connection else ()
+        admitted = tuple(self._admits(name) and name not in nominated for name in shape.names)
+        if shape.is_remembered:
+            if len(self) == SHAPES_REMEMBERED_MAX:
+                self.clear()
+            self[shape] = admitted
         return admitted
 
     def _admits(self, name: bytes) -> bool:
@@ -102,21 +104,11 @@ class Admission(dict[Shape, tuple[bool, ...]]):
 
     def fields(self, head: Head) -> list[Field]:
         """Those of an answer that may reach the client, in their order, then those that the policy sets."""
-        return [*compress(head.fields, self._passing(head)), *self._added]
+        return [*compress(head.fields, self[head.shape]), *self._added]
 
     def lines(self, head: Head) -> bytes:
         """The same as they are written."""
-        return b"".join(compress(head.lines, self._passing(head))) + self._added_lines
-
-    def _passing(self, head: Head) -> tuple[bool, ...]:
-        passing = self[head.shape]
-        connection = head.joined(b"connection") if head.shape.repeats_framing else head.value(b"connection")
-        nominated = _ended_by(connection) if connection is not None else None
-        if not nominated:
-            return passing
-        return tuple(
-            passes and name not in nominated for passes, name in zip(passing, head.shape.names, strict=True)
-        )
+        return b"".join(compress(head.lines, self[head.shape])) + self._added_lines
 
 
 def serialize(status: int, reason: bytes, headers: Iterable[Field]) -> bytes:

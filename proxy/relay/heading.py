@@ -70,7 +70,7 @@ def heading_for(
         length, chunked = None, not x.head.is_http10
     framing = _framing_lines(is_event_stream, length is not None, chunked, x.keep_alive)
     block = b"%b%b%bserver-timing: relay;dur=%.2f\r\n%b%b\r\n" % (
-        status_line(head.status, REASONS.get(head.status, head.reason)),
+        status_line(head.status, REASONS.get(head.status, head.shape.reason)),
         admission.lines(head),
         own_fields(x),
         (x.sent - x.uploaded) * 1000,

@@ -37,7 +37,7 @@ def head_of(*fields: bytes, first: bytes = b"HTTP/1.1 200 OK") -> Head:
 
 def test_a_head_is_read():
     head = parse(HELLO)
-    assert (head.status, head.reason, head.version) == (200, b"OK", (1, 1))
+    assert (head.status, head.shape.reason, head.shape.version) == (200, b"OK", (1, 1))
     assert (head.fields, head.end) == (FIELDS, len(HELLO))
     assert head.value(b"x-request-id") == b"req_1"
     assert head.value(b"x-other") is None
