@@ -99,8 +99,8 @@ class Shape:
     also with the same values: a vendor's have few shapes."""
 
     __slots__ = (
-        "at", "connection", "idle_at", "is_remembered", "keep_alive", "kind", "length_at", "names", "reason", "repeats_length",
-        "status", "version",
+        "at", "connection", "idle_at", "is_remembered", "keep_alive", "kind", "length_at", "names", "reason",
+        "repeats_length", "status", "version",
     )  # fmt: skip
 
     def __init__(self, first: bytes, keys: Sequence[bytes]) -> None:

@@ -161,18 +161,19 @@ _CORS = (
 )
 
 
-_ID = b"%"  # where the call's id stands
+ID = b"%"  # in `own_lines`, where the call's id stands
 
 
 def own_fields(x: Exchange) -> bytes:
     """The header lines of every answer of ours: the call's id, and CORS where the endpoint has it."""
-    names = (x.dialect or dialect_of(x)).own_id_headers
-    return _own_lines(names, x.endpoint is not None and x.endpoint.cors).replace(_ID, dashed(x.id))
+    lines = own_lines(dialect_of(x), x.endpoint is not None and x.endpoint.cors)
+    return lines.replace(ID, dashed(x.id))
 
 
 @lru_cache(maxsize=64)
-def _own_lines(id_headers: tuple[bytes, ...], has_cors: bool) -> bytes:
-    lines = b"".join([b"%b: %b\r\n" % (name, _ID) for name in id_headers])
+def own_lines(caller: Dialect, has_cors: bool) -> bytes:
+    """The same of all calls that are answered in one dialect."""
+    lines = b"".join([b"%b: %b\r\n" % (name, ID) for name in caller.own_id_headers])
     return lines + _CORS if has_cors else lines
 
 

@@ -1,6 +1,7 @@
 """The head of a relayed answer: status, the headers that pass, our own, and the client's framing.
 
-Owns the decision how the body ends for this client; pure.
+Owns the decision how the body ends for this client; pure. What answers have in common that go one way and
+whose heads have one shape is decided once.
 """
 
 from __future__ import annotations
@@ -8,25 +9,87 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
-from proxy.http1.head import Framing, Head
+from proxy.http1.head import SHAPES_REMEMBERED_MAX, Framing, Head, Kind, Shape
 from proxy.http1.headers import REASONS, Admission, field_lines, status_line
-from proxy.relay.answers import own_fields
+from proxy.relay.answers import ID, own_lines
 from proxy.relay.exchange import Exchange
+from proxy.relay.ids import dashed
 from proxy.routing.table import HeaderPolicy, Upstream
 
 RATES = tuple({dialect.rates.prefix for dialect in DIALECTS.values()})
-
 
 # What comes bit by bit; Gemini's arrays of JSON do not say so.
 _STREAMS = (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
 
 
-class Heading(NamedTuple):
+class Heading(Struct):
     head: bytes
     chunked: bool
     is_event_stream: bool
+
+
+class Terms(NamedTuple):
+    """Of a call, what matters for the heads of its answers."""
+
+    policy: HeaderPolicy
+    vendor: Dialect
+    caller: Dialect
+    streams_unasked: bool
+    has_cors: bool
+    is_http10: bool
+    hides_usage: bool  # an event may be left out, so a Content-Length of the upstream is not ours
+
+
+class Mould(NamedTuple):
+    admission: Admission
+    start: bytes  # the status line
+    ours: bytes  # with a place for the call's id
+    framing: bytes  # with a place for the length
+    has_length: bool
+    chunked: bool
+    is_event_stream: bool
+
+
+class Moulds(dict[tuple[Shape, Kind, bool, bool], Mould]):
+    """Of all calls with the same terms: (what the vendor's head is like, how its body ends, keep_alive,
+    whether rates are told) -> how the client's head is made."""
+
+    __slots__ = ("_terms",)
+
+    def __init__(self, terms: Terms) -> None:
+        self._terms = terms
+
+    def make(self, head: Head, frame: Framing, keep_alive: bool, tells_rates: bool) -> Mould:
+        terms, kind = self._terms, (head.value(b"content-type") or b"").lower()
+        is_event_stream = kind.startswith(_STREAMS) or terms.streams_unasked
+        is_sized = frame.kind == "length" and not (terms.hides_usage and is_event_stream)
+        has_length = frame.length is not None and (is_sized or frame.kind == "none")
+        # For 1.0 the end of the connection is the end of the body.
+        chunked = not is_sized and frame.kind != "none" and not terms.is_http10
+        framing = {
+            b"x-accel-buffering: no\r\n": is_event_stream,  # nginx in front must not collect events
+            b"content-length: %d\r\n": has_length,
+            b"transfer-encoding: chunked\r\n": chunked,
+            b"connection: close\r\n": not keep_alive,
+        }
+        mould = Mould(
+            _admission(terms.policy, terms.vendor, terms.caller, tells_rates),
+            status_line(head.status, REASONS.get(head.status, head.shape.reason)),
+            own_lines(terms.caller, terms.has_cors),
+            b"".join([line for line, is_said in framing.items() if is_said]),
+            has_length,
+            chunked,
+            is_event_stream,
+        )
+        if head.shape.is_remembered:
+            if len(self) == SHAPES_REMEMBERED_MAX:
+                self.clear()
+            self[head.shape, frame.kind, keep_alive, tells_rates] = mould
+        return mould
 
 
 @lru_cache(maxsize=256)  # one per upstream and caller's dialect, also of the table before a reload
@@ -37,44 +100,42 @@ def _admission(policy: HeaderPolicy, vendor: Dialect, caller: Dialect, tells_rat
     return Admission(passed, prefixes, policy, refused=caller.own_id_headers, hidden=hidden)
 
 
-@lru_cache(maxsize=256)
-def _is_stream(content_type: bytes | None) -> bool:
-    return content_type is not None and content_type.lower().startswith(_STREAMS)
+_moulds = lru_cache(maxsize=256)(Moulds)
 
 
-@lru_cache
-def _framing_lines(is_event_stream: bool, has_length: bool, chunked: bool, keep_alive: bool) -> bytes:
-    """How the body goes to the client. `has_length`: a place for it is left."""
-    lines = {
-        b"x-accel-buffering: no\r\n": is_event_stream,  # nginx in front must not collect events
-        b"content-length: %d\r\n": has_length,
-        b"transfer-encoding: chunked\r\n": chunked,
-        b"connection: close\r\n": not keep_alive,
-    }
-    return b"".join([line for line, is_said in lines.items() if is_said])
+def moulds_for(x: Exchange, upstream: Upstream, vendor: Dialect, hides_usage: bool) -> Moulds:
+    """Of calls like this one, to that upstream."""
+    assert x.dialect is not None and x.operation is not None and x.endpoint is not None
+    return _moulds(
+        Terms(
+            upstream.headers,
+            vendor,
+            x.dialect,
+            x.operation.streams_unasked,
+            x.endpoint.cors,
+            x.head.is_http10,
+            hides_usage,
+        )
+    )
 
 
-def heading_for(
-    x: Exchange, upstream: Upstream, dialect: Dialect, head: Head, frame: Framing, changes_length: bool
-) -> Heading:
-    """`dialect` is the upstream's; `changes_length`: an event may be left out, so a Content-Length of
-    the upstream is not ours."""
-    assert x.dialect is not None and x.operation is not None
-    ticket = x.ticket if x.standing is not None and x.standing.tells_rates else None
-    rates = b"" if ticket is None else field_lines(ticket.rates(x.dialect.rates, x.at_ms))
-    admission = _admission(upstream.headers, dialect, x.dialect, ticket is not None)
-    is_event_stream = _is_stream(head.value(b"content-type")) or x.operation.streams_unasked
-    if frame.kind == "none" or (frame.kind == "length" and not (changes_length and is_event_stream)):
-        length, chunked = frame.length, False
-    else:  # for 1.0 the end of the connection is the end of the body
-        length, chunked = None, not x.head.is_http10
-    framing = _framing_lines(is_event_stream, length is not None, chunked, x.keep_alive)
+def heading_for(x: Exchange, moulds: Moulds, head: Head, frame: Framing) -> Heading:
+    """`head` is the upstream's."""
+    standing, keep_alive = x.standing, x.keep_alive
+    ticket = x.ticket if standing is not None and standing.tells_rates else None
+    mould = moulds.get((head.shape, frame.kind, keep_alive, ticket is not None))
+    if mould is None:
+        mould = moulds.make(head, frame, keep_alive, ticket is not None)
+    admission, start, ours, framing, has_length, chunked, is_event_stream = mould
+    rates = b""
+    if ticket is not None and x.dialect is not None:
+        rates = field_lines(ticket.rates(x.dialect.rates, x.at_ms))
     block = b"%b%b%bserver-timing: relay;dur=%.2f\r\n%b%b\r\n" % (
-        status_line(head.status, REASONS.get(head.status, head.shape.reason)),
+        start,
         admission.lines(head),
-        own_fields(x),
+        ours.replace(ID, dashed(x.id)),
         (x.sent - x.uploaded) * 1000,
         rates,
-        framing if length is None else framing % length,
+        framing % frame.length if has_length else framing,
     )
     return Heading(block, chunked, is_event_stream)

@@ -28,6 +28,7 @@ from proxy.errors import (
 )
 from proxy.metering.decode import CODINGS, is_plain
 from proxy.relay.exchange import Exchange
+from proxy.relay.heading import moulds_for
 from proxy.relay.identity import client_address, key_of
 from proxy.relay.plan import Way
 from proxy.relay.request_head import RequestHead
@@ -199,6 +200,7 @@ class Heads:
             self._block(x, facts, choice, identity),
             names_model=dialect.operations[facts.operation.name].model_at == "body",
             hides_usage=hides_usage,
+            moulds=moulds_for(x, upstream, dialect, hides_usage),
             reuses=upstream.trust == "full",
             connect_s=times.connect_ms / 1000,
             first_byte_s=(times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,

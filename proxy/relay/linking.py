@@ -10,6 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
+from msgspec.structs import replace
+
 from proxy.dialects.links import WHOLE_BYTES_MAX, Hosting, Linker, Shown, readdressed, relinked
 from proxy.http1.head import Head
 from proxy.relay.exchange import Exchange
@@ -106,9 +108,10 @@ class Relinking:
         content = b"".join(self._held)
         changed = linked(self._x, content)
         if len(changed) != len(content) and not self._heading.chunked:
-            self._heading = self._heading._replace(
+            self._heading = replace(
+                self._heading,
                 head=self._heading.head.replace(
                     b"content-length: %d\r\n" % len(content), b"content-length: %d\r\n" % len(changed)
-                )
+                ),
             )
         return [changed]

@@ -15,6 +15,7 @@ import msgspec
 from proxy.dialects.base import Dialect
 from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
+from proxy.relay.heading import Moulds
 from proxy.relay.metering_task import MeterQueue, Tap
 from proxy.relay.sweep import Sweeper
 from proxy.relay.uploads import Sending
@@ -57,6 +58,7 @@ class Way:
     head: bytes  # request line and fields, without what tells the body and the empty line
     names_model: bool  # the request says in its body which model is meant
     hides_usage: bool  # include_usage is put in: its event is left out again
+    moulds: Moulds  # of the heads of answers
     reuses: bool  # connections, for one call after the other
     connect_s: float
     first_byte_s: float

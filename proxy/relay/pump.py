@@ -196,7 +196,7 @@ class Pump:
         self._state = RELAYING
         assert self._conn is not None and self._conn.framing is not None
         x, way = self._x, self._way
-        heading = heading_for(x, way.choice.upstream, way.dialect, head, self._conn.framing, way.hides_usage)
+        heading = heading_for(x, way.moulds, head, self._conn.framing)
         if self._plan.is_watched:
             self._tools.cooldowns.answered(
                 way.choice, self._attempt.started_ms if heading.is_event_stream else None

@@ -8,6 +8,7 @@ from typing import Any
 
 import orjson
 import pytest
+from msgspec.structs import replace
 
 from proxy.dialects import DIALECTS
 from proxy.errors import ProxyError, UpstreamBusy
@@ -233,7 +234,7 @@ def test_a_beat_stands_between_events_only(pieces: list[bytes], beats: int) -> N
     ("heading", "headers"),
     [
         (EVENTS, {"content_encoding": "gzip"}),
-        (EVENTS._replace(chunked=False), {}),
+        (replace(EVENTS, chunked=False), {}),
         (WHOLE, {}),
     ],
     ids=["coded", "of a known length", "no events"],
