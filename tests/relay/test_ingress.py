@@ -7,6 +7,7 @@ station in tests/system.
 from __future__ import annotations
 
 import asyncio
+import gc
 import socket
 import struct
 from time import monotonic
@@ -207,6 +208,37 @@ async def test_pipelined_requests_are_served_one_at_a_time_and_in_order(open_fro
     for n in range(50):
         await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), DEADLINE_S)
         assert await reader.readexactly(2) == b"%02d" % n
+
+
+async def test_who_pipelines_waits_for_the_others_turn_between_two_requests(open_front: Open) -> None:
+    rounds, loop = 0, asyncio.get_running_loop()
+
+    def tick() -> None:
+        nonlocal rounds
+        rounds += 1
+        loop.call_soon(tick)
+
+    at: list[int] = []
+
+    async def note(x: Exchange) -> None:
+        at.append(rounds)
+        x.client.write(OK)
+
+    front = await open_front(note)
+    tick()
+    reader, _ = await front.connect(GET * 50)
+    await asyncio.wait_for(reader.readexactly(50 * len(OK)), DEADLINE_S)
+    assert len(set(at)) == 50
+
+
+async def test_a_connection_that_waits_holds_no_request(open_front: Open) -> None:
+    front = await open_front(say_ok)
+    reader, _ = await front.connect(GET)
+    assert await reader.readexactly(len(OK)) == OK
+    await until(lambda: front.connection.phase == ingress.KEEPALIVE)
+    gc.collect()
+    kept = [x for x in gc.get_objects() if isinstance(x, Exchange) and x.client is front.connection]
+    assert kept == []
 
 
 async def test_a_client_that_pipelines_without_end_is_not_read_on(open_front: Open) -> None:
