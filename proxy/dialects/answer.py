@@ -200,7 +200,7 @@ class AnswerMeter:
 
     def _only_text(self) -> tuple[Pointer, ...]:
         """Where in an event texts are of which nothing depends but that they are kept, as long as they are
-        not empty."""
+        not empty. Of PADDED members nothing may depend either."""
         return ()
 
     # -- what it says it with ----------------------------------------------------------------------

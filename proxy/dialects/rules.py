@@ -16,6 +16,7 @@ from orjson import dumps
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
 from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, Rules, Tools, UsagePointers
 from proxy.dialects.owned import meets
+from proxy.metering.alike import PADDED
 from proxy.metering.events import JsonSplitter
 from proxy.metering.scanner import PointerScanner
 from proxy.metering.usage import Usage
@@ -233,9 +234,10 @@ def _kept(rules: Rules) -> tuple[Pointer, ...]:
 @cache
 def _only_text(rules: Rules, usage: UsagePointers) -> tuple[Pointer, ...]:
     """Texts of streams that nothing is counted in, at places that no other fact is at, above or below."""
-    if rules.each or rules.counted or rules.tools or usage.spread:
-        return ()
     others = (*usage.places, *_kept(rules))
+    is_padding_read = any(place[0] in PADDED for place in (*others, *rules.text) if place)
+    if rules.each or rules.counted or rules.tools or usage.spread or is_padding_read:
+        return ()
     return tuple(
         text
         for text in rules.text

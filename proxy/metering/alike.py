@@ -8,6 +8,10 @@ meter's to decide (dialects/answer.py).
 
 from __future__ import annotations
 
+import string
+from collections.abc import Callable
+from operator import methodcaller
+
 from orjson import loads
 
 from proxy.metering.events import Splitter, SseSplitter
@@ -15,14 +19,42 @@ from proxy.metering.events import Splitter, SseSplitter
 EVENTS_MAX = 1024  # of one read: with six line ends each they are fewer than what nobody has time for
 EVENT_BYTES_MAX = 4 << 10  # of what is kept to compare with, twice
 
+Unpad = Callable[[bytes], bytes]
+
+
+def _of_member(name: str) -> Unpad:
+    """Of letters and digits at random, in a member of their own."""
+    mark = b'"%b":"' % name.encode()
+    strip = methodcaller("lstrip", (string.ascii_letters + string.digits).encode())
+
+    def unpad(content: bytes) -> bytes:
+        first, *behind = content.split(mark)
+        return mark.join([first, *map(strip, behind)])
+
+    return unpad
+
+
+def _of_blanks(content: bytes) -> bytes:
+    """Of blanks in front of the last bracket: up to 63."""
+    for count in (32, 16, 8, 4, 2, 1):
+        content = content.replace(b" " * count + b"}\n\n", b"}\n\n")
+    return content
+
+
+# What vendors make events different with, so that nobody guesses words by their length: OpenAI, Mistral,
+# Anthropic. Top-level members whose words nobody may look at, and how to leave the padding out.
+PADDED = frozenset({"obfuscation", "p"})
+_UNPAD: dict[str, Unpad] = {**{name: _of_member(name) for name in sorted(PADDED)}, "": _of_blanks}
+
 
 class Alike:
     """Events that are like one that was read: `begin`, a text, `end`, each with the event's framing."""
 
-    __slots__ = ("_begin", "_between", "_end", "_splitter")
+    __slots__ = ("_begin", "_between", "_end", "_splitter", "_unpad")
 
-    def __init__(self, splitter: SseSplitter, begin: bytes, end: bytes) -> None:
+    def __init__(self, splitter: SseSplitter, begin: bytes, end: bytes, unpad: Unpad | None) -> None:
         self._splitter = splitter
+        self._unpad = unpad
         self._begin = begin  # its last byte is the quote in front of the text
         self._end = end
         self._between = end + begin  # with the blank line between two events, which no text can have
@@ -30,6 +62,8 @@ class Alike:
     def texts(self, content: bytes) -> list[str] | None:
         """Those of a read that is nothing but such events, none of them empty."""
         begin, end = self._begin, self._end
+        if self._unpad is not None:
+            content = self._unpad(content)
         if not (content.startswith(begin) and content.endswith(end) and self._splitter.is_between):
             return None
         told = content[len(begin) : -len(end)].split(self._between)
@@ -59,9 +93,21 @@ def like(splitter: Splitter, content: bytes, data: bytes, text: str) -> Alike | 
         return None
     if event.count(b"\r") != event.count(b"\r\n"):
         return None
+    unpad = _padding(content, event, data)
+    if unpad is not None:
+        event = unpad(event)
     told = b'"%b"' % text.encode("utf-8", "replace")
     at = event.find(told)
     # Without escapes in the event each of its strings stands there as it is: found once, it is this one.
     if at < 0 or event.find(told, at + 1) >= 0:
         return None
-    return Alike(splitter, event[: at + 1], event[at + len(told) - 1 :])
+    return Alike(splitter, event[: at + 1], event[at + len(told) - 1 :], unpad)
+
+
+def _padding(content: bytes, event: bytes, data: bytes) -> Unpad | None:
+    """How to take away what the events of a read are padded with, if they are."""
+    for name, unpad in _UNPAD.items():
+        if unpad(content) != content:
+            is_there = not name or (event.count(b'"%b":"' % name.encode()) == 1 and name in loads(data))
+            return unpad if is_there else None
+    return None

@@ -109,7 +109,16 @@ def streams(draw: st.DrawFn) -> tuple[str, str, list[bytes]]:
     form = json.dumps(shape, separators=draw(st.sampled_from([(",", ":"), (", ", ": ")])))
     begin, end = form.encode().split(b'"%"')
     texts = draw(st.lists(spelled, min_size=1, max_size=25))
-    events = [b'%bdata: %b"%b"%b\n\n' % (lines, begin, text, end) for text in texts]
+    padding = draw(st.sampled_from(["", "", "blanks", "obfuscation", "p"]))
+    events = []
+    for text in texts:
+        event = b'%bdata: %b"%b"%b' % (lines, begin, text, end)
+        pad = draw(st.sampled_from([b"", b"x", b"aB3", b"text", b"x" * 40, b"%b", b'"', b"\xff"]))
+        if padding == "blanks":
+            event = event[:-1] + b" " * len(pad) + b"}"
+        elif padding:
+            event = event[:-1] + b',"%b":"%b"}' % (padding.encode(), pad)
+        events.append(event + b"\n\n")
     for odd in draw(st.lists(st.sampled_from(ODD), max_size=3)):
         events.insert(draw(st.integers(0, len(events))), odd)
     if draw(st.integers(0, 3)) == 0:
@@ -180,6 +189,25 @@ def chat(*words: bytes) -> bytes:
     return b"".join(b'data: {"choices":[{"delta":{"content":"%b"}}]}\n\n' % word for word in words)
 
 
+def padded(*words: bytes) -> bytes:
+    events = chat(*words).split(b"\n\n")[:-1]
+    return b"".join(b'%b,"obfuscation":"x2%b"}\n\n' % (e[:-1], b"y" * at) for at, e in enumerate(events))
+
+
+@pytest.mark.parametrize("pad", ['%s,"obfuscation":"%s"}', '%s,"p":"%s","usage":null}', "%s%s}"])
+def test_padding_makes_no_difference(pad: str):
+    form = '{"choices":[{"delta":{"content":"word"}}]'
+    sizes = [3, 0, 17, 1]
+    letters = " " if pad == "%s%s}" else "x"
+    events = [f"data: {pad % (form, letters * size)}\n\n".encode() for size in sizes]
+    meter = DIALECTS["openai"].make_meter(DIALECTS["openai"].operations["chat"], True)
+    meter.feed(events[0])
+    with patch.object(answer, "loads", side_effect=AssertionError("parsed")):
+        meter.feed(b"".join(events))
+    assert (meter.events, meter.degraded) == (5, False)
+    assert "".join(meter.take_text()) == "word" * 5
+
+
 def test_text_that_nobody_takes_is_measured_as_if_each_were_parsed():
     reads = [chat(b"x"), chat(*[b"y" * 900] * 13), chat(*[b"z" * 100] * 9), chat(b"w")]
     assert read("openai", "chat", reads, take=False) == read_each("openai", "chat", reads, take=False)
@@ -229,6 +257,11 @@ def test_of_what_is_not_plain_nothing_is_kept_to_compare_with(event: bytes):
         [chat(b"a")[:-1], b"\n" + chat(b"b")],
         [chat(b"a") + chat(b"b")[:-1], b"\n", chat(b"c")],
         [chat(b"a") + b'data: {"choices":[],"usage":{"completion_tokens":3}}\n\n' + chat(b"b"), chat(b"c")],
+        [padded(b"a", b"b")],
+        [padded(b"a", b"b") + chat(b"c")],
+        [padded(b"a", b"b"), padded(b'b","obfuscation":"xx')],
+        [padded(b"a", b"b"), padded(b"c").replace(b"2", b"\xff"), padded(b"d").replace(b"2", b"\\u0041")],
+        [padded(b"a", b"b").replace(b',"obf', b',"x":{"obfuscation":"m"},"obf'), padded(b"c")],
         [chat(b"a", b'b"}}]}\n\ndata: {"choices":[{"delta":{"content":"c')],
     ],
 )
