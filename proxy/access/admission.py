@@ -14,7 +14,6 @@ from msgspec import Struct
 
 from proxy.access.limits import (
     ONE_CALL,
-    TOKENS,
     Counts,
     Limit,
     LimitBook,
@@ -24,7 +23,6 @@ from proxy.access.limits import (
 )
 from proxy.dialects.headers import RateHeaders
 from proxy.ledger.balances import Slices
-from proxy.metering.usage import Usage
 
 Back = list[tuple[str, int]]  # (bucket, count) of limits that go back to control at once
 NOTHING: Mapping[str, Any] = {}
@@ -85,10 +83,10 @@ class Gate:
             ticket.there = shares
         return tuple(wants)
 
-    def leave(self, ticket: Ticket, used: Counts) -> Back:
+    def leave(self, ticket: Ticket, cost_nanos: int = 0, usage: Mapping[str, Any] = NOTHING) -> Back:
         """The call is over at its upstream: it ended, or goes to another one."""
         there, ticket.there = ticket.there, ()
-        return self.limits.release(there, ticket.demand, used)
+        return self.limits.release(there, ticket.demand, cost_nanos, usage)
 
     def close(self, ticket: Ticket, cost_nanos: int, usage: Mapping[str, Any] = NOTHING) -> Back:
         """The call is over: settle its hold at `cost_nanos` (0: void), its limits at its usage.
@@ -97,23 +95,10 @@ class Gate:
         """
         if ticket.hold_nanos:
             self.slices.settle(ticket.account, ticket.lease, ticket.hold_nanos, cost_nanos)
-        shares, there = ticket.shares, ticket.there
-        if not shares and not there:
-            return []
-        used = 0, 1, _tokens(usage, shares if not there else [*shares, *there]), cost_nanos
-        back = self.limits.release(shares, ticket.demand, used)
-        return self.leave(ticket, used) + back if there else back
+        back = self.limits.release(ticket.shares, ticket.demand, cost_nanos, usage)
+        return self.leave(ticket, cost_nanos, usage) + back if ticket.there else back
 
     def correct(self, ticket: Ticket, more_nanos: int) -> None:
         """A call that is closed cost so much more (less than 0: less) than it was closed at."""
         self.slices.settle(ticket.account, ticket.lease, 0, more_nanos)
         self.limits.correct(ticket.shares, more_nanos)
-
-
-def _tokens(usage: Mapping[str, Any], shares: Sequence[Share]) -> int:
-    """What was used of limits of tokens; 0 as well where there is none."""
-    for limit, _ in shares:
-        if limit.unit == TOKENS:
-            found = Usage.from_dict(dict(usage))
-            return found.input_tokens_all() + found.output_tokens_all()
-    return 0

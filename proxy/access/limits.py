@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from proxy.dialects.headers import RateHeaders
 from proxy.ledger.amounts import as_text
+from proxy.metering.usage import Usage
 
 SMALL_PER_WORKER = 10  # a limit below this many per worker is counted one by one
 SLICES_PER_WORKER = 4  # a slice is this part of a worker's fair share: small enough to share
@@ -139,18 +140,21 @@ class LimitBook:
         part.granted += granted
         part.left = left
 
-    def release(self, shares: Iterable[Share], demand: Counts, used: Counts) -> list[tuple[str, int]]:
+    def release(
+        self, shares: Iterable[Share], demand: Counts, cost_nanos: int, usage: Mapping[str, Any]
+    ) -> list[tuple[str, int]]:
         """A call ended. Returns (bucket, count) of what goes back to control at once."""
         back = []
         for limit, part in shares:
             unit = limit.unit
             part.held -= demand[unit]
             part.touched = True
-            if unit != CALLS:
-                part.spent += used[unit]
-            elif limit.amount < self._small:
-                part.granted -= 1
-                back.append((limit.bucket, 1))
+            if unit == CALLS:
+                if limit.amount < self._small:
+                    part.granted -= 1
+                    back.append((limit.bucket, 1))
+            else:
+                part.spent += _used(unit, cost_nanos, usage)
         return back
 
     def correct(self, shares: Iterable[Share], more_nanos: int) -> None:
@@ -199,6 +203,13 @@ class LimitBook:
             most = need if limit.amount < self._small else limit.amount
         share = limit.amount // (self._workers * SLICES_PER_WORKER)
         return Want(limit, need, max(need, min(most, share)))
+
+
+def _used(unit: int, cost_nanos: int, usage: Mapping[str, Any]) -> int:
+    if unit == TOKENS:
+        found = Usage.from_dict(dict(usage))
+        return found.input_tokens_all() + found.output_tokens_all()
+    return cost_nanos if unit == SPEND else 1
 
 
 # -- what the key holder is told -----------------------------------------------------------------------

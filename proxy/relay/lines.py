@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from proxy.access.admission import Back, Gate, Shortage, Ticket
-from proxy.access.limits import EVER, KINDS, ONE_CALL, SPEND, Limit, Want, shown
+from proxy.access.limits import EVER, KINDS, SPEND, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import InternalError, LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.ledger.balances import LOW_CALLS
@@ -118,7 +118,7 @@ class Lines:
         for _ in range(ROUNDS_MAX):
             if x.ticket is None:
                 return None  # the client left, and the call is closed
-            self._give(self._gate.leave(x.ticket, ONE_CALL))
+            self._give(self._gate.leave(x.ticket))
             wants = self._gate.enter(x.ticket, limits, self._wall_ms())
             if not wants:
                 return None

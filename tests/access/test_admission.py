@@ -142,8 +142,8 @@ def test_a_call_holds_the_limits_of_the_upstream_that_it_is_at() -> None:
     assert [want.limit for want in entered.enter(ticket, (there,), NOW)] == [there]
     entered.limits.add(there, 1, 0)
     assert entered.enter(ticket, (there,), NOW) == ()
-    assert entered.leave(ticket, Demand()) == [("u:one:con", 1)]  # on to the next upstream
+    assert entered.leave(ticket) == [("u:one:con", 1)]  # on to the next upstream
     entered.limits.add(there, 1, 0)
     assert entered.enter(ticket, (there,), NOW) == ()
     assert entered.close(ticket, 25) == [("u:one:con", 1)]
-    assert entered.leave(ticket, Demand()) == []
+    assert entered.leave(ticket) == []

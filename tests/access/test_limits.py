@@ -78,7 +78,7 @@ def test_a_rate_is_used_up_and_never_given_back() -> None:
     holds = book(rate=2)
     for _ in range(2):
         shares = take(holds, RATE)
-        assert shares is not None and holds.release(shares, ONE, ONE) == []
+        assert shares is not None and holds.release(shares, ONE, 0, {}) == []
     assert missing(holds, RATE) == [RATE]
 
 
@@ -87,7 +87,7 @@ def test_a_call_settles_the_tokens_and_the_money_that_it_used() -> None:
     demand = Demand(1, 1, 600, 400)
     shares = take(holds, TOKENS, MONEY, demand=demand)
     assert shares is not None and missing(holds, TOKENS, demand=demand) == [TOKENS]
-    holds.release(shares, demand, Demand(0, 1, 100, 900))
+    holds.release(shares, demand, 900, {"input": 70, "output": 30})
     assert [part.free for _, part in shares] == [900, 100]
 
 
@@ -95,7 +95,7 @@ def test_a_call_that_used_more_than_it_took_is_made_up_for_first() -> None:
     holds = book(tokens=100)
     shares = take(holds, TOKENS, demand=Demand(1, 1, 100, 0))
     assert shares is not None
-    holds.release(shares, Demand(1, 1, 100, 0), Demand(0, 1, 350, 0))
+    holds.release(shares, Demand(1, 1, 100, 0), 0, {"input": 350})
     _, (want,) = holds.find((TOKENS,), Demand(1, 1, 10, 0), NOW)
     assert want.need == 260
 
@@ -115,7 +115,7 @@ def test_a_call_settles_in_the_window_in_which_it_began() -> None:
     shares = take(holds, TOKENS, demand=demand)
     assert shares is not None
     holds.add(TOKENS, 500, NOW + 2 * MINUTE)
-    holds.release(shares, demand, Demand(0, 1, 10_000, 0))
+    holds.release(shares, demand, 0, {"input": 10_000})
     assert missing(holds, TOKENS, demand=demand, now=NOW + MINUTE) == []
 
 
@@ -130,7 +130,7 @@ def test_concurrency_is_free_again_when_a_call_ends() -> None:
     holds = book(con=1)
     shares = take(holds, MANY)
     assert shares is not None and missing(holds, MANY) == [MANY]
-    assert holds.release(shares, ONE, ONE) == []
+    assert holds.release(shares, ONE, 0, {}) == []
     assert missing(holds, MANY) == []
 
 
@@ -138,7 +138,7 @@ def test_small_concurrency_goes_back_to_control_at_once() -> None:
     holds = LimitBook(1)
     holds.add(FEW, 1, 0)
     shares = take(holds, FEW)
-    assert shares is not None and holds.release(shares, ONE, ONE) == [("k1:con", 1)]
+    assert shares is not None and holds.release(shares, ONE, 0, {}) == [("k1:con", 1)]
     assert missing(holds, FEW) == [FEW]
 
 
@@ -148,7 +148,7 @@ def test_what_is_idle_for_two_looks_goes_back_and_what_is_busy_stays() -> None:
     assert shares is not None and holds.idle(NOW) == []
     assert holds.idle(NOW) == [("k1:con", 0, 4), ("k1:rpm", NOW + MINUTE, 5)]
     assert holds.held() == [("k1:con", 0, 1), ("k1:rpm", NOW + MINUTE, 0)]
-    holds.release(shares, ONE, ONE)
+    holds.release(shares, ONE, 0, {})
     assert holds.idle(NOW) == []
     assert holds.idle(NOW) == [("k1:con", 0, 1)]
     assert holds.held() == [("k1:rpm", NOW + MINUTE, 0)]
@@ -253,7 +253,7 @@ class Shared(RuleBasedStateMachine):
     @rule(data=st.data())
     def end(self, data: st.DataObject) -> None:
         n = data.draw(st.sampled_from([n for n, calls in enumerate(self.running) if calls]))
-        for _, count in self.workers[n].release(self.running[n].pop(), ONE, ONE):
+        for _, count in self.workers[n].release(self.running[n].pop(), ONE, 0, {}):
             self.out[n] -= count
 
     @rule()
@@ -278,7 +278,7 @@ class Shared(RuleBasedStateMachine):
     def teardown(self) -> None:
         for n, worker in enumerate(self.workers):
             while self.running[n]:
-                back = worker.release(self.running[n].pop(), ONE, ONE)
+                back = worker.release(self.running[n].pop(), ONE, 0, {})
                 self.out[n] -= sum(count for _, count in back)
         self.a_second_passes()
         self.a_second_passes()
