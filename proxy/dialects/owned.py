@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from proxy.errors import ParameterRefused
 from proxy.metering import sliced
 from proxy.metering.scanner import ANY, Pointer
+from proxy.metering.sliced import BACKSLASH, ESCAPE
 
 if TYPE_CHECKING:
     from proxy.dialects.base import OperationSpec, UsagePointers
@@ -209,7 +210,7 @@ class Places:
         words += [f'"{word}' for place in self._fixed if place.at[0] == "body" for word in place.only]
         # What is looked for is also found where only its beginning is: "file_id" before "file_ids".
         begins = [w for w in words if not any(w != other and w.startswith(other) for other in words)]
-        self._marks = (b"\\u", *(word.encode() for word in dict.fromkeys(begins)))
+        self._marks = tuple(word.encode() for word in dict.fromkeys(begins))
         self._has_more = any(place.at[0] != "body" or not place.only for place in self._fixed)
 
     def are_free_of(self, content: bytes) -> bool:
@@ -217,9 +218,11 @@ class Places:
         if self._has_more:
             return False
         if len(content) > sliced.FOUND_BYTES:
-            return all(sliced.find(content, mark) < 0 for mark in self._marks)
+            return all(sliced.find(content, mark) < 0 for mark in (ESCAPE, *self._marks))
+        if BACKSLASH in content and content.find(ESCAPE) >= 0:
+            return False
         for mark in self._marks:  # noqa: SIM110 - a generator costs more than the search
-            if mark in content:
+            if content.find(mark) >= 0:
                 return False
         return True
 

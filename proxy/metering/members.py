@@ -14,6 +14,7 @@ import orjson
 
 from proxy.errors import BodyNotJson, BodyTooLarge, DuplicateMember
 from proxy.metering import sliced
+from proxy.metering.sliced import BACKSLASH, ESCAPE
 
 Span = tuple[int, int]
 
@@ -78,7 +79,7 @@ def read_document(body: bytes, guarded: tuple[str, ...]) -> dict[str, Any]:
     of the two counts, so that one could be billed and another executed.
     """
     doc = _parse(body)
-    if b"\\" in body and b"\\u" in body:
+    if BACKSLASH in body and body.find(ESCAPE) >= 0:
         locate(body, guarded, doc)
         return doc
     quoted = _quoted(guarded)
@@ -127,8 +128,7 @@ def _locate_unique(body: bytes, guarded: tuple[str, ...], doc: dict[str, Any]) -
     that occurs once in the whole body is the key that the parser saw. None: scan.
     """
     find = bytes.find if len(body) <= sliced.FOUND_BYTES else sliced.find
-    # One character is looked for six times as fast as two (0.15 us per KB), and most bodies have none.
-    if b"\\" in body and find(body, b"\\u") >= 0:
+    if BACKSLASH in body and find(body, ESCAPE) >= 0:
         return None
     spans: dict[str, Span] = {}
     members: dict[str, Span] = {}
