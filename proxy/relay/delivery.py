@@ -9,26 +9,30 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from msgspec import Struct
+
 from proxy.http1.head import Head
 from proxy.metering.events import UsageEventFilter
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
 from proxy.relay.linking import Relinking, changes_links, is_held
+from proxy.relay.plan import Way
 
 
-def delivery_for(x: Exchange, head: Head, heading: Heading, *, hides_usage: bool) -> Writer:
-    """Of an answer with the upstream's `head` and the client's `heading`; `hides_usage`: the usage event of
-    a stream is left out."""
+def delivery_for(x: Exchange, way: Way, head: Head, heading: Heading) -> Writer:
+    """Of an answer with the upstream's `head` and the client's `heading`."""
+    if not way.may_change and x.heartbeat is None:
+        return Delivery(x, head.status, heading.head, heading.chunked)
     if changes_links(x) and is_held(x, head):
         return Relinking(x, heading, lambda changed: _writer_for(x, head, changed))
     writer = _writer_for(x, head, heading)
-    return _Filtered(writer) if hides_usage and heading.is_event_stream else writer
+    return _Filtered(writer) if way.hides_usage and heading.is_event_stream else writer
 
 
 def _writer_for(x: Exchange, head: Head, heading: Heading) -> Writer:
     if x.heartbeat is not None:
         return x.heartbeat.delivery(head, heading)
-    return Delivery(x, head.status, heading)
+    return Delivery(x, head.status, heading.head, heading.chunked)
 
 
 PassOn = Callable[[bytes, bytes], bool]
@@ -49,16 +53,13 @@ class Writer(Protocol):
         """The answer is cut: what was held back of it goes out."""
 
 
-class Delivery:
+class Delivery(Struct, eq=False):
     """One answer on its way to its client."""
 
-    __slots__ = ("_chunked", "_head", "_status", "_x")
-
-    def __init__(self, x: Exchange, status: int, heading: Heading) -> None:
-        self._x = x
-        self._status = status
-        self._head = heading.head
-        self._chunked = heading.chunked
+    _x: Exchange
+    _status: int
+    _head: bytes
+    _chunked: bool
 
     def pass_on(self, data: bytes, content: bytes) -> bool:
         x = self._x

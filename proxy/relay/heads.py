@@ -200,6 +200,7 @@ class Heads:
             self._block(x, facts, choice, identity),
             names_model=dialect.operations[facts.operation.name].model_at == "body",
             hides_usage=hides_usage,
+            may_change=identity,
             moulds=moulds_for(x, upstream, dialect, hides_usage),
             reuses=upstream.trust == "full",
             connect_s=times.connect_ms / 1000,

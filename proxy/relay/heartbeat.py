@@ -181,7 +181,7 @@ class Heartbeat(AbstractContextManager[None]):
         head = serialize(200, REASONS[200], fields)
         x.client.write(b"%b%b%b\r\n" % (head[:-2], own_fields(x), framing))
         self._may_beat = True
-        self._out = Delivery(x, 200, Heading(b"", is_chunked, False))
+        self._out = Delivery(x, 200, b"", is_chunked)
 
     def delivery(self, head: Head, heading: Heading) -> Writer:
         """Where the content of an upstream's answer goes, whose head is `head`; `heading` is the client's.
@@ -192,7 +192,7 @@ class Heartbeat(AbstractContextManager[None]):
         is_space = self._rhythm.beat == SPACE
         self._answering = self._x.pump
         if not self.is_committed:
-            self._out = Delivery(self._x, head.status, heading)
+            self._out = Delivery(self._x, head.status, heading.head, heading.chunked)
             is_open = heading.is_event_stream or (is_space and head.status < 300)
             self._may_beat = is_open and heading.chunked and not is_coded
             return _Kept(self, self._out, head.status)

@@ -58,6 +58,7 @@ class Way:
     head: bytes  # request line and fields, without what tells the body and the empty line
     names_model: bool  # the request says in its body which model is meant
     hides_usage: bool  # include_usage is put in: its event is left out again
+    may_change: bool  # the answer on its way, so it must come uncompressed
     moulds: Moulds  # of the heads of answers
     reuses: bool  # connections, for one call after the other
     connect_s: float

@@ -201,7 +201,7 @@ class Pump:
             self._tools.cooldowns.answered(
                 way.choice, self._attempt.started_ms if heading.is_event_stream else None
             )
-        self._delivery = delivery_for(x, head, heading, hides_usage=way.hides_usage)
+        self._delivery = delivery_for(x, way, head, heading)
         self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
         assert x.operation is not None
         self._hint = x.operation.terminal_hint or NO_HINT

@@ -265,7 +265,13 @@ class UpstreamConnection(asyncio.BaseProtocol):
                 # It gave up waiting on an idle connection while our request was on its way (RFC 9110 15.5.9).
                 self._lose(UpstreamStale(detail="408 on an idle connection"))
                 return
-        self._begin_body(head, frame, data[head.end :])
+        data = data[head.end :]
+        if frame.kind == "length" and frame.length == len(data):  # as nearly all that are no streams
+            self._tell_head(head)
+            if self.state is BODY:
+                self._complete((data,) if data else ())
+        else:
+            self._begin_body(head, frame, data)
 
     def _after_interim(self, head: Head, data: bytes) -> bytes:
         self._interim += 1
@@ -274,25 +280,19 @@ class UpstreamConnection(asyncio.BaseProtocol):
         return data[head.end :]
 
     def _begin_body(self, head: Head, frame: Framing, data: bytes) -> None:
-        is_whole = frame.kind == "length" and len(data) == frame.length  # as nearly all that are no streams
-        if not is_whole:
-            walker = self._walker = walker_for(frame)
-            pieces = walker.feed(data) if data else ()
-            if walker.broken is not None and not pieces:
-                self._lose(
-                    walker.broken
-                )  # known before anybody was told of a head: still an ordinary failure
-                return
-        self.state = BODY
-        sink = self._sink
-        assert sink is not None
-        sink.on_head(head)
-        if self._sink is not sink:
+        walker = self._walker = walker_for(frame)
+        pieces = walker.feed(data) if data else ()
+        if walker.broken is not None and not pieces:
+            self._lose(walker.broken)  # known before anybody was told of a head: still an ordinary failure
             return
-        if is_whole:
-            self._complete((data,) if data else ())
-        else:
+        self._tell_head(head)
+        if self.state is BODY:
             self._hand_over(pieces)
+
+    def _tell_head(self, head: Head) -> None:
+        self.state = BODY
+        assert self._sink is not None
+        self._sink.on_head(head)
 
     def _hand_over(self, pieces: Sequence[bytes]) -> None:
         walker, sink = self._walker, self._sink
