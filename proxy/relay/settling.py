@@ -195,7 +195,7 @@ class Settler:
             bill = plain_bill(begin, last_word, price, standing.context, x.output_bound)
         if bill is None:
             bill, unsettled = self._bill(x, tap, price, fate, Figures(reported, last_word is not None))
-        end = ended(begin, bill, price.id, outcome, self._wall_ms())
+        end = ended(begin, bill, price.id, outcome, self._wall_ms(), x.attempts)
         end.status = status or x.status
         if why or fate is EXISTS:
             end.cut = why if fate is not EXISTS else bindings.EXISTS
@@ -233,14 +233,10 @@ class Settler:
     def _tell_of_answer(self, end: entry.End, x: Exchange, tap: Tap | None) -> None:
         """How the call went, as far as no bill depends on it."""
         now, uploaded, answered = monotonic(), x.uploaded, x.answered
-        if x.attempts:
-            end.attempts, last = x.attempts, x.attempts[-1]
-            end.upstream, end.mirror, end.credential = last.upstream, last.mirror, last.credential
-            end.upstream_id = last.upstream_id
-            if tap is not None:
-                end.status = end.status or last.status
         if tap is not None:
             meter, size = tap.meter, tap.total
+            if not end.status and x.attempts:
+                end.status = x.attempts[-1].status
             end.upstream_id = end.upstream_id or meter.vendor_id[:128]
             end.upstream_model, end.response_bytes, end.events = meter.model[:128], size, meter.events
             if size and not answered:

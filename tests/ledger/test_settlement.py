@@ -56,11 +56,11 @@ PLAIN = Terms()
 
 def close(outcome: str, figures: Figures, terms: Terms = PLAIN) -> End:
     found = bill(BEGIN, outcome, figures, PRICE, terms)
-    return ended(BEGIN, found, PRICE.id, outcome, 2_000)
+    return ended(BEGIN, found, PRICE.id, outcome, 2_000, [])
 
 
 def counting() -> End:
-    return ended(BEGIN, pending(entry.COMPLETE, COUNTED), PRICE.id, entry.COMPLETE, 2_000)
+    return ended(BEGIN, pending(entry.COMPLETE, COUNTED), PRICE.id, entry.COMPLETE, 2_000, [])
 
 
 def price_of(tokens_in: int, tokens_out: int) -> int:
@@ -253,13 +253,14 @@ def told(kind: type) -> dict[str, object]:
 def test_each_field_of_an_end_is_that_of_the_begin_or_the_bill():
     begin = replace(BEGIN, **told(Begin), stream=True, multiplied=False)
     found = Bill(entry.SETTLED, 77, {"input": 40, "output": 30}, "final", ["odd"])
+    tried = [entry.Attempt("u", "m", "c", "status:500"), entry.Attempt("v", "n", "d", "ok", upstream_id="r")]
     expected = {
         **{name: getattr(begin, name) for name in Begin.__struct_fields__ if name in End.__struct_fields__},
         "state": entry.SETTLED, "cost_nanos": 77, "usage": {"input": 40, "output": 30}, "provenance": "final",
         "flags": ["odd"], "began_ms": begin.at_ms, "at_ms": 9, "price": "narrowed", "outcome": entry.COMPLETE,
-        "status": 0,
+        "status": 0, "attempts": tried, "upstream": "v", "mirror": "n", "credential": "d", "upstream_id": "r",
     }  # fmt: skip
-    assert ended(begin, found, "narrowed", entry.COMPLETE, 9) == End(**expected)
+    assert ended(begin, found, "narrowed", entry.COMPLETE, 9, tried) == End(**expected)
 
 
 # -- for all -------------------------------------------------------------------------------------
