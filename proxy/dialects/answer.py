@@ -22,6 +22,7 @@ WHOLE_BYTES_MAX = 32 << 10  # a longer answer that is one JSON text goes through
 TEXT_CHARS_MAX = 12 << 10  # generated text between two takes
 USAGE_BYTES_MAX = 16 << 10
 PIECE_OVERHEAD = 48  # bytes that a piece costs besides its own
+PIECE_BYTES_MAX = WHOLE_BYTES_MAX - PIECE_OVERHEAD  # of an answer in one piece
 NAME_CHARS_MAX = 256
 COUNT_MAX = 10**12  # of anything in one call; costs stay within 64 bits
 # Documents in one read: no vendor sends a tenth of it, and to look at so many takes 15 ms.
@@ -159,7 +160,7 @@ class AnswerMeter:
 
     def read_all(self, content: bytes) -> None:
         # What most are, one JSON object, needs none of the steps of an answer that comes in pieces.
-        if content.startswith(b"{") and len(content) <= WHOLE_BYTES_MAX - PIECE_OVERHEAD:
+        if content.startswith(b"{") and len(content) <= PIECE_BYTES_MAX:
             try:
                 doc = loads(content)
             except ValueError:
