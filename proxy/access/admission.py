@@ -19,7 +19,7 @@ from proxy.access.limits import (
     LimitBook,
     Share,
     Want,
-    rate_fields,
+    rate_lines,
 )
 from proxy.dialects.headers import RateHeaders
 from proxy.ledger.balances import Slices
@@ -40,9 +40,9 @@ class Ticket(Struct, gc=False):
     demand: Counts = ONE_CALL
     there: Sequence[Share] = ()  # of those of the upstream that it is at
 
-    def rates(self, names: RateHeaders, now_ms: int) -> list[tuple[bytes, bytes]]:
-        """What is left of its limits, as headers."""
-        return rate_fields(self.shares, names, now_ms)
+    def rates(self, names: RateHeaders, now_ms: int) -> bytes:
+        """What is left of its limits, as header lines."""
+        return rate_lines(self.shares, names, now_ms)
 
 
 @dataclass(frozen=True, slots=True)

@@ -215,19 +215,40 @@ def _used(unit: int, cost_nanos: int, usage: Mapping[str, Any]) -> int:
 # -- what the key holder is told -----------------------------------------------------------------------
 
 
-def rate_fields(shares: Iterable[Share], names: RateHeaders, now_ms: int) -> list[tuple[bytes, bytes]]:
-    """The headers of an answer: per unit the limit of which least is left, as far as is known here."""
+def rate_lines(shares: Iterable[Share], names: RateHeaders, now_ms: int) -> bytes:
+    """The header lines of an answer: per unit the limit of which least is left, as far as is known here."""
     tightest: dict[int, tuple[int, Limit, Part]] = {}
     for limit, part in shares:
         if limit.unit in SHOWN:
-            remaining = max(part.free + part.left, 0)
+            remaining = part.granted - part.spent - part.held + part.left
+            if remaining < 0:
+                remaining = 0
             known = tightest.get(limit.unit)
             if known is None or remaining < known[0]:
                 tightest[limit.unit] = (remaining, limit, part)
-    fields = []
+    lines = b""
     for remaining, limit, part in tightest.values():
-        fields += shown(limit, remaining, part.until_ms, names, now_ms)
-    return fields
+        when = names.when(part.until_ms - now_ms, now_ms)
+        lines += _lines(limit, names) % (remaining, when)
+    return lines
+
+
+LINES_MAX = 4096  # about 200 bytes each
+_LINES: dict[tuple[str, str, int, bytes], bytes] = {}
+
+
+def _lines(limit: Limit, names: RateHeaders) -> bytes:
+    """What `shown` shows, as it is written, with places for what is left and for when there is all again."""
+    key = (limit.bucket, limit.kind, limit.amount, names.prefix)
+    lines = _LINES.get(key)
+    if lines is None:
+        if len(_LINES) >= LINES_MAX:
+            _LINES.clear()
+        unit = SHOWN[limit.unit]
+        total = b"%b: %d\r\n" % (names.limit % unit, limit.amount)
+        lines = b"%b%b: %%d\r\n%b: %%b\r\n" % (total, names.remaining % unit, names.reset % unit)
+        _LINES[key] = lines
+    return lines
 
 
 def is_told(limit: Limit) -> bool:

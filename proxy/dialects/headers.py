@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 
 REQUEST = frozenset({
     b"accept", b"accept-encoding", b"accept-language", b"baggage", b"content-type",
@@ -34,7 +35,12 @@ class RateHeaders:
 
 def span(ms: float, now_ms: int = 0) -> bytes:
     """`12s`, `6m0s`, `23h59m3s`: whole seconds, rounded up."""
-    seconds = max(-(-int(ms) // 1000), 0)
+    return _span(-(-int(ms) // 1000))
+
+
+@lru_cache(maxsize=256)  # a window ends in the same second for all answers of one
+def _span(seconds: int) -> bytes:
+    seconds = max(seconds, 0)
     minutes, seconds = divmod(seconds, 60)
     hours, minutes = divmod(minutes, 60)
     head = f"{hours}h{minutes}m" if hours else f"{minutes}m" if minutes else ""

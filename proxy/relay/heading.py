@@ -14,7 +14,7 @@ from msgspec import Struct
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
 from proxy.http1.head import SHAPES_REMEMBERED_MAX, Framing, Head, Kind, Shape
-from proxy.http1.headers import REASONS, Admission, field_lines, status_line
+from proxy.http1.headers import REASONS, Admission, status_line
 from proxy.relay.answers import ID, own_lines
 from proxy.relay.exchange import Exchange
 from proxy.relay.ids import dashed
@@ -129,7 +129,7 @@ def heading_for(x: Exchange, moulds: Moulds, head: Head, frame: Framing) -> Head
     admission, start, ours, framing, has_length, chunked, is_event_stream = mould
     rates = b""
     if ticket is not None and x.dialect is not None:
-        rates = field_lines(ticket.rates(x.dialect.rates, x.at_ms))
+        rates = ticket.rates(x.dialect.rates, x.at_ms)
     block = b"%b%b%bserver-timing: relay;dur=%.2f\r\n%b%b\r\n" % (
         start,
         admission.lines(head),
