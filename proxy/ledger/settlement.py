@@ -14,8 +14,8 @@ from msgspec import Struct
 from msgspec.structs import replace
 
 from proxy.ledger import entry, holds
-from proxy.ledger.entry import Attempt, Begin, End, Progress, Settle
-from proxy.metering.pricing import Price, cost_nanos, cost_of
+from proxy.ledger.entry import SETTLED, Attempt, Begin, End, Progress, Settle
+from proxy.metering.pricing import Price, TextRate, cost_nanos, cost_of
 from proxy.metering.usage import FIELDS, Provenance, Usage
 
 # No call has more tokens, milliseconds or characters, nor more of what is priced one by one. With these
@@ -30,6 +30,7 @@ INPUT = (*_TEXT, "input_audio", "cached_audio", "input_image")
 OUTPUT = ("output", "output_audio", "output_image")
 
 NO_ATTEMPT = Attempt("", "", "", "")
+FINAL = Provenance.FINAL
 
 # What is remarkable about a bill (`End.flags`).
 CAPPED = "capped_at_hold"  # the price of the usage is more; the audit expects the hold
@@ -103,15 +104,32 @@ class Bill(Struct, frozen=True, gc=False):
     flags: list[str] = []
 
 
-def ended(begin: Begin, found: Bill, price: str, outcome: str, at_ms: int, attempts: list[Attempt]) -> End:
-    """The End of a call: what its Begin says, what it costs, and who was asked. How it went is for the caller
-    to add.
+class Course(Struct, frozen=True, gc=False):
+    """How a call went, as far as no bill depends on it: fields of its End."""
+
+    attempts: list[Attempt]
+    status: int = 0
+    vendor_id: str = ""  # how the answer itself names the request: for where its head does not
+    upstream_model: str = ""
+    cut: str = ""
+    response_bytes: int = 0
+    events: int = 0
+    rurt_ms: int = 0
+    ttft_ms: int = -1
+    took_ms: int = 0
+    client: str = ""
+
+
+def ended(begin: Begin, found: Bill, price: str, outcome: str, at_ms: int, went: Course) -> End:
+    """The End of a call: what its Begin says, what it costs, and how it went.
 
     `price` is Begin's, narrowed by the service tier that the answer names.
     """
+    attempts = went.attempts
     last = attempts[-1] if attempts else NO_ATTEMPT
-    # By position, in the order of End's fields: with keywords it takes four times as long (2.5 us).
-    end = End(
+    # By position, in the order of End's fields: with keywords it takes four times as long (2.5 us), and a
+    # field that is set afterwards as long as five that are given.
+    return End(
         begin.id,
         at_ms,
         begin.at_ms,
@@ -132,18 +150,29 @@ def ended(begin: Begin, found: Bill, price: str, outcome: str, at_ms: int, attem
         begin.endpoint,
         begin.generation,
         begin.stream,
-        0,  # status
+        went.status,
         found.provenance,
         found.usage,
         attempts,
         last.upstream,
         last.mirror,
         last.credential,
-        last.upstream_id,
-    )  # and no more: a call with over 30 arguments is made by way of a list
-    end.flags, end.request_bytes = found.flags, begin.request_bytes
-    end.override, end.parent, end.multiplied = begin.override, begin.parent, begin.multiplied
-    return end
+        last.upstream_id or went.vendor_id,
+        went.upstream_model,
+        went.cut,
+        found.flags,
+        begin.request_bytes,
+        went.response_bytes,
+        went.events,
+        went.rurt_ms,
+        went.ttft_ms,
+        went.took_ms,
+        0,  # free_nanos
+        begin.override,
+        begin.parent,
+        begin.multiplied,
+        went.client,
+    )
 
 
 def pending(outcome: str, figures: Figures) -> Bill:
@@ -175,12 +204,15 @@ def interrupted(begin: Begin, progress: Progress | None, price: Price, now_ms: i
         usage = Usage(input=progress.input or begin.input_bound, output=progress.output)
         figures = Figures(counted=usage, is_estimate=True)
     found = bill(begin, entry.INTERRUPTED_RELAY, figures, price, Terms(within_hold=True))
-    end = ended(begin, found, price.id, entry.INTERRUPTED_RELAY, now_ms, [])
-    end.cut, end.flags = "relay_died", [RECONCILE, *found.flags]
-    end.took_ms = max(0, now_ms - begin.at_ms)
-    if progress is not None:
-        end.response_bytes, end.events = progress.bytes, progress.events
-    return end
+    found.flags.insert(0, RECONCILE)
+    went = Course(
+        [],
+        cut="relay_died",
+        response_bytes=0 if progress is None else progress.bytes,
+        events=0 if progress is None else progress.events,
+        took_ms=max(0, now_ms - begin.at_ms),
+    )
+    return ended(begin, found, price.id, entry.INTERRUPTED_RELAY, now_ms, went)
 
 
 def recovered(end: End, price: Price, now_ms: int) -> Settle:
@@ -203,16 +235,38 @@ def bill(call: Begin | End, outcome: str, figures: Figures, price: Price, terms:
     return Bill(entry.SETTLED, owed(cost, call.hold_nanos, flags), usage.as_dict(), provenance, flags)
 
 
+# What a conversation consumes that is nothing but text.
+_OF_TEXT = frozenset({"input", "cache_read", "output", "reasoning", "calls"})
+
+
 def plain_bill(
-    call: Begin, usage: Usage, price: Price, input_max: int | None, output_max: int | None
+    call: Begin,
+    usage: Usage,
+    price: Price,
+    rate: TextRate | None,
+    input_max: int | None,
+    output_max: int | None,
 ) -> Bill | None:
     """What `bill` comes to, whatever else its terms are, for a complete call with the vendor's last word,
-    where nothing about that is remarkable; else None. As of nearly every call."""
+    where nothing about that is remarkable; else None. As of nearly every call.
+
+    `rate`: of text, at `price` and the multipliers of the call, where it has one.
+    """
     told = usage.as_dict()
+    if rate is not None and usage.calls == 1 and _OF_TEXT.issuperset(told):
+        text, cached, output = usage.input, usage.cache_read, usage.output
+        # All bits of the four together: below zero if one of them is, else no less than the largest.
+        if (
+            0 <= text | cached | output | usage.reasoning <= COUNT_MAX
+            and (input_max is None or text + cached <= input_max)
+            and (output_max is None or output <= output_max)
+        ):
+            return Bill(SETTLED, rate.cost_nanos(text, output, cached), told, FINAL)
+        return None
     if not is_plausible(usage, told, input_max, output_max):
         return None
     cost = cost_of(price, usage, told, call.model_ppm, call.tier_ppm)
-    return Bill(entry.SETTLED, cost, told, Provenance.FINAL)
+    return Bill(SETTLED, cost, told, FINAL)
 
 
 def owed(cost: int, hold: int, flags: list[str]) -> int:

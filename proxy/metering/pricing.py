@@ -73,6 +73,7 @@ class Price:
     multiplied: bool = True
     tools: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, int] = field(default_factory=dict)
+    has_variants: bool = False  # can `narrowed` make a difference?
 
     @cached_property
     def _levels(self) -> tuple[tuple[int, Figures], ...]:
@@ -95,11 +96,6 @@ class Price:
             if input_tokens > above:
                 return figures
         return self._levels[-1][1]
-
-    @cached_property
-    def has_variants(self) -> bool:
-        """Can `narrowed` make a difference?"""
-        return bool(self.content.get("service_tiers") or self.content.get("sizes"))
 
     def narrowed(self, *, service_tier: str = "", size: str = "", quality: str = "") -> Price:
         """The price under what the answer (or request) said; the same price where it makes no difference."""
@@ -134,6 +130,7 @@ def price_from_content(content: Mapping[str, Any]) -> Price:
         multiplied=bool(content.get("multiplied", True)),
         tools=content.get("tools", {}),
         units=content.get("units", {}),
+        has_variants=bool(content.get("service_tiers") or content.get("sizes")),
     )
 
 
@@ -204,23 +201,27 @@ class TextRate(Struct, frozen=True):
 
     input: int
     output: int
+    cache_read: int
     call: int
     divisor: int
 
-    def cost_nanos(self, input_tokens: int, output_tokens: int) -> int:
+    def cost_nanos(self, input_tokens: int, output_tokens: int, cache_read: int = 0) -> int:
         total = input_tokens * self.input + output_tokens * self.output + self.call
+        if cache_read:
+            total += cache_read * self.cache_read
         return round_half_even(total, self.divisor)
 
 
 def text_rate(price: Price, model_ppm: int, tier_ppm: int) -> TextRate | None:
     """None: what one token costs depends on how many there are."""
     if price.free:
-        return TextRate(0, 0, 0, 1)
+        return TextRate(0, 0, 0, 0, 1)
     at = price.flat
     if at is None:
         return None
     ppm = model_ppm * tier_ppm if price.multiplied else PPM * PPM
-    rate = (at["input"] * ppm, at["output"] * ppm, at["calls"] * ppm, _SCALE_MULTIPLIED)
+    figures = (at["input"], at["output"], at["cache_read"], at["calls"])
+    rate = (*(figure * ppm for figure in figures), _SCALE_MULTIPLIED)
     common = gcd(*rate)  # shorter integers, the same fraction
     return TextRate(*(part // common for part in rate))
 

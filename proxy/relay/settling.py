@@ -20,7 +20,7 @@ from proxy.errors import ProxyError, Source
 from proxy.journal.segments import Journal
 from proxy.ledger import bindings, entry, settlement
 from proxy.ledger.entry import COMPLETE
-from proxy.ledger.settlement import Bill, Figures, Terms, Waiver, ended, plain_bill
+from proxy.ledger.settlement import Bill, Course, Figures, Terms, Waiver, ended, plain_bill
 from proxy.metering.pricing import Price
 from proxy.metering.usage import Usage
 from proxy.relay import prompts
@@ -182,24 +182,25 @@ class Settler:
             return
         x.settled = True
         x.outcome = outcome
-        price, reported, last_word = standing.price, None, None
+        price, rate = standing.price, standing.text_rate
+        meter, reported, last_word = None, None, None
         if tap is not None:
-            reported = tap.meter.usage()
-            if then is not None or tap.meter.usage_is_final():
+            meter = tap.meter
+            reported = meter.usage()
+            if then is not None or meter.usage_is_final():
                 last_word = reported
             if price.has_variants and reported is not None:
-                price = self._narrowed(x, price, tap)
+                price, rate = self._narrowed(x, price, tap), None
         fate = OVER if x.ownership is None else x.ownership.conclude(x, outcome)
         bill, unsettled = None, None
         if last_word is not None and outcome == COMPLETE and fate is OVER and not x.is_drained:
-            bill = plain_bill(begin, last_word, price, standing.context, x.output_bound)
+            bill = plain_bill(begin, last_word, price, rate, standing.context, x.output_bound)
         if bill is None:
             bill, unsettled = self._bill(x, tap, price, fate, Figures(reported, last_word is not None))
-        end = ended(begin, bill, price.id, outcome, self._wall_ms(), x.attempts)
-        end.status = status or x.status
-        if why or fate is EXISTS:
-            end.cut = why if fate is not EXISTS else bindings.EXISTS
-        self._tell_of_answer(end, x, tap)
+        if meter is not None and meter.degraded:
+            bill.flags.insert(0, DEGRADED)
+        went = _course(x, tap, status or x.status, why if fate is not EXISTS else bindings.EXISTS)
+        end = ended(begin, bill, price.id, outcome, self._wall_ms(), went)
         if unsettled is not None:
             assert x.ticket is not None
             telemetry.spawn("settle late", self._settle_late(end, x.ticket, unsettled))
@@ -207,7 +208,7 @@ class Settler:
         self._journal.append(entry.encode(end), then, settle=x.has_begun or fate is GOES_ON)
         # What is still being counted is spent at its hold: nobody spends it twice meanwhile. So is what goes
         # on at the vendor: that hold is the binding's from here on.
-        self._release(x, end.cost_nanos if end.state in _OVER else end.hold_nanos, end.usage)
+        self._release(x, bill.cost_nanos if bill.state in _OVER else end.hold_nanos, bill.usage)
         self._tally.add(end, x.sent - x.uploaded)
         if outcome != COMPLETE:
             log.info("call ended early", extra={"call": x.id, "outcome": outcome, "why": end.cut})
@@ -229,25 +230,6 @@ class Settler:
             if uncounted:
                 return settlement.pending(outcome, figures), _Unsettled(figures, price, terms, uncounted)
         return settlement.bill(x.begin, outcome, figures, price, terms), None
-
-    def _tell_of_answer(self, end: entry.End, x: Exchange, tap: Tap | None) -> None:
-        """How the call went, as far as no bill depends on it."""
-        now, uploaded, answered = monotonic(), x.uploaded, x.answered
-        if tap is not None:
-            meter, size = tap.meter, tap.total
-            if not end.status and x.attempts:
-                end.status = x.attempts[-1].status
-            end.upstream_id = end.upstream_id or meter.vendor_id[:128]
-            end.upstream_model, end.response_bytes, end.events = meter.model[:128], size, meter.events
-            if size and not answered:
-                answered = now
-            if meter.degraded:
-                end.flags.insert(0, DEGRADED)
-        end.rurt_ms, end.took_ms = int((uploaded - x.arrived) * 1000), int((now - x.arrived) * 1000)
-        if answered:
-            end.ttft_ms = max(0, int((answered - uploaded) * 1000))
-        if x.facts is not None:
-            end.client = x.facts.user_agent[:CLIENT_CHARS_MAX]
 
     def _counted(self, x: Exchange, tap: Tap | None, reported: Usage | None) -> tuple[Figures, bytes]:
         """Our own count of what the vendor did not tell, and the request if it is too long to count now."""
@@ -356,3 +338,29 @@ class Settler:
             async with asyncio.timeout(timeout_s):
                 await self._change
         self._change = None
+
+
+def _course(x: Exchange, tap: Tap | None, status: int, cut: str) -> Course:
+    """How the call went that ends now."""
+    now, arrived, uploaded, answered = monotonic(), x.arrived, x.uploaded, x.answered
+    vendor_id, model, size, events = "", "", 0, 0
+    if tap is not None:
+        meter, size = tap.meter, tap.total
+        vendor_id, model, events = meter.vendor_id[:128], meter.model[:128], meter.events
+        if not status and x.attempts:
+            status = x.attempts[-1].status
+        if size and not answered:
+            answered = now
+    return Course(
+        x.attempts,
+        status,
+        vendor_id,
+        model,
+        cut,
+        size,
+        events,
+        int((uploaded - arrived) * 1000),
+        max(0, int((answered - uploaded) * 1000)) if answered else -1,
+        int((now - arrived) * 1000),
+        x.facts.user_agent[:CLIENT_CHARS_MAX] if x.facts is not None else "",
+    )

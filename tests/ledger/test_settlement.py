@@ -23,6 +23,7 @@ from proxy.ledger.settlement import (
     SINGLES,
     WAIVED,
     Bill,
+    Course,
     Figures,
     Terms,
     Waiver,
@@ -35,7 +36,7 @@ from proxy.ledger.settlement import (
     plain_bill,
     recovered,
 )
-from proxy.metering.pricing import cost_nanos, price_from_content
+from proxy.metering.pricing import cost_nanos, price_from_content, text_rate
 from proxy.metering.usage import FIELDS, Usage
 
 PRICE = price_from_content({"input": 1_000_000, "output": 4_000_000})  # 1 and 4 nanos a token
@@ -56,11 +57,11 @@ PLAIN = Terms()
 
 def close(outcome: str, figures: Figures, terms: Terms = PLAIN) -> End:
     found = bill(BEGIN, outcome, figures, PRICE, terms)
-    return ended(BEGIN, found, PRICE.id, outcome, 2_000, [])
+    return ended(BEGIN, found, PRICE.id, outcome, 2_000, Course([]))
 
 
 def counting() -> End:
-    return ended(BEGIN, pending(entry.COMPLETE, COUNTED), PRICE.id, entry.COMPLETE, 2_000, [])
+    return ended(BEGIN, pending(entry.COMPLETE, COUNTED), PRICE.id, entry.COMPLETE, 2_000, Course([]))
 
 
 def price_of(tokens_in: int, tokens_out: int) -> int:
@@ -258,9 +259,13 @@ def test_each_field_of_an_end_is_that_of_the_begin_or_the_bill():
         **{name: getattr(begin, name) for name in Begin.__struct_fields__ if name in End.__struct_fields__},
         "state": entry.SETTLED, "cost_nanos": 77, "usage": {"input": 40, "output": 30}, "provenance": "final",
         "flags": ["odd"], "began_ms": begin.at_ms, "at_ms": 9, "price": "narrowed", "outcome": entry.COMPLETE,
-        "status": 0, "attempts": tried, "upstream": "v", "mirror": "n", "credential": "d", "upstream_id": "r",
+        "attempts": tried, "upstream": "v", "mirror": "n", "credential": "d", "upstream_id": "r",
     }  # fmt: skip
-    assert ended(begin, found, "narrowed", entry.COMPLETE, 9, tried) == End(**expected)
+    went = Course(tried, **told(Course) | {"vendor_id": "another"})
+    expected |= {name: getattr(went, name) for name in Course.__struct_fields__ if name != "vendor_id"}
+    assert ended(begin, found, "narrowed", entry.COMPLETE, 9, went) == End(**expected)
+    tried.pop()
+    assert ended(begin, found, "narrowed", entry.COMPLETE, 9, went).upstream_id == "another"
 
 
 # -- for all -------------------------------------------------------------------------------------
@@ -269,6 +274,9 @@ TOKENS = st.integers(-10, 10**10)
 SOME = st.integers(0, 10**5)
 USAGE = st.builds(Usage, input=TOKENS, cache_read=TOKENS, output=TOKENS, reasoning=TOKENS)
 PLAIN_USAGE = st.builds(Usage, input=SOME, cache_read=SOME, output=SOME, output_audio=SOME, calls=SOME)
+TEXT_USAGE = st.builds(
+    Usage, input=TOKENS, cache_read=TOKENS, output=TOKENS, reasoning=TOKENS, calls=st.just(1)
+)
 PLAIN_WAIVERS = (frozenset(), frozenset({Waiver.ON_BREAK}), frozenset({Waiver.ON_BREAK, Waiver.ON_CUT}))
 FIGURES = st.builds(Figures, st.none() | USAGE, st.booleans(), st.none() | USAGE, st.booleans())
 BOUND = st.none() | st.integers(0, 10**6)
@@ -289,9 +297,16 @@ def test_every_row_can_be_recomputed_from_what_it_stores(outcome, figures, terms
         assert (end.cost_nanos, end.usage, end.provenance) == (0, {}, "none")
 
 
-@given(USAGE | PLAIN_USAGE, BOUND, BOUND, st.booleans(), st.sampled_from(list(PLAIN_WAIVERS)))
-def test_a_plain_bill_is_what_the_bill_comes_to(usage, input_max, output_max, trusted, waivers):
-    plain = plain_bill(BEGIN, usage, PRICE, input_max, output_max)
+@given(
+    st.sampled_from((None, text_rate(PRICE, BEGIN.model_ppm, BEGIN.tier_ppm))),
+    USAGE | PLAIN_USAGE | TEXT_USAGE,
+    BOUND,
+    BOUND,
+    st.booleans(),
+    st.sampled_from(list(PLAIN_WAIVERS)),
+)
+def test_a_plain_bill_is_what_the_bill_comes_to(rate, usage, input_max, output_max, trusted, waivers):
+    plain = plain_bill(BEGIN, usage, PRICE, rate, input_max, output_max)
     if plain is not None:
         terms = Terms(trusted, input_max, output_max, waivers)
         assert plain == bill(BEGIN, entry.COMPLETE, Figures(usage, True), PRICE, terms)

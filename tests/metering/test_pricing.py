@@ -86,15 +86,21 @@ def test_one_division_for_the_whole_call(
 
 
 @settings(max_examples=100, deadline=None)
-@given(contents, st.booleans(), multipliers, multipliers, st.integers(0, 10**7), st.integers(0, 10**6))
+@given(contents, st.booleans(), multipliers, multipliers, *[st.integers(0, 10**7)] * 3)
 def test_a_text_costs_by_its_rate_what_it_costs(
-    content: dict[str, int], multiplied: bool, model_ppm: int, tier_ppm: int, tokens: int, output: int
+    content: dict[str, int],
+    multiplied: bool,
+    model_ppm: int,
+    tier_ppm: int,
+    tokens: int,
+    output: int,
+    cached: int,
 ):
     price = price_from_content({**content, "multiplied": multiplied})
     rate = text_rate(price, model_ppm, tier_ppm)
     assert rate is not None
-    usage = Usage(calls=1, input=tokens, output=output)
-    assert rate.cost_nanos(tokens, output) == cost_nanos(price, usage, model_ppm, tier_ppm)
+    usage = Usage(calls=1, input=tokens, output=output, cache_read=cached)
+    assert rate.cost_nanos(tokens, output, cached) == cost_nanos(price, usage, model_ppm, tier_ppm)
 
 
 def test_a_text_has_no_rate_where_its_price_depends_on_its_length():
