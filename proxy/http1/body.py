@@ -23,14 +23,16 @@ NOTHING: tuple[bytes, ...] = ()
 
 
 class Walker(Protocol):
-    """`done`: the framing is complete. `excess`: bytes behind the end, no content. `broken`: not a frame."""
+    """`done`: the framing is complete. `excess`: bytes behind the end, no content. `broken`: not a frame.
 
+    `is_between`: the next byte begins a chunk, or the end. A read that is exactly one plain chunk, as most
+    of a stream, need not be walked then: see PLAIN_CHUNKS.
+    """
+
+    is_between: bool
     done: bool
     excess: int
     broken: UpstreamGarbage | None
-
-    def one(self, data: bytes) -> bytes | None:
-        """The content of a read that is exactly one plain chunk, as most of a stream. None: ask `feed`."""
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Return the content pieces of the next received bytes."""
@@ -39,16 +41,14 @@ class Walker(Protocol):
 class LengthWalker:
     """A body of `length` bytes; 0 is done at once."""
 
-    __slots__ = ("_left", "broken", "done", "excess")
+    __slots__ = ("_left", "broken", "done", "excess", "is_between")
 
     def __init__(self, length: int) -> None:
         self._left = length
+        self.is_between = False  # it has no chunks
         self.done = length == 0
         self.excess = 0
         self.broken: UpstreamGarbage | None = None
-
-    def one(self, data: bytes) -> None:
-        """It has no chunks."""
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Return the content in `data`: all of it, but for bytes behind the end."""
@@ -69,15 +69,13 @@ NO_BODY: Walker = LengthWalker(0)  # done: it is asked nothing, so one will do f
 class EofWalker:
     """A body that ends with its connection. `finish` is called once the end is known to be a clean one."""
 
-    __slots__ = ("broken", "done", "excess")
+    __slots__ = ("broken", "done", "excess", "is_between")
 
     def __init__(self) -> None:
+        self.is_between = False  # it has no chunks
         self.done = False
         self.excess = 0
         self.broken: UpstreamGarbage | None = None
-
-    def one(self, data: bytes) -> None:
-        """It has no chunks."""
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Return `data`: everything is content."""
@@ -91,9 +89,9 @@ class EofWalker:
 SIZE_LINES_REMEMBERED_MAX = 4096
 
 
-class _SizeLines(dict[int, tuple[tuple[bytes, ...], slice]]):
+class _PlainChunks(dict[int, tuple[tuple[bytes, ...], slice]]):
     """Bytes of a plain chunk with its framing -> the line that it begins with, as vendors write it, and
-    where its content is. There is no chunk of some lengths."""
+    where its content is; it ends in CRLF. There is no chunk of some lengths."""
 
     def __missing__(self, length: int) -> tuple[tuple[bytes, ...], slice]:
         found: tuple[tuple[bytes, ...], slice] = (), slice(0)
@@ -107,7 +105,7 @@ class _SizeLines(dict[int, tuple[tuple[bytes, ...], slice]]):
         return found
 
 
-_SIZE_LINES = _SizeLines()
+PLAIN_CHUNKS = _PlainChunks()
 
 # What the next line of a chunked body is, and how long it may be. Plain numbers: they are compared per chunk.
 _SIZE, _DATA_END, _TRAILER = range(3)
@@ -120,32 +118,25 @@ class ChunkedWalker:
     __slots__ = (
         "_carry",
         "_expect",
-        "_is_between",
         "_left",
         "_trailer_bytes",
         "_trailers",
         "broken",
         "done",
         "excess",
+        "is_between",
     )
 
     def __init__(self) -> None:
         self._left = 0  # bytes of the current chunk's data that are still to come
         self._expect = _SIZE
-        self._is_between = True  # chunks: the next byte begins one, or the end
+        self.is_between = True
         self._carry = b""  # a line that has begun
         self._trailers = 0
         self._trailer_bytes = 0
         self.done = False
         self.excess = 0
         self.broken: UpstreamGarbage | None = None
-
-    def one(self, data: bytes) -> bytes | None:
-        """The content of a read that is exactly one plain chunk, as most of a stream. None: ask `feed`."""
-        lines, content = _SIZE_LINES[len(data)]
-        if self._is_between and data.startswith(lines) and data.endswith(CRLF):
-            return data[content]
-        return None
 
     def feed(self, data: bytes) -> Sequence[bytes]:
         """Return the content pieces in `data`, in order, none of them empty."""
@@ -172,7 +163,7 @@ class ChunkedWalker:
                     position = self._take_line(data, position)
         except UpstreamGarbage as error:
             self.broken = error.with_traceback(None)  # its frames would hold us, and we hold it
-        self._is_between = self._expect == _SIZE and not self._carry
+        self.is_between = self._expect == _SIZE and not self._carry
         return pieces
 
     def _take_line(self, data: bytes, position: int) -> int:

@@ -22,7 +22,8 @@ HELD_BYTES_MAX = 16 << 10  # a longer event cannot be the usage event
 _LF, _CR = b"\n\r"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _EVENT_END = re.compile(rb"\n\n|\n\r\n|\r\r")
-_EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+USAGE = b'"usage"'
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _OPENING = re.compile(rb"[\[{]")
 # Everything up to the next bracket or open string. Possessive: a match keeps no way back, however long.
@@ -318,12 +319,10 @@ class UsageEventFilter:
         self._held = b""
         self._passing = False  # within an event that is too long to be it
 
-    def passes(self, piece: bytes) -> bool:
-        """May a piece go out as it is, with nothing in front of it? As nearly every read of a stream."""
-        if self._held or not _is_whole_and_other(piece):
-            return False
-        self._passing = False
-        return True
+    @property
+    def is_between(self) -> bool:
+        """Events: as long as whole ones of others follow it need not be asked."""
+        return not (self._held or self._passing)
 
     def feed(self, pieces: Sequence[bytes]) -> list[bytes]:
         """What may go out now, in order."""
@@ -341,7 +340,7 @@ class UsageEventFilter:
         if self._held:
             piece = self._held + piece
             self._held = b""
-        if _is_whole_and_other(piece):
+        if is_whole_and_other(piece):
             self._passing = False
             out.append(piece)
             return
@@ -362,15 +361,15 @@ class UsageEventFilter:
         self._held = piece[at:]
 
 
-def _is_whole_and_other(piece: bytes) -> bool:
+def is_whole_and_other(piece: bytes) -> bool:
     """Does a piece end with an event, and is none of its events the usage event?"""
     # To find is quicker than `in`, which first asks whether bytes are a number.
-    return piece.endswith(_EVENT_ENDS) and (piece.find(b'"usage"') < 0 or _NO_CHOICES.search(piece) is None)
+    return piece.endswith(EVENT_ENDS) and (piece.find(USAGE) < 0 or _NO_CHOICES.search(piece) is None)
 
 
 def is_usage_event(event: bytes) -> bool:
     """True for the bytes of an event that holds nothing but the usage that was asked for by us."""
-    if b'"usage"' not in event or _NO_CHOICES.search(event) is None:
+    if event.find(USAGE) < 0 or _NO_CHOICES.search(event) is None:
         return False
     splitter = SseSplitter(lambda: PointerScanner(()))
     for data in (*splitter.feed(event), *splitter.finish()):

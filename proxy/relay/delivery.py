@@ -6,17 +6,19 @@ chunk of the upstream's that came alone and whole is as good as one of ours. No 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Protocol
 
 from msgspec import Struct
 
 from proxy.http1.head import Head
-from proxy.metering.events import UsageEventFilter
+from proxy.metering.events import EVENT_ENDS, USAGE, UsageEventFilter, is_whole_and_other
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
 from proxy.relay.linking import Relinking, changes_links, is_held
+from proxy.relay.metering_task import Tap
 from proxy.relay.plan import Way
+from proxy.relay.upstream import Lane
 
 
 def delivery_for(x: Exchange, way: Way, head: Head, heading: Heading) -> Writer:
@@ -35,16 +37,16 @@ def _writer_for(x: Exchange, head: Head, heading: Heading) -> Writer:
     return Delivery(x, head.status, heading.head, heading.chunked)
 
 
-PassOn = Callable[[bytes, bytes], bool]
+TAIL = -64  # bytes of a read where a terminal event is looked for before the meter confirms it
+NO_HINT = bytes(1 - TAIL)  # is never found there
 
 
 class Writer(Protocol):
     """What a pump gives content to."""
 
-    @property
-    def pass_on(self) -> PassOn | None:
-        """(data, content): content that is not the first and came as one whole chunk; `data` is it with its
-        framing. False: it is to be written. None: that is so for every chunk."""
+    def lane(self, tap: Tap, hint: bytes, hides_usage: bool = False, /) -> Lane | None:
+        """Where whole chunks behind what was written may go without it: to the client as they came, and to
+        the tap. So until the next `write`. What has `hint` in its tail may be the end, and is not taken."""
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here."""
@@ -60,12 +62,12 @@ class Delivery(Struct, eq=False):
     _status: int
     _head: bytes
     _chunked: bool
+    _lane: Lane | None = None
 
-    def pass_on(self, data: bytes, content: bytes) -> bool:
-        x = self._x
-        x.response_bytes += len(content)
-        x.client.write(data if self._chunked else content)
-        return True
+    def lane(self, tap: Tap, hint: bytes, hides_usage: bool = False, /) -> Lane:
+        if self._lane is None:
+            self._lane = _lane(self._x, self._chunked, tap, hint, hides_usage)
+        return self._lane
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here. The first call sends the head as well."""
@@ -88,18 +90,41 @@ class Delivery(Struct, eq=False):
         """Nothing is held back."""
 
 
+def _lane(x: Exchange, chunked: bool, tap: Tap, hint: bytes, hides_usage: bool) -> Lane:
+    """One function for all that is done with most of a stream; what it needs it has as its own."""
+    append = tap.append
+
+    def take(data: bytes, content: bytes) -> bool:
+        if content.find(hint, TAIL) >= 0:
+            return False
+        # Most events have no usage at all: one look. Else it is the filter's to say.
+        if (
+            hides_usage
+            and (content.find(USAGE) >= 0 or not content.endswith(EVENT_ENDS))
+            and not is_whole_and_other(content)
+        ):
+            return False
+        x.response_bytes += len(content)
+        write = x.client.write
+        write(data if chunked else content)
+        append(content)
+        return True
+
+    return take
+
+
 class _Filtered:
     """A stream without the usage event that was asked for by us."""
 
-    __slots__ = ("_filter", "_out", "_pass_on")
+    __slots__ = ("_filter", "_out")
 
     def __init__(self, out: Writer) -> None:
         self._out = out
-        self._pass_on = out.pass_on
         self._filter = UsageEventFilter()
 
-    def pass_on(self, data: bytes, content: bytes) -> bool:
-        return self._pass_on is not None and self._filter.passes(content) and self._pass_on(data, content)
+    def lane(self, tap: Tap, hint: bytes, hides_usage: bool = False, /) -> Lane | None:
+        """Between events only."""
+        return self._out.lane(tap, hint, True) if self._filter.is_between else None
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         passing = self._filter.feed(pieces)

@@ -230,13 +230,15 @@ class _Kept:
     """A delivery of which the heartbeat knows what was written last, and when."""
 
     __slots__ = ("_heartbeat", "_out", "_status", "_x")
-    pass_on = None
 
     def __init__(self, heartbeat: Heartbeat, out: Writer, status: int) -> None:
         self._heartbeat = heartbeat
         self._out = out
         self._status = status
         self._x = heartbeat._x
+
+    def lane(self, *_: object) -> None:
+        """The heartbeat is to know of each write."""
 
     def let_go(self, now: float) -> None:
         """Nothing is held back."""
@@ -252,11 +254,13 @@ class _InBand:
     """An answer that is not what the head has promised: told as an error, once it is whole."""
 
     __slots__ = ("_body", "_heartbeat")
-    pass_on = None
 
     def __init__(self, heartbeat: Heartbeat) -> None:
         self._heartbeat = heartbeat
         self._body = b""
+
+    def lane(self, *_: object) -> None:
+        """Nothing of it goes out before its end."""
 
     def let_go(self, now: float) -> None:
         """It was never promised."""

@@ -80,7 +80,6 @@ class Relinking:
     """A Writer: the answer goes on as a whole. One that is too long goes on as it is."""
 
     __slots__ = ("_heading", "_held", "_make", "_out", "_size", "_x")
-    pass_on = None
 
     def __init__(self, x: Exchange, heading: Heading, make: Callable[[Heading], Writer]) -> None:
         """`make` gives what writes an answer with such a heading."""
@@ -100,6 +99,9 @@ class Relinking:
             pieces, self._held = self._relinked() if last else self._held, []
             self._out = self._make(self._heading)
         self._out.write(pieces, last, now)
+
+    def lane(self, *_: object) -> None:
+        """It must be whole."""
 
     def let_go(self, now: float) -> None:
         """Half an answer has no links, and its client has seen nothing of it."""

@@ -21,15 +21,13 @@ from proxy.http1.head import Head
 from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.ledger import entry
 from proxy.relay import answers
-from proxy.relay.delivery import PassOn, Writer, delivery_for
+from proxy.relay.delivery import NO_HINT, TAIL, Writer, delivery_for
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
 from proxy.relay.metering_task import Tap, tap_for
 from proxy.relay.plan import Plan, Tools, drain_s
 from proxy.relay.upstream import UpstreamConnection
 
-TAIL_BYTES = 64  # where a terminal event is looked for before the meter confirms it
-NO_HINT = bytes(TAIL_BYTES + 1)  # is never found there
 JUDGE_S = 2.0  # an error that takes longer is judged by what came of it: it may never end
 READ_ON_S = 5.0  # after finish_reason the usage is still to come, also when the client has left
 ENDED_LINGER_S = 1.0  # after the terminal event: for the end of framing, so that the connection can be reused
@@ -52,7 +50,7 @@ class Pump:
 
     __slots__ = (
         "_attempt", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
-        "_is_broken", "_is_flushed", "_is_framed", "_lane", "_last", "_plan", "_state", "_tap", "_tools",
+        "_is_broken", "_is_flushed", "_is_framed", "_last", "_plan", "_state", "_tap", "_tools",
         "_way", "_x", "is_sent",
     )  # fmt: skip
 
@@ -71,7 +69,6 @@ class Pump:
         self._head: Head | None = None
         self._delivery: Writer | None = None
         self._hint = NO_HINT  # what is in the last bytes of a terminal event
-        self._lane: PassOn | None = None  # while chunks may go on as they come
         self._held: list[bytes] = []  # an unhappy answer while it is judged; what waits for End to be written
         self._tap: Tap | None = None
         self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
@@ -163,15 +160,6 @@ class Pump:
                 if done:
                     self._finish()
 
-    def on_chunk(self, data: bytes, content: bytes) -> None:
-        """What most of a stream is: it goes on as it came, its content to the meter."""
-        lane = self._lane
-        if lane is None or content.find(self._hint, -TAIL_BYTES) >= 0 or not lane(data, content):
-            self.on_content((content,), False)
-            return
-        assert self._tap is not None
-        self._tap.append(content)
-
     def on_lost(self, error: ProxyError) -> None:
         if self._state in (WAITING, JUDGING):
             self._fail(error)
@@ -220,15 +208,15 @@ class Pump:
             return
         for piece in pieces:
             tap.append(piece)
-        if pieces and pieces[-1].find(self._hint, -TAIL_BYTES) >= 0:
+        if pieces and pieces[-1].find(self._hint, TAIL) >= 0:
             tap.read()
             if tap.meter.complete:
                 self._complete(pieces)
                 return
         self._write(pieces, False)
         ARMED and crash_point("first-content")
-        if self._delivery is not None and not self._drained_until:
-            self._lane = self._delivery.pass_on
+        if self._delivery is not None and self._conn is not None and not self._drained_until:
+            self._conn.lane = self._delivery.lane(tap, self._hint)
 
     def _judge(self, done: bool) -> None:
         """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
@@ -279,8 +267,10 @@ class Pump:
         is_over = self._tap is not None and self._tap.meter.finished
         lasts_s = READ_ON_S if is_over else drain_s(self._x, self._way)
         if lasts_s:
-            self._drained_until, self._lane = now + lasts_s, None
+            self._drained_until = now + lasts_s
             self._x.is_drained = True
+            if self._conn is not None:
+                self._conn.lane = None
         else:
             self._cut(entry.INTERRUPTED_CLIENT, "client_left")
 
@@ -288,7 +278,9 @@ class Pump:
 
     def _complete(self, pieces: Sequence[bytes]) -> None:
         """The terminal event or the end of framing was seen: hold it back until End is written."""
-        self._state, self._lane = ENDED, None
+        self._state = ENDED
+        if self._conn is not None:
+            self._conn.lane = None
         self._held += pieces
         if self._attempt.outcome == "sent":
             self._attempt.outcome = "ok"

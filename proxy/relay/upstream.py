@@ -14,8 +14,8 @@ from enum import Enum
 from typing import Protocol, cast
 
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
-from proxy.http1.body import NO_BODY, EofWalker, Walker, walker_for
-from proxy.http1.head import Framing, Head, framing, parse
+from proxy.http1.body import NO_BODY, PLAIN_CHUNKS, EofWalker, Walker, walker_for
+from proxy.http1.head import CRLF, Framing, Head, framing, parse
 from proxy.routing.table import Origin
 
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
@@ -40,6 +40,10 @@ class State(Enum):
 IDLE, HEAD, BODY, COMPLETE, CLOSED = State  # a global costs 8 ns, a member of an Enum 75, per read
 
 
+# Of a read that was one whole chunk: it as it came, and its content. False: it is to be told to the sink.
+Lane = Callable[[bytes, bytes], bool]
+
+
 class Sink(Protocol):
     """Who is told of an answer. Exactly one of `on_content(..., done=True)` and `on_lost` ends it.
 
@@ -51,9 +55,6 @@ class Sink(Protocol):
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
         """Content as it came in one read. `done`: the framing is complete; `pieces` may be empty then."""
-
-    def on_chunk(self, data: bytes, content: bytes) -> None:
-        """Instead of `on_content`: a read that was one whole chunk; `data` is it with its framing."""
 
     def on_lost(self, error: ProxyError) -> None:
         """The answer will never be complete."""
@@ -81,8 +82,8 @@ class UpstreamConnection(asyncio.BaseProtocol):
     __slots__ = (
         "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_later",
         "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_received", "_reusable", "_sink",
-        "_transport", "_walker", "framing", "idle_until", "is_sending", "last_activity", "origin", "served",
-        "state", "writable",
+        "_transport", "_walker", "framing", "idle_until", "is_sending", "lane", "last_activity", "origin",
+        "served", "state", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -108,6 +109,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self.origin = origin
         self.state = IDLE
         self.framing: Framing | None = None  # of the latest answer
+        self.lane: Lane | None = None  # where the sink wants whole chunks, from its answer's first content on
         self.idle_until = 0.0  # its owner's: until when it may be used again
         self.served = 0
         self.writable = True
@@ -166,7 +168,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
         The whole request must have been written: an answer may come before its request has ended.
         """
-        self._sink = None
+        self._sink = self.lane = None
         transport = self._transport
         if (
             transport is None
@@ -200,13 +202,14 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        self.last_activity = self._clock()
+        clock, lane = self._clock, self.lane
+        self.last_activity = clock()
+        if lane is not None and self._walker.is_between and not self._later:  # as most of a stream
+            lines, content = PLAIN_CHUNKS[len(data)]
+            if data.startswith(lines) and data.endswith(CRLF) and lane(data, data[content]):
+                return
         if self.state is BODY:
-            content = None if self._later else self._walker.one(data)
-            if content is None:
-                self._walk(self._later + data)
-            elif self._sink is not None:
-                self._sink.on_chunk(data, content)
+            self._walk(self._later + data)
         elif self.state is HEAD and self._asked:
             self._take_head(data)
         elif self.state is HEAD:
@@ -380,6 +383,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if self.state is CLOSED:
             return
         self.state = CLOSED
+        self.lane = None
         self._walker = NO_BODY
         self._head_bytes = self._later = b""
         if self._transport is not None:

@@ -41,10 +41,6 @@ class Recorder:
         if self._on_content is not None:
             self._on_content(self)
 
-    def on_chunk(self, data: bytes, content: bytes) -> None:
-        assert data.endswith(content + b"\r\n") and int(data.split(b"\r\n", 1)[0], 16) == len(content)
-        self.on_content((content,), False)
-
     def on_lost(self, error: ProxyError) -> None:
         self.ended.set_exception(error)
 

@@ -477,3 +477,38 @@ async def test_silence_can_be_told_from_activity(server, mirror):
     assert await sink.end() == b"ab"
     assert (connection.last_activity, connection.state) == (103.0, State.COMPLETE)
     pool.close()
+
+
+# -- whole chunks ------------------------------------------------------------------------------------
+
+
+async def test_whole_chunks_go_where_the_sink_wants_them_and_all_else_to_the_sink(server, pool, mirror):
+    after_each = [Pause() for _ in range(4)]
+    reads = [
+        chunk(b"first"),
+        chunk(b"taken"),
+        chunk(b"not taken") + chunk(b"of two"),
+        chunk(b"not wanted"),
+        chunk(b"taken too") + chunk(b""),
+    ]
+    paused = zip(after_each, reads[1:], strict=True)
+    server.script("/", [chunked_head(), reads[0], *(each for both in paused for each in both)])
+    taken: list[tuple[bytes, bytes]] = []
+
+    def take(data: bytes, content: bytes) -> bool:
+        if content == b"not wanted":
+            return False
+        taken.append((data, content))
+        return True
+
+    sink = Recorder()
+    connection = await acquire(pool, mirror)
+    send(connection, sink, "/")
+    for pause, size in zip(after_each, (5, 5, 20, 30), strict=True):
+        await until(lambda size=size: len(sink.content) >= size and (connection.lane is None or taken))
+        connection.lane = take
+        pause.end()
+    assert await sink.end() == b"firstnot takenof twonot wantedtaken too"
+    assert taken == [(chunk(b"taken"), b"taken")]
+    connection.release()
+    assert connection.lane is None, "what it holds goes with the answer"

@@ -1,0 +1,93 @@
+"""What a client gets of a stream: the same bytes whichever way they go, less the usage that we asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from proxy.relay.delivery import NO_HINT, Delivery, Writer, _Filtered
+from tests.metering.test_events import AZURE_FIRST, CHUNK, DONE, INJECTED
+
+HINT = b"[DONE]"
+TOLD_NULL = CHUNK.replace(b'"choices"', b'"usage":null,"choices"')
+STREAM = AZURE_FIRST + CHUNK + CHUNK + TOLD_NULL + INJECTED + CHUNK + DONE
+SHOWN = STREAM.replace(INJECTED, b"")
+
+
+@dataclass
+class Call:
+    """What a delivery and a tap do with what goes through."""
+
+    response_bytes: int = 0
+    status: int = 0
+    answered: float = 0.0
+    sent: list[bytes] = field(default_factory=list)
+    metered: list[bytes] = field(default_factory=list)
+
+    @property
+    def client(self) -> Any:
+        return SimpleNamespace(write=self.sent.append, writelines=self.sent.extend)
+
+    def take_in(self, out: Writer, pieces: list[bytes], hint: bytes = HINT) -> int:
+        """As a pump does: the first in any case, then what the lane does not take. How many that took."""
+        taken = 0
+        tap = cast(Any, SimpleNamespace(append=self.metered.append))
+        lane = None
+        for piece in pieces:
+            if lane is not None and lane(_framed(piece), piece):
+                taken += 1
+            else:
+                self.metered.append(piece)
+                out.write([piece], False, 1.0)
+                lane = out.lane(tap, hint)
+        out.write((), True, 1.0)
+        return taken
+
+
+def _framed(piece: bytes) -> bytes:
+    return b"%x\r\n%b\r\n" % (len(piece), piece)
+
+
+def _content(sent: bytes) -> bytes:
+    content = b""
+    while sent:
+        size, _, rest = sent.partition(b"\r\n")
+        content, sent = content + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
+    return content
+
+
+@pytest.mark.parametrize("chunked", [True, False])
+@pytest.mark.parametrize("hides", [True, False])
+def test_every_cut_gives_the_same_bytes(chunked: bool, hides: bool):
+    for first in range(1, len(STREAM), 3):
+        for second in range(first + 1, len(STREAM), 37):
+            pieces = [CHUNK, STREAM[:first], STREAM[first:second], STREAM[second:]]
+            call = Call()
+            plain = Delivery(cast(Any, call), 200, b"", chunked)
+            call.take_in(_Filtered(plain) if hides else plain, pieces)
+            sent = b"".join(call.sent)
+            wanted = CHUNK + (SHOWN if hides else STREAM)
+            assert (_content(sent) if chunked else sent) == wanted
+            assert call.response_bytes == len(wanted)
+            assert b"".join(call.metered) == CHUNK + STREAM, "the meter sees all of it"
+
+
+@pytest.mark.parametrize("hides", [True, False])
+def test_whole_events_take_the_lane_but_for_the_one_that_is_hidden_and_the_end(hides: bool):
+    events = [AZURE_FIRST, CHUNK, TOLD_NULL, CHUNK, INJECTED, CHUNK, DONE]
+    call = Call()
+    plain = Delivery(cast(Any, call), 200, b"", True)
+    taken = call.take_in(_Filtered(plain) if hides else plain, events)
+    assert taken == (4 if hides else 5)
+    call = Call()
+    assert call.take_in(Delivery(cast(Any, call), 200, b"", True), events, NO_HINT) == 6
+
+
+def test_half_an_event_leaves_the_lane_until_its_end():
+    events = [CHUNK, CHUNK, CHUNK[:20], CHUNK[20:], CHUNK]
+    call = Call()
+    assert call.take_in(_Filtered(Delivery(cast(Any, call), 200, b"", True)), events) == 2
+    assert _content(b"".join(call.sent)) == CHUNK * 4
