@@ -15,6 +15,7 @@ from msgspec import Struct
 from proxy.access.limits import (
     ONE_CALL,
     Counts,
+    Found,
     Limit,
     LimitBook,
     Share,
@@ -22,7 +23,7 @@ from proxy.access.limits import (
     rate_lines,
 )
 from proxy.dialects.headers import RateHeaders
-from proxy.ledger.balances import Slices
+from proxy.ledger.balances import Slice, Slices
 
 Back = list[tuple[str, int]]  # (bucket, count) of limits that go back to control at once
 NOTHING: Mapping[str, Any] = {}
@@ -39,6 +40,7 @@ class Ticket(Struct, gc=False):
     shares: Sequence[Share] = ()  # of its limits
     demand: Counts = ONE_CALL
     there: Sequence[Share] = ()  # of those of the upstream that it is at
+    money: Slice | None = None  # what the hold is of, where that is at hand
 
     def rates(self, names: RateHeaders, now_ms: int) -> bytes:
         """What is left of its limits, as header lines."""
@@ -59,6 +61,22 @@ class Gate:
     def __init__(self, slices: Slices, limits: LimitBook) -> None:
         self.slices = slices
         self.limits = limits
+
+    def admit_again(
+        self, account: int, hold_nanos: int, found: Found, now_ms: int, tokens: int
+    ) -> Ticket | None:
+        """`admit` of nearly every call: its account has one slice, and its limits are where they were. None:
+        it is free, that is not so, or there is no room: `admit` knows."""
+        money = self.slices.only.get(account)
+        if money is None or not hold_nanos:
+            return None
+        left_nanos = money.granted - money.spent - money.held - hold_nanos
+        if left_nanos < 0 or (shares := self.limits.take_again(found, now_ms)) is None:
+            return None
+        money.held += hold_nanos
+        money.touched = True
+        demand = 1, 1, tokens, hold_nanos
+        return Ticket(account, money.lease, left_nanos, hold_nanos, shares, demand, (), money)
 
     def admit(
         self, account: int, hold_nanos: int, limits: tuple[Limit, ...], now_ms: int, tokens: int = 0
@@ -93,7 +111,12 @@ class Gate:
 
         Returns the limits that go back to control at once.
         """
-        if ticket.hold_nanos:
+        money = ticket.money
+        if money is not None:
+            money.held -= ticket.hold_nanos
+            money.spent += cost_nanos
+            money.touched = True
+        elif ticket.hold_nanos:
             self.slices.settle(ticket.account, ticket.lease, ticket.hold_nanos, cost_nanos)
         back = self.limits.release(ticket.shares, ticket.demand, cost_nanos, usage)
         return self.leave(ticket, cost_nanos, usage) + back if ticket.there else back

@@ -153,12 +153,14 @@ class KeyCache:
         self._records: dict[bytes, KeyRecord] = {}
         self._unknown: dict[bytes, int] = {}
         self._confirmed_ms = 0
+        self.stale_ms = STALE_MS  # before that, what is held is what `get` gives
+        self.record = self._records.get
 
     def get(self, digest: bytes, now_ms: int) -> KeyRecord | None:
         """The record, or None: ask control. Raises InvalidKey for a key known not to exist."""
         record = self._records.get(digest)
         if record is not None:
-            return record if now_ms - self._confirmed_ms < STALE_MS else None
+            return record if now_ms < self.stale_ms else None
         until = self._unknown.get(digest)
         if until is not None:
             if now_ms < until:
@@ -169,12 +171,13 @@ class KeyCache:
     def confirm(self, now_ms: int) -> None:
         """Control says: what you hold is current."""
         self._confirmed_ms = now_ms
+        self.stale_ms = now_ms + STALE_MS
 
     def put(self, digest: bytes, record: KeyRecord, now_ms: int) -> None:
         """A looked-up or pushed record. The oldest goes first when the cache is full."""
         self._unknown.pop(digest, None)
         self._records[digest] = record
-        self._confirmed_ms = max(self._confirmed_ms, now_ms)
+        self.confirm(max(self._confirmed_ms, now_ms))
         if len(self._records) > CACHE_MAX:
             del self._records[next(iter(self._records))]
 

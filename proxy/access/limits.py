@@ -8,7 +8,8 @@ small to slice is asked for one by one, and calls at once under such a limit go 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -89,19 +90,37 @@ class Want:
 class Part:
     """A worker's slice of one window. Running calls keep theirs when a new window begins."""
 
-    until_ms: int = 0  # end of the window; 0: none
+    until_ms: int  # end of the window; 0: none
+    ends_ms: float  # until then new calls take of it: the same, or never, or no more
     granted: int = 0  # all that ever came, less what was given back
     spent: int = 0
-    held: int = 0  # by running calls
+    free: int = 0  # below zero where calls used more than they took
     left: int = 0  # of the limit, for everybody, when control was asked last
     touched: bool = True  # since the last `idle`
 
+    @classmethod
+    def new(cls, until_ms: int) -> Part:
+        return cls(until_ms, until_ms or math.inf)
+
     @property
-    def free(self) -> int:
-        return self.granted - self.spent - self.held
+    def held(self) -> int:
+        """By running calls."""
+        return self.granted - self.spent - self.free
 
 
 Share = tuple[Limit, Part]  # what one call takes of: a limit, and the slice that it found
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """Where the limits of some calls were found last: they take one of each, whatever else they take."""
+
+    shares: Sequence[Share] | None = None
+
+    @classmethod
+    def of(cls, limits: Iterable[Limit]) -> Found | None:
+        """None: they count more than calls."""
+        return cls() if all(limit.unit in (CALLS, REQUESTS) for limit in limits) else None
 
 
 class LimitBook:
@@ -120,7 +139,7 @@ class LimitBook:
             part, count = self._parts.get(limit.bucket), demand[limit.unit]
             if part is None or (part.until_ms and part.until_ms <= now_ms):
                 wants.append(self._want(limit, None, count, 0))
-            elif part.granted - part.spent - part.held < count:
+            elif part.free < count:
                 wants.append(self._want(limit, part, count, part.free))
             else:
                 shares.append((limit, part))
@@ -129,15 +148,30 @@ class LimitBook:
     def take(self, shares: Iterable[Share], demand: Counts) -> None:
         """Take of what `find` gave in the same breath."""
         for limit, part in shares:
-            part.held += demand[limit.unit]
+            part.free -= demand[limit.unit]
             part.touched = True
+
+    def take_again(self, found: Found, now_ms: int) -> Sequence[Share] | None:
+        """`find` and `take` where they found all before. None: they know better."""
+        shares = found.shares
+        if shares is not None:
+            for _, part in shares:
+                if part.free < 1 or part.ends_ms <= now_ms:
+                    return None
+            for _, part in shares:
+                part.free -= 1
+                part.touched = True
+        return shares
 
     def add(self, limit: Limit, granted: int, until_ms: int, left: int = 0) -> None:
         """A slice arrived from control."""
         part = self._parts.get(limit.bucket)
         if part is None or part.until_ms != until_ms:  # a new window: what was left of the old one is void
-            part = self._parts[limit.bucket] = Part(until_ms)
+            if part is not None:
+                part.ends_ms = -math.inf
+            part = self._parts[limit.bucket] = Part.new(until_ms)
         part.granted += granted
+        part.free += granted
         part.left = left
 
     def release(
@@ -147,14 +181,17 @@ class LimitBook:
         back = []
         for limit, part in shares:
             unit = limit.unit
-            part.held -= demand[unit]
+            part.free += demand[unit]
             part.touched = True
             if unit == CALLS:
                 if limit.amount < self._small:
                     part.granted -= 1
+                    part.free -= 1
                     back.append((limit.bucket, 1))
             else:
-                part.spent += _used(unit, cost_nanos, usage)
+                used = 1 if unit == REQUESTS else _used(unit, cost_nanos, usage)
+                part.spent += used
+                part.free -= used
         return back
 
     def correct(self, shares: Iterable[Share], more_nanos: int) -> None:
@@ -162,21 +199,23 @@ class LimitBook:
         for limit, part in shares:
             if limit.unit == SPEND:
                 part.spent += more_nanos
+                part.free -= more_nanos
 
     def give_back(self, bucket: str) -> tuple[int, int]:
         """Take what is free out of a slice: (end of its window, amount) for control."""
         part = self._parts.get(bucket)
         if part is None or part.free <= 0:
             return 0, 0
-        free = part.free
+        free, part.free = part.free, 0
         part.granted -= free
         return part.until_ms, free
 
     def keep(self, bucket: str, until_ms: int, amount: int) -> None:
         """What `give_back` gave did not get away."""
-        part = self._parts.setdefault(bucket, Part(until_ms))
+        part = self._parts.setdefault(bucket, Part.new(until_ms))
         if part.until_ms == until_ms:
             part.granted += amount
+            part.free += amount
 
     def idle(self, now_ms: int) -> list[tuple[str, int, int]]:
         """Forget ended windows; give back what nobody used since the last call of this: (bucket, end of the
@@ -188,6 +227,7 @@ class LimitBook:
                 back.append((bucket, *self.give_back(bucket)))
             if is_over or not (part.until_ms or part.granted):
                 del self._parts[bucket]
+                part.ends_ms = -math.inf
             part.touched = False
         return back
 
@@ -206,10 +246,10 @@ class LimitBook:
 
 
 def _used(unit: int, cost_nanos: int, usage: Mapping[str, Any]) -> int:
-    if unit == TOKENS:
-        found = Usage.from_dict(dict(usage))
-        return found.input_tokens_all() + found.output_tokens_all()
-    return cost_nanos if unit == SPEND else 1
+    if unit == SPEND:
+        return cost_nanos
+    found = Usage.from_dict(dict(usage))
+    return found.input_tokens_all() + found.output_tokens_all()
 
 
 # -- what the key holder is told -----------------------------------------------------------------------

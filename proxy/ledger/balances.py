@@ -19,11 +19,15 @@ CALLS_AHEAD = 4  # a worker asks for the money of this many calls beyond the one
 SLICES_AHEAD = 4  # the node asks Postgres for this many slices beyond the one it needs
 
 
-@dataclass(slots=True)
-class _Slice:
+@dataclass(slots=True, eq=False)
+class Slice:
+    """What a worker has of one lease of one account. Once there, it stays for the worker's life."""
+
+    lease: str
     granted: int = 0  # all that ever came, less what was given back
     spent: int = 0
     held: int = 0
+    touched: bool = False  # since the last `idle`
 
     @property
     def available(self) -> int:
@@ -34,17 +38,16 @@ class _Slice:
 class _Purse:
     """The slices of one account."""
 
-    slices: dict[str, _Slice] = field(default_factory=dict)  # by lease
-    only: tuple[str, _Slice] | None = None  # of them, while there is but one, as nearly always
-    touched: bool = True  # since the last `idle`
+    slices: dict[str, Slice] = field(default_factory=dict)  # by lease
 
     def take(self, hold_nanos: int) -> tuple[str, int] | None:
         """As Slices.take, out of several slices."""
         lease, available = self.best()
         if available < hold_nanos:
             return None
-        self.slices[lease].held += hold_nanos
-        self.touched = True
+        part = self.slices[lease]
+        part.held += hold_nanos
+        part.touched = True
         return lease, self.best()[1]
 
     def best(self) -> tuple[str, int]:
@@ -73,6 +76,7 @@ class Slices:
 
     def __init__(self) -> None:
         self._purses: dict[int, _Purse] = {}
+        self.only: dict[int, Slice] = {}  # of accounts that have but one, as nearly all
 
     def take(self, account: int, hold_nanos: int) -> tuple[str, int] | None:
         """Set a hold aside: (the lease that it counts against, what is left for the next ones).
@@ -80,28 +84,14 @@ class Slices:
         None: more is needed, nothing was taken.
         """
         purse = self._purses.get(account)
-        if purse is None:
-            return None
-        if purse.only is None:
-            return purse.take(hold_nanos)
-        lease, part = purse.only
-        left = part.granted - part.spent - part.held - hold_nanos
-        if left < 0:
-            return None
-        part.held += hold_nanos
-        purse.touched = True
-        return lease, left
+        return None if purse is None else purse.take(hold_nanos)
 
     def settle(self, account: int, lease: str, hold_nanos: int, cost_nanos: int) -> None:
         """Resolve a hold that `take` set aside, at its cost; 0 voids it. Never refused."""
-        try:
-            purse = self._purses[account]
-            part = purse.slices[lease]
-        except KeyError:
-            purse, part = self._slice(account, lease)
+        part = self._slice(account, lease)
         part.held -= hold_nanos
         part.spent += cost_nanos
-        purse.touched = True
+        part.touched = True
 
     def wants(self, account: int, hold_nanos: int) -> tuple[int, int]:
         """(need, want): what is missing for this hold, and what makes the next few calls not ask."""
@@ -113,17 +103,21 @@ class Slices:
 
     def add(self, account: int, lease: str, granted_nanos: int) -> None:
         """A grant arrived from control."""
-        self._slice(account, lease)[1].granted += granted_nanos
+        self._slice(account, lease).granted += granted_nanos
 
-    def _slice(self, account: int, lease: str) -> tuple[_Purse, _Slice]:
+    def _slice(self, account: int, lease: str) -> Slice:
         purse = self._purses.get(account)
         if purse is None:
             purse = self._purses[account] = _Purse()
         part = purse.slices.get(lease)
         if part is None:
-            part = purse.slices[lease] = _Slice()
-            purse.only = (lease, part) if len(purse.slices) == 1 else None
-        return purse, part
+            part = purse.slices[lease] = Slice(lease)
+            if len(purse.slices) == 1:
+                part.touched = True  # a new account is not idle
+                self.only[account] = part
+            else:
+                self.only.pop(account, None)
+        return part
 
     def give_back(self, account: int) -> list[tuple[str, int]]:
         """Take what is free out of the slices of an account: (lease, amount) to send to control."""
@@ -142,9 +136,10 @@ class Slices:
         """Give back what nobody used since the last call of this: (account, lease, amount)."""
         given = []
         for account, purse in self._purses.items():
-            if not purse.touched:
+            if not any(part.touched for part in purse.slices.values()):
                 given += [(account, lease, amount) for lease, amount in self.give_back(account)]
-            purse.touched = False
+            for part in purse.slices.values():
+                part.touched = False
         return given
 
     def hello(self) -> list[tuple[int, str, int]]:

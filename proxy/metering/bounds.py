@@ -103,6 +103,8 @@ def plain_bound(
     tokens = body_len // BYTES_PER_TOKEN
     if context is not None and tokens > context:
         tokens = context
+    if max_output is not None and _OUTPUT_LIMITS.isdisjoint(doc):
+        return tokens, max_output
     return tokens, _output(doc, 1, max_output)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 
 from proxy.access.admission import Gate
 from proxy.access.keyring import KeyCache, KeyRecord
-from proxy.access.limits import is_told, limits_of
+from proxy.access.limits import Found, is_told, limits_of
 from proxy.channel import Channel, ChannelError
 from proxy.dialects.base import OperationSpec
 from proxy.errors import (
@@ -49,6 +49,7 @@ STANDINGS_MAX = 10_000
 ESTIMATE_FLOOR_TOKENS = 1024  # output expected of a model before 100 calls were seen
 
 
+_has_no_option = OPTIONS.isdisjoint
 FREE = Sale(price_from_content({"free": True}), PPM, PPM)  # of operations that are not billed
 
 
@@ -68,7 +69,7 @@ class Admission:
     """Identifies, authorizes and admits calls."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk = desk
+        self._desk, self._keys = desk, desk.keys
         self._standings: dict[tuple[str, str, str], Standing] = {}
         self._looking_up: dict[bytes, asyncio.Task[KeyRecord | ProxyError]] = {}
         self._lines = Lines(desk.channel, desk.gate, desk.stats, desk.wall_ms)
@@ -81,10 +82,13 @@ class Admission:
         Raises InvalidKey and the refusals of KeyRecord.check and check_route; KeyLookupUnavailable for a
         cold key while control does not answer.
         """
-        record = self._desk.keys.get(digest, x.at_ms)
+        keys, at_ms = self._keys, x.at_ms
+        record = keys.record(digest) if at_ms < keys.stale_ms else None
+        if record is None:  # not held, or not for sure
+            record = keys.get(digest, at_ms)
         if record is None:
             return self._identify_cold(x, digest)
-        if x.at_ms < record.open_until_ms:
+        if at_ms < record.open_until_ms:
             x.key = record
         else:
             _let_in(x, record)
@@ -133,25 +137,39 @@ class Admission:
 
         Raises UnknownModel, ModelNotPermitted, ModelNotPriced, OptionNotPriced.
         """
-        key, operation = x.key, x.operation
-        assert key is not None and operation is not None
-        where = (key.digest, x.model, operation.name)
-        standing = self._standings.get(where)
+        facts = x.facts
+        assert facts is not None
+        standing = facts.standing
+        if standing is None or standing.name != x.model:
+            standing = self._known(x)
         if (
             standing is None
-            or standing.key is not key
+            or standing.key is not x.key
             or standing.snapshot is not x.snapshot
-            or standing.operation is not operation
+            or standing.operation is not x.operation
             or not standing.since_ms <= x.at_ms < standing.until_ms
         ):
-            if len(self._standings) >= STANDINGS_MAX:
-                self._standings.clear()
-            standing = self._standings[where] = _stand(x, key, operation)
-        x.standing = standing
-        if not standing.is_priced or not OPTIONS.isdisjoint(x.doc):
-            unpriced = unpriced_options(standing.price, x.doc, operation.kind)
+            standing = self._stand(x)
+        x.standing = facts.standing = standing
+        if not standing.is_priced or not _has_no_option(x.doc):
+            unpriced = unpriced_options(standing.price, x.doc, standing.operation.kind)
             if unpriced:
                 raise OptionNotPriced(param=unpriced[0])
+
+    def _known(self, x: Exchange) -> Standing | None:
+        """Of the last such call with another head."""
+        assert x.key is not None and x.operation is not None
+        return self._standings.get((x.key.digest, x.model, x.operation.name))
+
+    def _stand(self, x: Exchange) -> Standing:
+        """Raises UnknownModel, ModelNotPermitted, ModelNotPriced."""
+        key, operation = x.key, x.operation
+        assert key is not None and operation is not None
+        standing = _stand(x, key, operation)
+        if len(self._standings) >= STANDINGS_MAX:
+            self._standings.clear()
+        self._standings[key.digest, x.model, operation.name] = standing
+        return standing
 
     # -- admit --
 
@@ -161,11 +179,11 @@ class Admission:
 
         Raises LimitExceeded, NoCredit, StationFault, Overloaded; what gathered.hold_nanos raises.
         """
-        standing, operation = x.standing, x.operation
-        assert standing is not None and operation is not None
-        if len(x.content) > body.PARSE_IN_THREAD_BYTES or operation.calls_in:
-            return self._admit_long(x, standing, operation)
-        return self._lines.admit(x, self.hold(x, standing), standing.limits)
+        standing = x.standing
+        assert standing is not None
+        if len(x.content) > body.PARSE_IN_THREAD_BYTES or standing.operation.calls_in:
+            return self._admit_long(x, standing, standing.operation)
+        return self._lines.admit(x, self.hold(x, standing), standing.limits, standing.found)
 
     async def _admit_long(self, x: Exchange, standing: Standing, operation: OperationSpec) -> None:
         """A request that takes long to look through."""
@@ -175,7 +193,8 @@ class Admission:
             hold_nanos += await asyncio.to_thread(
                 gathered.hold_nanos, x, standing, estimates, ESTIMATE_FLOOR_TOKENS
             )
-        if (waiting := self._lines.admit(x, hold_nanos, standing.limits)) is not None:
+        waiting = self._lines.admit(x, hold_nanos, standing.limits, standing.found)
+        if waiting is not None:
             await waiting
 
     def admit_for(self, x: Exchange, usage: Usage) -> Awaitable[None] | None:
@@ -196,7 +215,8 @@ class Admission:
         if rate is not None:
             plain = plain_bound(x.doc, size, standing.context, standing.max_output)
             if plain is not None:
-                x.input_bound, x.output_bound = tokens, output = plain
+                tokens, output = plain
+                x.input_bound, x.output_bound = tokens, output
                 if standing.tier.hold == "estimate":
                     output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
                 x.tokens_expected = tokens + output
@@ -249,6 +269,7 @@ def _stand(x: Exchange, key: KeyRecord, operation: OperationSpec) -> Standing:
         key=key,
         snapshot=snapshot,
         operation=operation,
+        name=x.model,
         since_ms=since_ms,
         until_ms=until_ms,
         tier=tier,
@@ -260,6 +281,7 @@ def _stand(x: Exchange, key: KeyRecord, operation: OperationSpec) -> Standing:
         tier_ppm=sale.tier_ppm,
         override=sale.override,
         limits=limits,
+        found=Found.of(limits),
         tells_rates=any(map(is_told, limits)),
         is_priced=is_priced_plainly(sale.price, operation.kind),
         text_rate=text_rate(sale.price, sale.model_ppm, sale.tier_ppm) if is_text else None,

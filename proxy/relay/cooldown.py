@@ -50,9 +50,9 @@ class Cooldowns:
     # -- questions --
 
     def is_cooling(self, choice: Choice) -> bool:
-        return bool(self._rests) and self.is_cooling_at(
-            choice.upstream.name, choice.credential.name, choice.model
-        )
+        if not self._rests:
+            return False
+        return self.is_cooling_at(choice.upstream.name, choice.credential.name, choice.model)
 
     def is_cooling_at(self, upstream: str, credential: str, model: str) -> bool:
         """Must this credential rest, for this model or for all?"""
@@ -84,7 +84,9 @@ class Cooldowns:
 
     def needs_word(self, choice: Choice) -> bool:
         """Must `begin` and `answered` be called for this choice? Not on the plain path."""
-        return bool(self._rests or self._failures) or len(choice.upstream.mirrors) > 1
+        if self._rests or self._failures:
+            return True
+        return len(choice.upstream.mirrors) > 1
 
     # -- what happens to a call --
 

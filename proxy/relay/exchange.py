@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from proxy.access.admission import Ticket
 from proxy.access.keyring import KeyRecord
-from proxy.access.limits import Limit
+from proxy.access.limits import Found, Limit
 from proxy.dialects.base import Dialect, OperationSpec
 from proxy.dialects.links import Hosting
 from proxy.errors import ProxyError
@@ -102,11 +102,12 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a key may do with a model under a table, and at what price; true as long as its first five are."""
+    """What a key may do with a model under a table, and at what price; true as long as its first six are."""
 
     key: KeyRecord
     snapshot: Snapshot
     operation: OperationSpec
+    name: str  # of the model, as the request has it; "": it has none
     since_ms: float  # the account has the tier
     until_ms: float
     tier: Tier
@@ -118,6 +119,7 @@ class Standing:
     tier_ppm: int
     override: str  # the id of the account's own price or multiplier; "": there is none
     limits: tuple[Limit, ...]
+    found: Found | None  # where its calls found them
     tells_rates: bool  # whether answers say what is left of them
     is_priced: bool  # all that a request without OPTIONS of a price can ask for
     text_rate: TextRate | None  # of plain conversations; None: their hold is worked out as any other

@@ -27,7 +27,7 @@ from proxy.errors import (
     ParameterRefused,
 )
 from proxy.metering.decode import CODINGS, is_plain
-from proxy.relay.exchange import Exchange
+from proxy.relay.exchange import Exchange, Standing
 from proxy.relay.heading import moulds_for
 from proxy.relay.identity import client_address, key_of
 from proxy.relay.plan import Way
@@ -52,7 +52,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(slots=True, eq=False)
 class HeadFacts:
-    """Shared between requests: nothing of it may be changed but `ways`."""
+    """Shared between requests: nothing of it may be changed but `ways` and `standing`."""
 
     path: str
     query: str
@@ -70,6 +70,7 @@ class HeadFacts:
     is_model_in_body: bool = False  # a member `model` is the model, whatever else there is
     plain_bytes: int = -1  # a body that is no longer is plain JSON (relay/body.py)
     digest: bytes = b""
+    standing: Standing | None = None  # of the last call with this head; the next one looks if it is still so
     ways: dict[tuple[str | bool, ...], Way] = field(default_factory=dict)
 
 

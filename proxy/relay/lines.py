@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from proxy.access.admission import Back, Gate, Shortage, Ticket
-from proxy.access.limits import EVER, KINDS, SPEND, Limit, Want, shown
+from proxy.access.limits import EVER, KINDS, SPEND, Found, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import InternalError, LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.ledger.balances import LOW_CALLS
@@ -46,8 +46,11 @@ class Lines:
         self._lines: dict[int, deque[_Waiting]] = {}
         self._topping_up: set[int] = set()
 
-    def admit(self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...]) -> Awaitable[None] | None:
-        """Fill in `x.ticket`: None when it is done, else what must be waited for.
+    def admit(
+        self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...], found: Found | None = None
+    ) -> Awaitable[None] | None:
+        """Fill in `x.ticket`: None when it is done, else what must be waited for. `found` is
+        where calls with the same limits found them.
 
         Raises LimitExceeded, NoCredit, StationFault, Overloaded.
         """
@@ -55,7 +58,14 @@ class Lines:
         assert key is not None
         account = key.account_id
         if account not in self._lines:
-            got = self._gate.admit(account, hold_nanos, limits, self._wall_ms(), x.tokens_expected)
+            gate, now_ms, tokens = self._gate, self._wall_ms(), x.tokens_expected
+            got: Ticket | Shortage | None = None
+            if found is not None:
+                got = gate.admit_again(account, hold_nanos, found, now_ms, tokens)
+            if got is None:
+                got = gate.admit(account, hold_nanos, limits, now_ms, tokens)
+                if found is not None and type(got) is Ticket:
+                    found.shares = got.shares
             if type(got) is Ticket:
                 x.ticket = got
                 if got.left_nanos < LOW_CALLS * hold_nanos:

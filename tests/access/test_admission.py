@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from proxy.access.admission import Gate, Shortage, Ticket
-from proxy.access.limits import Demand, Limit, LimitBook, Want
+from proxy.access.limits import Demand, Found, Limit, LimitBook, Want
 from proxy.ledger.balances import Slices
 
 NOW = 1_800_000_000_000
@@ -147,3 +149,58 @@ def test_a_call_holds_the_limits_of_the_upstream_that_it_is_at() -> None:
     assert entered.enter(ticket, (there,), NOW) == ()
     assert entered.close(ticket, 25) == [("u:one:con", 1)]
     assert entered.leave(ticket) == []
+
+
+def test_a_call_is_admitted_again_where_the_one_before_it_was() -> None:
+    """The same is taken, and given back, as by `admit`."""
+    one, again = (gate(money=100, rate=2, concurrency=2) for _ in range(2))
+    found = Found.of(LIMITS)
+    assert found is not None
+    assert again.admit_again(7, 10, found, NOW, 9) is None  # nothing was found yet
+    tickets = [(one.admit(7, 10, LIMITS, NOW, 9), again.admit(7, 10, LIMITS, NOW, 9))]
+    assert isinstance(tickets[0][1], Ticket)
+    found.shares = tickets[0][1].shares
+    tickets.append((one.admit(7, 10, LIMITS, NOW, 9), again.admit_again(7, 10, found, NOW, 9)))
+    for first, second in tickets:
+        assert isinstance(first, Ticket) and isinstance(second, Ticket)
+        assert (first.lease, first.left_nanos, first.demand) == (
+            second.lease,
+            second.left_nanos,
+            second.demand,
+        )
+    assert figures(one) == figures(again)
+    for first, second in tickets:
+        assert isinstance(first, Ticket) and isinstance(second, Ticket)
+        assert one.close(first, 7) == again.close(second, 7) == []
+        assert figures(one) == figures(again)
+
+
+def test_what_is_not_as_it_was_is_not_taken_again() -> None:
+    def after(change: Callable[[Gate], object] = lambda _: None, hold: int = 10, now: int = NOW) -> bool:
+        entered, found = gate(money=100, rate=2, concurrency=2), Found.of(LIMITS)
+        ticket = entered.admit(7, 10, LIMITS, NOW)
+        assert isinstance(ticket, Ticket) and found is not None
+        entered.close(ticket, 10)
+        found.shares = ticket.shares
+        change(entered)
+        before = figures(entered)
+        got = entered.admit_again(7, hold, found, now, 0)
+        assert got is not None or figures(entered) == before
+        return got is not None
+
+    assert after()
+    assert after(hold=90) and not after(hold=91)
+    assert not after(hold=0)
+    assert after(now=NOW + 59_999) and not after(now=NOW + 60_000)
+    assert not after(lambda of: of.admit(7, 10, LIMITS, NOW))  # the last request of this window
+    assert not after(lambda of: of.limits.add(RATE, 5, NOW + 120_000))  # a new window
+    assert not after(lambda of: of.limits.give_back(MANY.bucket))
+    assert not after(lambda of: (of.limits.give_back(MANY.bucket), of.limits.idle(NOW)))
+    assert not after(lambda of: of.slices.add(7, "another", 50))
+    assert not after(lambda of: of.slices.give_back(7))
+
+
+def test_only_what_counts_calls_is_found_again() -> None:
+    assert Found.of(()) and Found.of(LIMITS)
+    assert Found.of((MANY, Limit("k1:tpm", "tokens_per_minute", 5_000))) is None
+    assert Found.of((Limit("k1:sp", "spend_per_day", 900),)) is None
