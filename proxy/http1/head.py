@@ -88,8 +88,8 @@ class Shape:
     also with the same values: a vendor's have few shapes."""
 
     __slots__ = (
-        "at", "connection", "idle_at", "is_remembered", "keep_alive", "kind", "length_at", "names", "reason",
-        "repeats_length", "status", "version",
+        "at", "coding", "connection", "idle_at", "is_remembered", "keep_alive", "kind", "length_at", "names",
+        "reason", "repeats_length", "status", "version",
     )  # fmt: skip
 
     def __init__(self, first: bytes, keys: Sequence[bytes]) -> None:
@@ -100,6 +100,9 @@ class Shape:
         self.length_at = self.at.get(b"content-length", ABSENT)
         self.idle_at = self.at.get(b"keep-alive", ABSENT)
         self.repeats_length = self.names.count(b"content-length") > 1
+        # What must be undone before the content can be read: the first Content-Encoding, None for identity.
+        coding = next((key[18:-2] for key in keys if key.startswith(b"content-encoding: ")), b"identity")
+        self.coding = None if coding == b"identity" else coding.decode("latin-1")
         self.connection = _joined(b"connection", keys)
         self.keep_alive = _keeps_alive(self.version, self.connection)
         # How the body ends where there may be one; None: two readers could disagree.
@@ -146,7 +149,10 @@ class Head(msgspec.Struct):
     @classmethod
     def of(cls, status: int, fields: Iterable[Field] = ()) -> Head:
         """One that never was on the wire. Names are lower-case."""
-        return _head(b"HTTP/1.1 %d " % status, [_LINES[b"%b: %b" % field] for field in fields], 0)
+        lines = b"".join([b"%b: %b\r\n" % field for field in fields])
+        head = parse(b"HTTP/1.1 %d \r\n%b\r\n" % (status, lines))
+        assert head is not None
+        return head
 
     @property
     def fields(self) -> list[Field]:
@@ -157,12 +163,6 @@ class Head(msgspec.Struct):
     def value(self, name: bytes) -> bytes | None:
         """The value of the first field called `name` (lower-case), or None."""
         return self.values[self.shape.at.get(name, ABSENT)]
-
-
-def _head(first: bytes, lines: Iterable[Line], end: int) -> Head:
-    keys, values, written = zip(*lines, _NO_LINE, strict=True)
-    shape = _SHAPES[first, keys]
-    return Head(shape.status, shape, values, written, end)
 
 
 class Framing(msgspec.Struct, frozen=True):
@@ -193,7 +193,9 @@ def parse(data: bytes | bytearray, scanned: int = 0) -> Head | None:
     first, *lines = bytes(data[:end]).split(CRLF)
     if len(lines) > FIELDS_MAX:
         raise UpstreamGarbage(detail="too many fields")
-    return _head(first, map(_LINES.__getitem__, lines), end + 4)
+    keys, values, written = zip(*map(_LINES.__getitem__, lines), _NO_LINE, strict=True)
+    shape = _SHAPES[first, keys]
+    return Head(shape.status, shape, values, written, end + 4)
 
 
 def framing(head: Head, method: str) -> Framing:

@@ -66,7 +66,7 @@ class Admission(dict[Shape, tuple[bool, ...]]):
     replace it, and it is not hop-by-hop. The names of a head decide that once.
     """
 
-    __slots__ = ("_added", "_added_lines", "_hidden", "_passed", "_prefixes", "_refused")
+    __slots__ = ("_added", "_hidden", "_passed", "_prefixes", "_refused", "added")
 
     def __init__(
         self,
@@ -87,7 +87,7 @@ class Admission(dict[Shape, tuple[bool, ...]]):
             for field in policy.response_set
             if field[0] not in _NEVER_PASSED and not field[0].startswith(hidden)
         ]
-        self._added_lines = field_lines(self._added)
+        self.added = field_lines(self._added)  # what the policy sets, as it is written
 
     def __missing__(self, shape: Shape) -> tuple[bool, ...]:
         nominated = _ended_by(shape.connection) if shape.connection else ()
@@ -105,10 +105,6 @@ class Admission(dict[Shape, tuple[bool, ...]]):
     def fields(self, head: Head) -> list[Field]:
         """Those of an answer that may reach the client, in their order, then those that the policy sets."""
         return [*compress(head.fields, self[head.shape]), *self._added]
-
-    def lines(self, head: Head) -> bytes:
-        """The same as they are written."""
-        return b"".join(compress(head.lines, self[head.shape])) + self._added_lines
 
 
 def serialize(status: int, reason: bytes, headers: Iterable[Field]) -> bytes:

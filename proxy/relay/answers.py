@@ -106,8 +106,7 @@ def _is_about_content(head: Head, body: bytes) -> bool:
 
 def _error_of(head: Head, body: bytes) -> tuple[set[str], str]:
     """(codes, message) of an error body in lower case, wherever vendors put them; empty without any."""
-    coding = (head.value(b"content-encoding") or b"identity").decode("latin-1")
-    text = Decoder(coding).feed(body)
+    text = Decoder(head.shape.coding or "identity").feed(body)
     try:
         document = orjson.loads(text) if len(text) <= _ERROR_BYTES_MAX else None
     except ValueError:

@@ -7,6 +7,7 @@ whose heads have one shape is decided once.
 from __future__ import annotations
 
 from functools import lru_cache
+from itertools import compress
 from typing import NamedTuple
 
 from msgspec import Struct
@@ -44,11 +45,12 @@ class Terms(NamedTuple):
     hides_usage: bool  # an event may be left out, so a Content-Length of the upstream is not ours
 
 
-class Mould(NamedTuple):
-    admission: Admission
+class Mould(Struct, frozen=True):
     start: bytes  # the status line
+    admitted: tuple[bool, ...]  # which lines of the vendor's head pass
+    added: bytes  # lines that the operator sets
     ours: bytes  # with a place for the call's id
-    framing: bytes  # with a place for the length
+    rest: bytes  # with places for our share of the time, the rates and the length
     has_length: bool
     chunked: bool
     is_event_stream: bool
@@ -76,11 +78,14 @@ class Moulds(dict[tuple[Shape, Kind, bool, bool], Mould]):
             b"transfer-encoding: chunked\r\n": chunked,
             b"connection: close\r\n": not keep_alive,
         }
+        admission = _admission(terms.policy, terms.vendor, terms.caller, tells_rates)
+        said = b"".join([line for line, is_said in framing.items() if is_said])
         mould = Mould(
-            _admission(terms.policy, terms.vendor, terms.caller, tells_rates),
             status_line(head.status, REASONS.get(head.status, head.shape.reason)),
+            admission[head.shape],
+            admission.added,
             own_lines(terms.caller, terms.has_cors),
-            b"".join([line for line, is_said in framing.items() if is_said]),
+            b"server-timing: relay;dur=%.2f\r\n%b" + said + b"\r\n",
             has_length,
             chunked,
             is_event_stream,
@@ -126,16 +131,15 @@ def heading_for(x: Exchange, moulds: Moulds, head: Head, frame: Framing) -> Head
     mould = moulds.get((head.shape, frame.kind, keep_alive, ticket is not None))
     if mould is None:
         mould = moulds.make(head, frame, keep_alive, ticket is not None)
-    admission, start, ours, framing, has_length, chunked, is_event_stream = mould
     rates = b""
     if ticket is not None and x.dialect is not None:
         rates = ticket.rates(x.dialect.rates, x.at_ms)
-    block = b"%b%b%bserver-timing: relay;dur=%.2f\r\n%b%b\r\n" % (
-        start,
-        admission.lines(head),
-        ours.replace(ID, dashed(x.id)),
-        (x.sent - x.uploaded) * 1000,
-        rates,
-        framing % frame.length if has_length else framing,
+    relay_ms = (x.sent - x.uploaded) * 1000
+    block = (
+        mould.start,
+        *compress(head.lines, mould.admitted),
+        mould.added,
+        mould.ours.replace(ID, dashed(x.id)),
+        mould.rest % ((relay_ms, rates, frame.length) if mould.has_length else (relay_ms, rates)),
     )
-    return Heading(block, chunked, is_event_stream)
+    return Heading(b"".join(block), mould.chunked, mould.is_event_stream)

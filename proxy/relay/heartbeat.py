@@ -188,7 +188,7 @@ class Heartbeat(AbstractContextManager[None]):
 
         Called by each attempt that is answered, from within it.
         """
-        is_coded = head.value(b"content-encoding") not in (None, b"identity")
+        is_coded = head.shape.coding is not None
         is_space = self._rhythm.beat == SPACE
         self._answering = self._x.pump
         if not self.is_committed:

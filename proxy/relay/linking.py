@@ -58,8 +58,8 @@ def changes_links(x: Exchange) -> bool:
 
 def is_held(x: Exchange, head: Head) -> bool:
     """May the answer with this head get links of ours?"""
-    coding, kind = head.value(b"content-encoding"), head.value(b"content-type") or b""
-    is_plain = coding is None or coding == b"identity"
+    kind = head.value(b"content-type") or b""
+    is_plain = head.shape.coding is None
     return 200 <= head.status < 300 and is_plain and b"json" in kind and x.method != "HEAD"
 
 

@@ -61,11 +61,6 @@ class Tap(Struct, eq=False):
             self._quiet_until = self._seen + self.unread_max
             self._queue.add(self)
 
-    def append_last(self, pieces: Sequence[bytes]) -> None:
-        """Hand over the end of the answer: `finish` reads it."""
-        self._unread += pieces
-        self.total += sum(map(len, pieces))
-
     def read_in_turn(self) -> None:
         """The queue has come to it."""
         self.is_waiting = False
@@ -106,17 +101,28 @@ class Tap(Struct, eq=False):
             self.meter.degraded = True
             self._unreadable += len(content)
 
-    def finish(self) -> None:
-        """The framing ended."""
+    def finish(self, pieces: Sequence[bytes]) -> None:
+        """The framing ended behind these last pieces: read all that is unread."""
+        meter = self.meter
+        if not self.total and len(pieces) == 1 and self._decoder is None and self.sighting is None:
+            self.total = self._seen = len(pieces[0])  # as nearly all that are no streams
+            meter.read_all(pieces[0])
+        else:
+            self._unread += pieces
+            self.total += sum(map(len, pieces))
+            self._finish(meter)
+        if texts := meter.take_text():
+            self._texts += texts
+
+    def _finish(self, meter: Meter) -> None:
         if not self._seen and self._decoder is None and self.sighting is None:
             unread, self._unread = self._unread, []
-            self.meter.read_all(unread[0] if len(unread) == 1 else b"".join(unread))
-        else:
-            self.read()
-            self.meter.finish()
-            if self.sighting is not None:
-                self.sighting.finish()
-        self._texts += self.meter.take_text()
+            meter.read_all(b"".join(unread))
+            return
+        self.read()
+        meter.finish()
+        if self.sighting is not None:
+            self.sighting.finish()
 
     def counted_output(self) -> int:
         """Tokens of the generated text so far, by our own tokenizer; of what was too long to keep, by
@@ -143,8 +149,8 @@ def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool, qu
     """The tap of one answer: the upstream's dialect says how it reads, its head how it is coded."""
     operation = x.operation
     assert operation is not None
-    coding = head.value(b"content-encoding")
-    decoder = None if coding is None or coding == b"identity" else Decoder(coding.decode("latin-1"))
+    coding = head.shape.coding
+    decoder = None if coding is None else Decoder(coding)
     meter = dialect.make_meter(operation, is_event_stream)
     if operation.foretold is not None and head.status < 300:
         assert x.standing is not None

@@ -29,7 +29,7 @@ class Settling(Protocol):
     """How a pump ends its call; see settling.py."""
 
     def complete(
-        self, x: Exchange, tap: Tap | None, is_framed: bool, then: Callable[[BaseException | None], None]
+        self, x: Exchange, tap: Tap | None, then: Callable[[BaseException | None], None]
     ) -> None: ...
     def interrupt(
         self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False

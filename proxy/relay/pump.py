@@ -17,7 +17,7 @@ from enum import Enum, auto
 from time import monotonic
 
 from proxy.errors import JournalUnavailable, ProxyError, TimeLimit, UpstreamTimeout
-from proxy.http1.head import Head
+from proxy.http1.head import ABSENT, Head
 from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.ledger import entry
 from proxy.relay import answers
@@ -129,11 +129,10 @@ class Pump:
 
     def on_head(self, head: Head) -> None:
         assert self._conn is not None
-        self._last = self._conn.last_activity
-        self._head = head
+        self._head, self._last = head, self._conn.last_activity
         attempt, status = self._attempt, head.status
         attempt.status = status
-        vendor_id = head.value(self._way.dialect.id_header)
+        vendor_id = head.values[head.shape.at.get(self._way.dialect.id_header, ABSENT)]
         if vendor_id is not None:
             attempt.upstream_id = vendor_id.decode("latin-1")[:128]
         if status >= 300 and status != 304:
@@ -142,16 +141,17 @@ class Pump:
             self._begin_answer(head)
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
-        if self._state is JUDGING:
+        if self._state is RELAYING:
+            assert self._conn is not None
+            self._last = self._conn.last_activity
+            self._relay(pieces, done)
+        elif self._state is JUDGING:
             self._held += pieces
             if done or sum(map(len, self._held)) > answers.UNHAPPY_BYTES_MAX:
                 self._judge(done)
-            return
-        if self._conn is not None:
-            self._last = self._conn.last_activity
-        if self._state is RELAYING:
-            self._relay(pieces, done)
         elif self._state is ENDED:
+            if self._conn is not None:
+                self._last = self._conn.last_activity
             self._is_framed = done
             if not self._is_flushed:
                 self._held += pieces
@@ -182,16 +182,15 @@ class Pump:
     def _begin_answer(self, head: Head) -> None:
         """From here on the answer is the client's, unless it is lost before its first byte goes out."""
         self._state = RELAYING
-        assert self._conn is not None and self._conn.framing is not None
-        x, way = self._x, self._way
-        heading = heading_for(x, way.moulds, head, self._conn.framing)
+        conn, x, way = self._conn, self._x, self._way
+        assert conn is not None and conn.framing is not None and x.operation is not None
+        heading = heading_for(x, way.moulds, head, conn.framing)
         if self._plan.is_watched:
             self._tools.cooldowns.answered(
                 way.choice, self._attempt.started_ms if heading.is_event_stream else None
             )
         self._delivery = delivery_for(x, way, head, heading)
         self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
-        assert x.operation is not None
         self._hint = x.operation.terminal_hint or NO_HINT
         if heading.is_event_stream:
             self._write((), False)  # the client learns at once that its stream has begun
@@ -202,7 +201,7 @@ class Pump:
         tap = self._tap
         assert tap is not None
         if done:
-            tap.append_last(pieces)
+            tap.finish(pieces)
             self._is_framed = True
             self._complete(pieces)
             return
@@ -285,7 +284,7 @@ class Pump:
         if self._attempt.outcome == "sent":
             self._attempt.outcome = "ok"
         ARMED and crash_point("terminal-held")
-        self._tools.settling.complete(self._x, self._tap, self._is_framed, self._flush)
+        self._tools.settling.complete(self._x, self._tap, self._flush)
         ARMED and crash_point("end-appended")
 
     def _flush(self, refused: BaseException | None) -> None:

@@ -132,10 +132,8 @@ class Settler:
 
     # -- ends --
 
-    def complete(self, x: Exchange, tap: Tap | None, is_framed: bool, then: Then) -> None:
-        """The answer is whole. `then` runs when End is written and releases its last bytes."""
-        if tap is not None and is_framed:
-            tap.finish()
+    def complete(self, x: Exchange, tap: Tap | None, then: Then) -> None:
+        """The answer is whole and read. `then` runs when End is written and releases its last bytes."""
         failed = x.attempts[-1].status >= 400 or (tap is not None and tap.meter.error)
         self._close(x, tap, entry.UPSTREAM_ERROR if failed else COMPLETE, then=then)
 

@@ -153,8 +153,10 @@ class Turns:
         usage = turn.meter.usage()
         self._context, self._chars = usage.input_tokens_all() if usage else self._context, 0
         written = asyncio.get_running_loop().create_future()
+        if turn.tap is not None:
+            turn.tap.finish(())
         self._books.settler.complete(
-            turn.x, turn.tap, True, lambda _: None if written.done() else written.set_result(None)
+            turn.x, turn.tap, lambda _: None if written.done() else written.set_result(None)
         )
         turn.x.pump = None
         await written
@@ -203,8 +205,7 @@ class Turns:
         operation = self._dialect.operations[self._rules.transcript]
         x = self._call(operation, self._transcriber)
         tap = Tap(self._dialect.make_meter(operation, False), None, x.model)
-        tap.append(frame)
-        tap.finish()
+        tap.finish((frame,))
         usage = tap.meter.usage()
         if usage is None:
             return
@@ -218,4 +219,4 @@ class Turns:
             log.warning("a transcript is billed with its turn", extra={"call": x.id, "code": e.code})
             self._turn.meter.add(usage)
         else:
-            self._books.settler.complete(x, tap, True, lambda _: None)
+            self._books.settler.complete(x, tap, lambda _: None)

@@ -245,10 +245,10 @@ class UpstreamConnection(asyncio.BaseProtocol):
     # -- the answer ----------------------------------------------------------------------------------
 
     def _take_head(self, data: bytes) -> None:
-        self._received = True
-        scanned = len(self._head_bytes)
-        if scanned:
-            data = self._head_bytes + data
+        self._received, scanned = True, 0
+        if self._head_bytes:
+            scanned = len(self._head_bytes)
+            data, self._head_bytes = self._head_bytes + data, b""
         try:
             head = parse(data, scanned)
             while head is not None and head.status < 200:
@@ -257,7 +257,6 @@ class UpstreamConnection(asyncio.BaseProtocol):
             if head is None:
                 self._head_bytes = data
                 return
-            self._head_bytes = b""
             frame = self.framing = framing(head, self._method)
         except UpstreamGarbage as error:
             self._lose(error)
@@ -269,12 +268,12 @@ class UpstreamConnection(asyncio.BaseProtocol):
                 self._lose(UpstreamStale(detail="408 on an idle connection"))
                 return
         data = data[head.end :]
-        if frame.kind == "length" and frame.length == len(data):  # as nearly all that are no streams
-            self._tell_head(head)
-            if self.state is BODY:
-                self._complete((data,) if data else ())
-        else:
+        if frame.length != len(data) or frame.kind != "length":
             self._begin_body(head, frame, data)
+            return
+        self._tell_head(head)  # and all of the body, as of nearly all that are no streams
+        if self.state is BODY:
+            self._complete((data,) if data else ())
 
     def _after_interim(self, head: Head, data: bytes) -> bytes:
         self._interim += 1

@@ -6,6 +6,7 @@ import json
 from typing import Any
 from unittest.mock import patch
 
+import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
@@ -101,3 +102,24 @@ def test_answers_are_read_the_same_on_both_ways(answer: dict[str, Any], operatio
     told = read(operation, body)
     with patch.object(CompletionMeter, "_is_ordinary", lambda *_: False):
         assert read(operation, body) == told
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        b'"\xff"',
+        b'"\xe4\xbd\xa0"',
+        b'"\xed\xa0\x80"',
+        b'"\\ud800"',
+        b'"\n"',
+        b"NaN",
+        b"1e999",
+        b"01",
+        b"[1,]",
+    ],
+)
+def test_what_is_passed_over_is_as_valid_as_what_is_read(odd: bytes):
+    body = json.dumps(CHAT).encode().replace(b"{", b'{"created": %b, ' % odd, 1)
+    told = read("chat", body)
+    with patch.object(CompletionMeter, "_is_ordinary", lambda *_: False):
+        assert read("chat", body) == told
