@@ -92,7 +92,7 @@ class Delivery(Struct, eq=False):
 
 def _lane(x: Exchange, chunked: bool, tap: Tap, hint: bytes, hides_usage: bool) -> Lane:
     """One function for all that is done with most of a stream; what it needs it has as its own."""
-    append = tap.append
+    client, append = x.client, tap.append
 
     def take(data: bytes, content: bytes) -> bool:
         if content.find(hint, TAIL) >= 0:
@@ -105,7 +105,7 @@ def _lane(x: Exchange, chunked: bool, tap: Tap, hint: bytes, hides_usage: bool) 
         ):
             return False
         x.response_bytes += len(content)
-        write = x.client.write
+        write = client.write  # another once the client has left
         write(data if chunked else content)
         append(content)
         return True

@@ -215,7 +215,7 @@ class Pump:
         self._write(pieces, False)
         ARMED and crash_point("first-content")
         if self._delivery is not None and self._conn is not None and not self._drained_until:
-            self._conn.lane = self._delivery.lane(tap, self._hint)
+            self._conn.open_lane(self._delivery.lane(tap, self._hint))
 
     def _judge(self, done: bool) -> None:
         """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
@@ -269,7 +269,7 @@ class Pump:
             self._drained_until = now + lasts_s
             self._x.is_drained = True
             if self._conn is not None:
-                self._conn.lane = None
+                self._conn.open_lane(None)
         else:
             self._cut(entry.INTERRUPTED_CLIENT, "client_left")
 
@@ -278,8 +278,6 @@ class Pump:
     def _complete(self, pieces: Sequence[bytes]) -> None:
         """The terminal event or the end of framing was seen: hold it back until End is written."""
         self._state = ENDED
-        if self._conn is not None:
-            self._conn.lane = None
         self._held += pieces
         if self._attempt.outcome == "sent":
             self._attempt.outcome = "ok"

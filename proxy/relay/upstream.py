@@ -80,9 +80,9 @@ class UpstreamConnection(asyncio.BaseProtocol):
     """One connection and the exchange on it. `served` counts the answers that it has completed."""
 
     __slots__ = (
-        "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_later",
+        "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_lane", "_later",
         "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_received", "_reusable", "_sink",
-        "_transport", "_walker", "framing", "idle_until", "is_sending", "lane", "last_activity", "origin",
+        "_transport", "_walker", "framing", "idle_until", "is_sending", "last_activity", "origin",
         "served", "state", "writable",
     )  # fmt: skip
 
@@ -109,7 +109,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self.origin = origin
         self.state = IDLE
         self.framing: Framing | None = None  # of the latest answer
-        self.lane: Lane | None = None  # where the sink wants whole chunks, from its answer's first content on
+        self._lane: Lane | None = None  # for the next read, if that is one whole chunk: see open_lane
         self.idle_until = 0.0  # its owner's: until when it may be used again
         self.served = 0
         self.writable = True
@@ -158,6 +158,10 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if self._later and not self._is_resting:
             self._rest()  # from the next turn on: the caller may be in the midst of something
 
+    def open_lane(self, lane: Lane | None) -> None:
+        """From here on whole chunks go there, until something else comes and the sink is told of it."""
+        self._lane = lane if self._walker.is_between and not self._later else None
+
     def abort(self) -> None:
         """Close at once and say nothing more to the sink: a vendor stops generating when nobody listens."""
         self._sink = None
@@ -168,7 +172,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
         The whole request must have been written: an answer may come before its request has ended.
         """
-        self._sink = self.lane = None
+        self._sink = self._lane = None
         transport = self._transport
         if (
             transport is None
@@ -202,9 +206,9 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
     def data_received(self, data: bytes) -> None:
-        clock, lane = self._clock, self.lane
+        clock, lane = self._clock, self._lane
         self.last_activity = clock()
-        if lane is not None and self._walker.is_between and not self._later:  # as most of a stream
+        if lane is not None:  # as most of a stream
             lines, content = PLAIN_CHUNKS[len(data)]
             if data.startswith(lines) and data.endswith(CRLF) and lane(data, data[content]):
                 return
@@ -321,6 +325,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
     def _walk(self, data: bytes) -> None:
         """Hand over the content of a read, or of its first bite."""
+        self._lane = None
         if self._is_resting:
             self._later = data  # over TLS more may come, decrypted already
             return
@@ -382,7 +387,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if self.state is CLOSED:
             return
         self.state = CLOSED
-        self.lane = None
+        self._lane = None
         self._walker = NO_BODY
         self._head_bytes = self._later = b""
         if self._transport is not None:

@@ -482,33 +482,36 @@ async def test_silence_can_be_told_from_activity(server, mirror):
 # -- whole chunks ------------------------------------------------------------------------------------
 
 
-async def test_whole_chunks_go_where_the_sink_wants_them_and_all_else_to_the_sink(server, pool, mirror):
-    after_each = [Pause() for _ in range(4)]
-    reads = [
-        chunk(b"first"),
-        chunk(b"taken"),
-        chunk(b"not taken") + chunk(b"of two"),
-        chunk(b"not wanted"),
-        chunk(b"taken too") + chunk(b""),
-    ]
-    paused = zip(after_each, reads[1:], strict=True)
-    server.script("/", [chunked_head(), reads[0], *(each for both in paused for each in both)])
-    taken: list[tuple[bytes, bytes]] = []
+async def test_whole_chunks_take_the_lane_and_all_else_goes_to_the_sink(server, pool, mirror):
+    server.script("/", [Pause()])  # what is received is told by hand: so it is cut
+    reads = [chunk(b"one"), chunk(b"two"), b"4;a=b\r\nfour\r\n", chunk(chunk(b"five")), chunk(b"six")]
+    body = b"".join(reads)
+    for cut in range(len(body)):
+        connection = await acquire(pool, mirror, fresh=True)
+        told, taken = bytearray(), []
 
-    def take(data: bytes, content: bytes) -> bool:
-        if content == b"not wanted":
-            return False
-        taken.append((data, content))
-        return True
+        def take(data: bytes, content: bytes, told: bytearray = told, taken: list[bytes] = taken) -> bool:
+            assert data == chunk(content)
+            if content == b"two":
+                return False
+            told.extend(content)
+            taken.append(data)
+            return True
 
-    sink = Recorder()
-    connection = await acquire(pool, mirror)
-    send(connection, sink, "/")
-    for pause, size in zip(after_each, (5, 5, 20, 30), strict=True):
-        await until(lambda size=size: len(sink.content) >= size and (connection.lane is None or taken))
-        connection.lane = take
-        pause.end()
-    assert await sink.end() == b"firstnot takenof twonot wantedtaken too"
-    assert taken == [(chunk(b"taken"), b"taken")]
-    connection.release()
-    assert connection.lane is None, "what it holds goes with the answer"
+        def on_content(sink: Recorder, told: bytearray = told) -> None:
+            told.extend(sink.content)
+            sink.content.clear()
+
+        sink = Recorder(on_content)
+        send(connection, sink, "/")
+        connection.data_received(chunked_head())
+        for read in (body[:cut], body[cut:], *reads, *reads):
+            if read:
+                connection.data_received(read)
+            connection.open_lane(take)  # at any time: also where a chunk has only begun
+        connection.data_received(chunk(b""))
+        assert await sink.end() == b""
+        assert bytes(told) == (b"onetwofour" + chunk(b"five") + b"six") * 3
+        assert taken[-6:] == [reads[0], reads[3], reads[4]] * 2
+        assert len(taken) <= 8
+        connection.abort()
