@@ -79,6 +79,11 @@ def read_document(body: bytes, guarded: tuple[str, ...]) -> dict[str, Any]:
     of the two counts, so that one could be billed and another executed.
     """
     doc = _parse(body)
+    try:
+        if orjson.dumps(doc) == body:  # all that stands there is in the document: nothing was there twice
+            return doc
+    except TypeError:
+        pass  # nested more deeply than it writes
     if BACKSLASH in body and body.find(ESCAPE) >= 0:
         locate(body, guarded, doc)
         return doc

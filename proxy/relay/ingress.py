@@ -39,9 +39,11 @@ LINGER_BYTES = 1 << 20
 
 # What a connection is doing; each has its own time limit (seconds), BUSY has none.
 HEAD, KEEPALIVE, BODY, LINGER, BUSY = range(5)
+EMPTY_LINE = (b"\r", b"\n")  # or the rest of one
 LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S, LINGER: LINGER_S}
 
 Handle = Callable[[Exchange], Awaitable[None]]
+_blank: Callable[[type[Exchange]], Exchange] = object.__new__
 
 
 def _drop(data: bytes | Sequence[bytes]) -> None:
@@ -179,33 +181,39 @@ class Connection(asyncio.Protocol):
         if self._body is not None or self.phase == LINGER:
             self._receive_more(data)
             return
-        if not self.first_byte:
-            self.first_byte = monotonic()
-        scanned = len(self._received)
+        front, arrived, scanned = self.front, self.first_byte, len(self._received)
+        if not arrived:
+            arrived = self.first_byte = monotonic()
         if scanned:
-            data = self._received + data
-        elif data[0] in b"\r\n":
+            data, self._received = self._received + data, b""
+        elif data.startswith(EMPTY_LINE):
             data = data.lstrip(b"\r\n")  # RFC 9112 2.2: an empty line in front of a request is no harm
         try:
-            found = self.front.heads.find(data, scanned, self._head)
+            found = front.heads.find(data, scanned, self._head)
         except MalformedRequest:
             self._refuse_unparsed()
             return
         if found is None:
-            self.phase, self.since = HEAD, self.first_byte
+            self.phase, self.since = HEAD, arrived
             self._received = data
             return
-        front, head = self.front, found.head
-        body, self._received = body_of(self, found, data)
+        head, length, at = found
+        body: ArrivedBody | ArrivingBody
+        if len(data) == at + length and not head.is_chunked:
+            body = ArrivedBody(data[at:])
+        else:
+            body, self._received = body_of(self, found, data)
         at_ms = time_ns() // 1_000_000
-        self.exchange = Exchange(front.ids.next(at_ms), self, head, body, self.first_byte, at_ms)
+        # What `Exchange(...)` does, without the interpreter loop of its own that a class is called with.
+        self.exchange = x = _blank(Exchange)
+        Exchange.__init__(x, front.ids.next(at_ms), self, head, body, arrived, at_ms)
         self._head, self._body, self.phase = head, body, BUSY
-        if self._arrival is not None:
-            self._arrival.set_result(None)
+        if (arrival := self._arrival) is not None:
+            arrival.set_result(None)
         else:
             # The connection keeps its task, and ends with it: telemetry has nothing to keep or to log.
             self._task = front.loop.create_task(self._serve())
-        if self._received or body.is_ahead:
+        if self._received or body.content is None:
             self.steer_reading()
 
     def _receive_more(self, data: bytes) -> None:
@@ -255,11 +263,12 @@ class Connection(asyncio.Protocol):
     async def _serve(self) -> None:
         """The requests of this connection, one after the other, each to the end of its answer."""
         front = self.front
+        handle, create_future = front.handle, front.loop.create_future
         while True:
             x = self.exchange
             assert x is not None
             try:
-                await front.handle(x)
+                await handle(x)
             except ProxyError as e:
                 front.refuse(x, e)
             except Exception as e:
@@ -268,25 +277,29 @@ class Connection(asyncio.Protocol):
             except asyncio.CancelledError:
                 self.close()
                 raise
-            is_whole = x.body.is_complete
-            keeps_alive = x.keep_alive and is_whole
+            body, transport = x.body, self._transport
+            is_whole = body.content is not None or body.is_complete
             self.exchange = self._body = None
-            if self._transport is None or self._transport.is_closing():
+            if transport is None or transport.is_closing():
                 return
-            if not keeps_alive:
+            if not (is_whole and x.keep_alive):
                 self.close() if is_whole else self._linger()
                 return
-            del x  # a connection that waits holds no request
+            del x, body  # a connection that waits holds no request
             self.first_byte = 0.0
             self.phase, self.since = KEEPALIVE, monotonic()
-            arrival = self._arrival = front.loop.create_future()
-            if self._received:
+            arrival = self._arrival = create_future()
+            if self._received or not self._is_reading:
                 data, self._received = self._received, b""
-                self.data_received(data)
-            if not self._is_reading:
-                self.steer_reading()
-            # What was pipelined waits as well, until the others have had their turn.
-            await (asyncio.sleep(0) if arrival.done() else arrival)
+                if data:
+                    self.data_received(data)
+                if not self._is_reading:
+                    self.steer_reading()
+                if arrival.done():
+                    # What was pipelined waits as well, until the others have had their turn.
+                    await asyncio.sleep(0)
+                    continue
+            await arrival
 
     def _linger(self) -> None:
         """Say that this was all, and drop what the client still sends: closing at once would reset the last

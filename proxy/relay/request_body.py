@@ -13,7 +13,7 @@ from msgspec import Struct
 
 from proxy.errors import MalformedRequest, ProxyError, UpstreamGarbage
 from proxy.http1.body import ChunkedWalker, LengthWalker, Walker
-from proxy.relay.request_head import Found
+from proxy.relay.request_head import Found, RequestHead
 
 READ_AHEAD_BYTES = 256 * 1024  # received and not taken yet: then the client has to wait
 # RFC 9110 6.5.1: what frames, routes or authenticates a message has no place behind it.
@@ -74,8 +74,8 @@ class ArrivingBody:
 
     content = None
 
-    def __init__(self, source: Source, found: Found) -> None:
-        head, self.announced = found.head, found.length
+    def __init__(self, source: Source, head: RequestHead, length: int) -> None:
+        self.announced = length
         walker: Walker = _Chunks() if head.is_chunked else LengthWalker(self.announced)
         self._source = source
         self._walker = walker
@@ -163,9 +163,9 @@ class _Chunks(ChunkedWalker):
 
 def body_of(source: Source, found: Found, data: bytes) -> tuple[ArrivedBody | ArrivingBody, bytes]:
     """The body of a request whose head was found in `data`, and what lies behind the body."""
-    at = found.end
-    end = at + found.length
-    if not found.head.is_chunked and len(data) >= end:
+    head, length, at = found
+    end = at + length
+    if not head.is_chunked and len(data) >= end:
         return ArrivedBody(data[at:end]), data[end:]
-    body = ArrivingBody(source, found)
+    body = ArrivingBody(source, head, length)
     return body, body.feed(data[at:]) if len(data) > at else b""

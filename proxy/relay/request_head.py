@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 from aiohttp.base_protocol import BaseProtocol
 from aiohttp.http_exceptions import HttpProcessingError
 from aiohttp.http_parser import HttpRequestParser
-from msgspec import Struct
 
 from proxy.errors import MalformedRequest
 from proxy.http1.multipart import is_form
@@ -26,6 +25,7 @@ LINE_BYTES_MAX = 16 * 1024  # the request line
 FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long ones
 FIELDS_MAX = 100
 LENGTH_DIGITS_MAX = 15
+_LENGTH_END_MAX = LENGTH_DIGITS_MAX + 1
 JUDGED_EARLY_BYTES = 1024  # what is no HTTP shows in its first bytes
 
 MEMO_MAX = 4096  # heads; about 2 KB each
@@ -64,12 +64,8 @@ class RequestHead:
         return b"\r\n".join([line.encode("utf-8", "surrogateescape"), *fields, b"", b""])
 
 
-class Found(Struct):
-    """A head in what was received: `end` is where the body begins, `length` that of this request's body."""
-
-    head: RequestHead
-    length: int
-    end: int
+Found = tuple[RequestHead, int, int]
+"""A head in what was received, the length of this request's body, and where the body begins."""
 
 
 class HeadReader:
@@ -86,12 +82,12 @@ class HeadReader:
         `scanned` bytes were looked at before; `last` is the one before it on the same connection, most often
         the same. Raises MalformedRequest, without an echo.
         """
-        if last is not None and last.before and data.startswith(last.before):
-            at = len(last.before)
-            stop = data.find(b"\r", at, at + LENGTH_DIGITS_MAX + 1)
+        if last is not None and (before := last.before) and data.startswith(before):
+            at, after = len(before), last.after
+            stop = data.find(b"\r", at, at + _LENGTH_END_MAX)
             digits = data[at:stop]
-            if data.startswith(last.after, stop) and digits.isdigit():
-                return Found(last, int(digits), stop + len(last.after))
+            if data.startswith(after, stop) and digits.isdigit():
+                return last, int(digits), stop + len(after)
         end = data.find(_END, scanned - 3 if scanned > 3 else 0)
         if end < 0 or end > HEAD_BYTES_MAX:
             self._refuse_early(data)
@@ -103,14 +99,14 @@ class HeadReader:
             before, name, digits = block.partition(_LENGTH_TOO)
         if not name:
             head = self._memo.get((block, b"")) or self._read(block, block, b"")
-            return Found(head, head.length, end)
+            return head, head.length, end
         before += name
         digits, _, after = digits.partition(b"\r")
         digits = digits.strip(b" \t")
         if not digits.isdigit() or len(digits) > LENGTH_DIGITS_MAX:
             raise MalformedRequest
         head = self._memo.get((before, after)) or self._read(block, before, after)
-        return Found(head, int(digits), end)
+        return head, int(digits), end
 
     def _read(self, block: bytes, before: bytes, after: bytes) -> RequestHead:
         head = self._parse(block)

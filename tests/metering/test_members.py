@@ -14,6 +14,7 @@ from proxy.metering.members import (
     VALUES_MAX,
     check_values,
     insert_member,
+    read_document,
     read_members,
     remove_member,
     splice,
@@ -133,3 +134,21 @@ def test_a_body_of_nothing_but_values_is_not_parsed(value: bytes):
 def test_a_text_may_hold_as_many_signs_as_it_likes():
     text = {"messages": [{"content": '[{"code": 1}, ' * 400_000}], "input": list(range(300_000))}
     check_values(orjson.dumps(text))
+
+
+@pytest.mark.parametrize("space", [b"", b" "])
+def test_a_document_is_read_however_it_is_written(space: bytes):
+    for body in (
+        b'{"model":%b"a","messages":[{"content":"\\u00e9\\n"}],"x":1.50}' % space,
+        b'{"model":%b"a","x":{"model":"b"}}' % space,
+        b'{"model":%b"a","deep":%b%b}' % (space, b"[" * 600, b"]" * 600),
+        b'{"x":%b1,"x":2,"model":"a"}' % space,
+    ):
+        assert read_document(body, GUARDED) == orjson.loads(body)
+    for body in (
+        b'{"model":%b"cheap","model":"dear"}' % space,
+        b'{"model":%b"cheap","mod\\u0065l":"dear"}' % space,
+        b'{"n":%b1,"messages":[],"n":1}' % space,
+    ):
+        with pytest.raises(DuplicateMember):
+            read_document(body, GUARDED)

@@ -32,10 +32,10 @@ def test_the_parser_that_is_relied_upon_is_there() -> None:
 
 async def test_what_a_head_says(reader: HeadReader) -> None:
     it = found(reader, HEAD + b"hello")
-    head = it.head
+    head, length, end = it
     assert (head.method, head.target, head.version) == ("POST", "/v1/chat/completions", (1, 1))
     assert head.headers["host"] == "a.test" and (b"X-Title", b"a") in head.fields
-    assert (it.length, it.end) == (5, len(HEAD))
+    assert (length, end) == (5, len(HEAD))
     assert head.keep_alive and not head.is_chunked and not head.expects_continue and not head.is_http10
 
 
@@ -44,9 +44,9 @@ async def test_only_the_length_may_differ(reader: HeadReader, name: bytes) -> No
     of = HEAD.replace(b"Content-Length", name)
     first = found(reader, of)
     again = found(reader, of.replace(b": 5", b": 123456"))
-    assert again.head is first.head
-    assert (first.length, again.length) == (5, 123456)
-    assert found(reader, of.replace(b"a.test", b"b.test")).head is not first.head
+    assert again[0] is first[0]
+    assert (first[1], again[1]) == (5, 123456)
+    assert found(reader, of.replace(b"a.test", b"b.test"))[0] is not first[0]
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,13 @@ async def test_only_the_length_may_differ(reader: HeadReader, name: bytes) -> No
     ids=["value", "spelling", "one more", "path", "method", "version"],
 )  # fmt: skip
 async def test_another_head_is_another(reader: HeadReader, old: bytes, new: bytes) -> None:
-    assert found(reader, HEAD).head is not found(reader, HEAD.replace(old, new)).head
+    assert found(reader, HEAD)[0] is not found(reader, HEAD.replace(old, new))[0]
 
 
 @pytest.mark.parametrize("spelling", [b"CONTENT-LENGTH: 7", b"Content-Length:7", b"Content-Length:  7"])
 async def test_a_length_in_any_spelling_is_read(reader: HeadReader, spelling: bytes) -> None:
     for _ in range(2):
-        assert found(reader, HEAD.replace(b"Content-Length: 5", spelling)).length == 7
+        assert found(reader, HEAD.replace(b"Content-Length: 5", spelling))[1] == 7
 
 
 @pytest.mark.parametrize(
@@ -95,17 +95,17 @@ async def test_what_came_before_on_a_connection_changes_nothing(
             it = reader.find(data, 0, before)
         except MalformedRequest as e:
             return str(e)
-        return (it.head, it.length, it.end) if it is not None else None
+        return it
 
-    assert outcome(found(reader, last).head) == outcome(None)
+    assert outcome(found(reader, last)[0]) == outcome(None)
 
 
 async def test_a_head_that_comes_in_pieces_is_the_same_head(reader: HeadReader) -> None:
-    whole = found(reader, HEAD).head
+    whole = found(reader, HEAD)[0]
     for cut in range(1, len(HEAD)):
         assert reader.find(HEAD[:cut]) is None
         got = reader.find(HEAD, cut)
-        assert got is not None and got.head is whole
+        assert got is not None and got[0] is whole
 
 
 @pytest.mark.parametrize(
@@ -126,7 +126,7 @@ async def test_a_head_without_an_end_is_refused(reader: HeadReader) -> None:
 
 async def test_a_form_has_a_boundary_of_its_own_and_is_not_remembered(reader: HeadReader) -> None:
     form = HEAD.replace(b"X-Title: a", b"Content-Type: multipart/form-data; boundary=b")
-    assert found(reader, form).head is not found(reader, form).head
+    assert found(reader, form)[0] is not found(reader, form)[0]
 
 
 async def test_long_heads_are_not_remembered_and_the_memory_is_bounded(
@@ -134,7 +134,7 @@ async def test_long_heads_are_not_remembered_and_the_memory_is_bounded(
 ) -> None:
     monkeypatch.setattr(request_head, "MEMO_MAX", 3)
     long = HEAD.replace(b"X-Title: a", b"X-Title: " + b"a" * 9000)
-    assert found(reader, long).head is not found(reader, long).head
+    assert found(reader, long)[0] is not found(reader, long)[0]
     for n in range(9):
         found(reader, HEAD.replace(b"X-Title: a", b"X-Title: %d" % n))
     assert len(reader._memo) <= 3
@@ -144,7 +144,7 @@ async def test_chunked_with_a_length_is_refused(reader: HeadReader) -> None:
     chunked = HEAD.replace(b"X-Title: a", b"Transfer-Encoding: chunked")
     with pytest.raises(MalformedRequest):
         reader.find(chunked)
-    assert found(reader, chunked.replace(b"Content-Length: 5\r\n", b"")).head.is_chunked
+    assert found(reader, chunked.replace(b"Content-Length: 5\r\n", b""))[0].is_chunked
 
 
 @pytest.mark.parametrize(
@@ -156,4 +156,4 @@ async def test_which_connections_serve_another_request(
     reader: HeadReader, line: bytes, version: bytes, keeps: bool
 ) -> None:
     head = HEAD.replace(b"X-Title: a", line).replace(b"1.1", version)
-    assert found(reader, head).head.keep_alive is keeps
+    assert found(reader, head)[0].keep_alive is keeps
