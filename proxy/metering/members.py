@@ -78,12 +78,15 @@ def read_document(body: bytes, guarded: tuple[str, ...]) -> dict[str, Any]:
     DuplicateMember when a guarded member appears twice, in any spelling: parsers differ about which
     of the two counts, so that one could be billed and another executed.
     """
-    doc = _parse(body)
     try:
-        if orjson.dumps(doc) == body:  # all that stands there is in the document: nothing was there twice
-            return doc
+        doc: dict[str, Any] = orjson.loads(body)
+        if orjson.dumps(doc) == body and type(doc) is dict:
+            return doc  # all that stands there is in the document: nothing was there twice
+    except ValueError as e:
+        raise BodyNotJson(detail=str(e)) from e
     except TypeError:
         pass  # nested more deeply than it writes
+    _check_object(doc)
     if BACKSLASH in body and body.find(ESCAPE) >= 0:
         locate(body, guarded, doc)
         return doc
@@ -102,12 +105,16 @@ def read_members(body: bytes, guarded: tuple[str, ...]) -> Members:
 
 def _parse(body: bytes) -> dict[str, Any]:
     try:
-        doc = orjson.loads(body) if len(body) <= sliced.PART_BYTES else sliced.loads(body)
+        doc: dict[str, Any] = sliced.loads(body)
     except ValueError as e:
         raise BodyNotJson(detail=str(e)) from e
+    _check_object(doc)
+    return doc
+
+
+def _check_object(doc: object) -> None:
     if type(doc) is not dict:
         raise BodyNotJson(detail=f"top level is {type(doc).__name__}")
-    return doc
 
 
 def locate(body: bytes, guarded: tuple[str, ...], doc: dict[str, Any]) -> Members:

@@ -55,7 +55,8 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_arrival", "_body", "_head", "_is_reading", "_lingers_for", "_received", "_task", "_transport",
-        "address", "exchange", "first_byte", "front", "phase", "since", "stalled_at", "write", "writelines",
+        "address", "exchange", "first_byte", "front", "is_paused", "phase", "since", "stalled_at",
+        "write", "writelines",
     )  # fmt: skip
 
     def __init__(self, front: Ingress) -> None:
@@ -65,7 +66,7 @@ class Connection(asyncio.Protocol):
         self.phase = HEAD
         self.since = monotonic()
         self.first_byte = 0.0  # of the request that is arriving or being served
-        self.stalled_at = 0.0
+        self.is_paused, self.stalled_at = False, 0.0
         self._transport: asyncio.Transport | None = None
         # The transport's own, while there is one: a stream calls it for each chunk.
         self.write: Callable[[bytes], None] = _drop
@@ -89,10 +90,6 @@ class Connection(asyncio.Protocol):
     @property
     def is_gone(self) -> bool:
         return self._transport is None or self._transport.is_closing()
-
-    @property
-    def is_paused(self) -> bool:
-        return self.stalled_at != 0.0
 
     def hand_over(self, protocol: asyncio.Protocol) -> None:
         transport = self._transport
@@ -229,18 +226,18 @@ class Connection(asyncio.Protocol):
         self.steer_reading()
 
     def pause_writing(self) -> None:
-        self.stalled_at = monotonic()
+        self.is_paused, self.stalled_at = True, monotonic()
         if self.exchange is not None and self.exchange.pump is not None:
             self.exchange.pump.client_paused()
 
     def resume_writing(self) -> None:
-        self.stalled_at = 0.0
+        self.is_paused = False
         if self.exchange is not None and self.exchange.pump is not None:
             self.exchange.pump.client_resumed()
 
     def check(self, now: float) -> None:
         """The sweep: end what takes too long."""
-        if self.stalled_at and now - self.stalled_at > WRITE_STALL_S:
+        if self.is_paused and now - self.stalled_at > WRITE_STALL_S:
             self.front.stats.inc("client_disconnects_total")
             self.abort()
         elif self.phase == BUSY:

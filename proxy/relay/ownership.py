@@ -80,18 +80,19 @@ class Ownership:
         than. False: `names` and `watch` know."""
         operation = x.operation
         assert operation is not None
-        if operation.kept_if is None or x.upload is not None or not 0 < len(x.content) <= LOOKED_AT_BYTES:
+        kept_if, content, doc = operation.kept_if, x.content, x.doc
+        if kept_if is None or x.upload is not None or not 0 < len(content) <= LOOKED_AT_BYTES:
             return False
-        for member, by_default in operation.kept_if:
-            if x.doc.get(member, by_default):
+        for member, by_default in kept_if:
+            if doc.get(member, by_default):
                 return False
-        return operation.places.are_free_of(x.content)
+        return operation.places.are_free_of(content, doc)
 
     def names(self, x: Exchange) -> dict[str, str]:
         """id -> where it stands, of everything that a request names. Raises MalformedRequest."""
         assert x.operation is not None
         places = x.operation.places
-        if x.content and x.upload is None and places.are_free_of(x.content):
+        if x.content and x.upload is None and places.are_free_of(x.content, x.doc):
             return {}
         named = places.ids_named(x.doc, x.captures, dict(parse_qsl(x.query)) if x.query else NOTHING)
         sold = x.standing.model if x.standing is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import orjson
 import pytest
 
 from proxy.dialects import DIALECTS
@@ -155,12 +156,28 @@ def test_a_file_of_another_account_is_found_in_every_request_that_may_name_files
     assert set(Places(spec.ids_in).ids_named(doc, {}, {})) == {"file-1"}
 
 
+def _are_free(places: Places, content: bytes) -> bool:
+    return places.are_free_of(content, orjson.loads(content))
+
+
 def test_a_request_without_a_name_of_a_place_is_not_searched():
     places = Places((IdIn(("body", DEEP, "file_id")), IdIn(("body", DEEP, "file_ids", ANY))))
-    assert (
-        places.are_free_of(b'{"messages": [{"content": "file_id"}]}') is False
-    )  # quoted: looked at, to be sure
-    assert places.are_free_of(b'{"messages": [{"content": "a file_id in a text"}]}')
+    assert not _are_free(places, b'{"messages": [{"content": "file_id"}]}')  # quoted: looked at, to be sure
+    assert _are_free(places, b'{"messages": [{"content": "a file_id in a text"}]}')
     for spelled in (b'{"file_id": "x"}', b'{"file\\u005fid": "x"}', b'{"a": [{"file_ids": []}]}'):
-        assert not places.are_free_of(spelled)
-    assert not Places((IdIn(("body", "conversation")),)).are_free_of(b"{}")
+        assert not _are_free(places, spelled)
+    assert not _are_free(Places((IdIn(("body", "conversation")),)), b"{}")
+
+
+def test_names_of_places_are_found_whatever_they_have_in_common():
+    places = Places(tuple(IdIn(("body", DEEP, name)) for name in ("file_id", "container", "x")))
+    assert _are_free(places, b'{"model": "gpt"}')
+    for name in ("file_id", "container", "x"):
+        assert not _are_free(places, orjson.dumps({"a": [{name: "1"}]}))
+
+
+def test_a_member_that_may_name_something_is_looked_at_itself():
+    places = Places((IdIn(("body", "model"), only=("ft:",)),))
+    assert _are_free(places, b'{"model": "gpt", "x": "ft:gpt"}')
+    for spelled in (b'{"model": "ft:gpt"}', b'{"model": "FT:gpt"}', b'{"model": "f\\u0074:gpt"}'):
+        assert not _are_free(places, spelled)
