@@ -23,7 +23,7 @@ TEXT_CHARS_MAX = 12 << 10  # generated text between two takes
 USAGE_BYTES_MAX = 16 << 10
 PIECE_OVERHEAD = 48  # bytes that a piece costs besides its own
 PIECE_BYTES_MAX = WHOLE_BYTES_MAX - PIECE_OVERHEAD  # of an answer in one piece
-NAME_CHARS_MAX = 256
+NAME_CHARS_MAX = 128  # of what the answer calls its model, its tier and itself
 COUNT_MAX = 10**12  # of anything in one call; costs stay within 64 bits
 # Documents in one read: no vendor sends a tenth of it, and to look at so many takes 15 ms.
 DOCUMENTS_MAX = 8192

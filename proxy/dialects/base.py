@@ -183,7 +183,7 @@ class Meter(Protocol):
     degraded: bool
     events: int
     error: bool  # the vendor reported an error inside the answer
-    model: str  # what the vendor says it ran, or ""
+    model: str  # what the vendor says it ran, or ""; like the other names short enough for a usage row
     vendor_id: str  # the answer's own id, or ""
     service_tier: str  # as the answer says, or ""
     unread_bytes: int  # of generated text that was too long to be kept for counting

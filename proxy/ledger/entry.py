@@ -15,8 +15,9 @@ import orjson
 from msgspec import field
 
 
-class Record(msgspec.Struct, gc=False):
-    """Made and written by C, in the order of its fields; nothing that it holds can hold it."""
+class Record(msgspec.Struct, gc=False, omit_defaults=True):
+    """Made and written by C, in the order of its fields, without those that say what they say by default;
+    nothing that it holds can hold it."""
 
 
 class Begin(Record):

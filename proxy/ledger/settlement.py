@@ -16,7 +16,7 @@ from msgspec.structs import replace
 from proxy.ledger import entry, holds
 from proxy.ledger.entry import SETTLED, Attempt, Begin, End, Progress, Settle
 from proxy.metering.pricing import Price, TextRate, cost_nanos, cost_of
-from proxy.metering.usage import FIELDS, Provenance, Usage
+from proxy.metering.usage import FIELDS, Provenance, Usage, as_dict
 
 # No call has more tokens, milliseconds or characters, nor more of what is priced one by one. With these
 # every cost fits into 64 bits, whatever an upstream claims.
@@ -252,7 +252,7 @@ def plain_bill(
 
     `rate`: of text, at `price` and the multipliers of the call, where it has one.
     """
-    told = usage.as_dict()
+    told = as_dict(usage)
     if rate is not None and usage.calls == 1 and _OF_TEXT.issuperset(told):
         text, cached, output = usage.input, usage.cache_read, usage.output
         # All bits of the four together: below zero if one of them is, else no less than the largest.

@@ -209,7 +209,8 @@ class TextRate(Struct, frozen=True):
         total = input_tokens * self.input + output_tokens * self.output + self.call
         if cache_read:
             total += cache_read * self.cache_read
-        return round_half_even(total, self.divisor)
+        # Most prices are whole nanos a token.
+        return total if self.divisor == 1 else round_half_even(total, self.divisor)
 
 
 def text_rate(price: Price, model_ppm: int, tier_ppm: int) -> TextRate | None:

@@ -44,6 +44,7 @@ METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"}
 # RFC 9110 7.2: uri-host [":" port]; anything else has been used to confuse routing.
 _HOST = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\])(?::[0-9]{1,5})?")
 
+CLIENT_CHARS_MAX = 120  # of a user agent
 MEMO_MAX = 4096  # heads of one table generation; about 4 KB each
 WAYS_MAX = 64  # for one head: it meets few upstreams
 KEY_CHARS_MAX = 512
@@ -60,7 +61,7 @@ class HeadFacts:
     forwarded_for: str | None
     coding: bytes  # Accept-Encoding for the upstream
     body_coding: str  # Content-Encoding of the request; "": none
-    user_agent: str
+    user_agent: str  # as much of it as is kept
     mirror: Preference | None = None  # of this call; None: the key's
     route: Route | None = None
     captures: dict[str, str] = field(default_factory=dict)
@@ -106,7 +107,7 @@ class Heads:
             forwarded_for(head.fields),
             codings(headers.get("Accept-Encoding")),
             "" if is_plain(sent := headers.get("Content-Encoding", "")) else sent.strip().lower(),
-            headers.get("User-Agent", ""),
+            headers.get("User-Agent", "")[:CLIENT_CHARS_MAX],
             self._mirror(headers.get("X-Mirror")),
         )
         if head.is_remembered:

@@ -34,7 +34,6 @@ log = getLogger("headrace.calls")
 
 KEPT_PROMPTS_BYTES_MAX = 64 << 20  # request bodies kept for counting while their streams run, per worker
 COUNT_AT_ONCE_BYTES = 200_000  # more would take over 5 ms: counted in a thread, the End is pending
-CLIENT_CHARS_MAX = 120  # of a user agent
 CHECKPOINT_CALLS_MAX = 2000  # per frame: about 200 KB
 
 # Ways to end that are billed by the vendor's own word or not at all.
@@ -344,11 +343,14 @@ def _course(x: Exchange, tap: Tap | None, status: int, cut: str) -> Course:
     vendor_id, model, size, events = "", "", 0, 0
     if tap is not None:
         meter, size = tap.meter, tap.total
-        vendor_id, model, events = meter.vendor_id[:128], meter.model[:128], meter.events
+        vendor_id, model, events = meter.vendor_id, meter.model, meter.events
         if not status and x.attempts:
             status = x.attempts[-1].status
         if size and not answered:
             answered = now
+    ttft_ms = -1
+    if answered:  # it may be before the request was uploaded
+        ttft_ms = int((answered - uploaded) * 1000) if answered > uploaded else 0
     return Course(
         x.attempts,
         status,
@@ -358,7 +360,7 @@ def _course(x: Exchange, tap: Tap | None, status: int, cut: str) -> Course:
         size,
         events,
         int((uploaded - arrived) * 1000),
-        max(0, int((answered - uploaded) * 1000)) if answered else -1,
+        ttft_ms,
         int((now - arrived) * 1000),
-        x.facts.user_agent[:CLIENT_CHARS_MAX] if x.facts is not None else "",
+        x.facts.user_agent if x.facts is not None else "",
     )

@@ -64,6 +64,12 @@ def test_a_field_of_a_newer_build_is_refused_instead_of_dropped():
         entry.decode(b"S" + orjson.dumps(settle))
 
 
+def test_what_is_as_by_default_is_not_written():
+    settle = Settle("1", 2, 3, "final")
+    assert entry.encode(settle) == b'S{"id":"1","at_ms":2,"cost_nanos":3,"provenance":"final"}'
+    assert entry.decode(entry.encode(settle)) == settle
+
+
 def test_an_entry_of_an_older_build_gets_the_defaults():
     old = {"id": "1", "at_ms": 2, "cost_nanos": 3, "provenance": "final"}
     assert entry.decode(b"S" + orjson.dumps(old)) == Settle("1", 2, 3, "final")
