@@ -238,19 +238,20 @@ class Relay:
         )
         is_kept = changes_links(x) or (x.heartbeat is not None and x.heartbeat.needs_identity)
         way = x.heads.way(x, x.facts, choice, hides_usage=injects, identity=injects or is_kept)
-        content, framing, sending = b"", b"", None
+        head, content, sending = way.head, b"", None
         if x.upload is not None:
             sending = Sending(x.upload, choice.model if way.names_model else None)
             framing = sending.framing
         elif operation.request != "none":
             content = body.outgoing(x, choice.model, model_in_body=way.names_model, include_usage=injects)
             framing = b"content-length: %d\r\n" % len(content)
+        else:
+            framing = b""
         if x.facts.body_coding and content == x.coded:
             framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
-        head = way.head
         if way.dialect.sign is not None:
             head += way.dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
-        return Plan(way, b"%b%b\r\n" % (head, framing), content, is_watched, sending)
+        return Plan(way, head + framing + b"\r\n", content, is_watched, sending)
 
     def client_left(self, x: Exchange) -> None:
         """The client's connection is gone: the pump decides whether to read on; without one, undo."""

@@ -62,10 +62,10 @@ class Pump:
         self._conn: UpstreamConnection | None = None
         self._done: asyncio.Future[ProxyError | None] = tools.loop.create_future()
         upstream, mirror, credential, _ = plan.way.choice
-        self._attempt = entry.Attempt(
-            upstream.name, mirror.name, credential.name, "sent", started_ms=tools.wall_ms()
+        self._attempt = attempt = entry.Attempt(
+            upstream.name, mirror.name, credential.name, "sent", 0, "", tools.wall_ms()
         )
-        x.attempts.append(self._attempt)
+        x.attempts.append(attempt)
         self._head: Head | None = None
         self._delivery: Writer | None = None
         self._hint = NO_HINT  # what is in the last bytes of a terminal event
