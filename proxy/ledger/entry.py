@@ -94,6 +94,11 @@ PENDING = "pending"  # still being counted: a Settle follows
 DEFERRED = "deferred"  # what it started goes on: the hold is its binding's, an Observed ends it
 
 
+def _nobody() -> list[Attempt]:
+    """A default that is written nevertheless: `decode` of every build looks for it."""
+    return []
+
+
 class End(Record):
     """A call is over. Holds all that the usage row needs, so that Begin can stay in the journal."""
 
@@ -121,7 +126,7 @@ class End(Record):
     status: int  # what the client was answered; 0: nothing
     provenance: str
     usage: dict[str, Any] = field(default_factory=dict)  # Usage.as_dict()
-    attempts: list[Attempt] = field(default_factory=list)
+    attempts: list[Attempt] = field(default_factory=_nobody)
     upstream: str = ""
     mirror: str = ""
     credential: str = ""

@@ -70,6 +70,13 @@ def test_what_is_as_by_default_is_not_written():
     assert entry.decode(entry.encode(settle)) == settle
 
 
+def test_an_end_says_that_nobody_was_asked():
+    end = End("1", 2, 1, "void", "failed", 1, 2, "L", 9, 0, "m", "chat", "openai", "p", 1, 1, "VIP", "d", 1,
+              False, 0, "none")  # fmt: skip
+    assert orjson.loads(entry.encode(end)[1:])["attempts"] == []
+    assert entry.decode(entry.encode(end)) == end
+
+
 def test_an_entry_of_an_older_build_gets_the_defaults():
     old = {"id": "1", "at_ms": 2, "cost_nanos": 3, "provenance": "final"}
     assert entry.decode(b"S" + orjson.dumps(old)) == Settle("1", 2, 3, "final")
