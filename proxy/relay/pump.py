@@ -317,6 +317,8 @@ class Pump:
             self._conn.abort()
         if self._done.done():  # the client has left: nobody is there to try elsewhere
             self._tools.settling.interrupt(self._x, None, entry.FAILED, error.code)
+        # For the End that another attempt leads to; the one of an answered attempt is written by now.
+        self._attempt.took_ms = self._tools.wall_ms() - self._attempt.started_ms
         self._close(error)
 
     def cut(self, why: str, error: ProxyError) -> None:
@@ -348,8 +350,7 @@ class Pump:
         self._state = CLOSED
         self._conn = None
         self._x.pump = None  # no cycle: what a call held is freed with it, not by the garbage collector
-        tools, attempt, tap = self._tools, self._attempt, self._tap
-        attempt.took_ms = tools.wall_ms() - attempt.started_ms
+        tools, tap = self._tools, self._tap
         tools.sweeper.discard(self)
         if tap is not None and tap.is_waiting:
             tools.meters.forget(tap)

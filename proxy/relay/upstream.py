@@ -11,6 +11,7 @@ import asyncio
 import select
 from collections.abc import Callable, Sequence
 from enum import Enum
+from functools import partial
 from typing import Protocol, cast
 
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
@@ -82,8 +83,8 @@ class UpstreamConnection(asyncio.BaseProtocol):
     __slots__ = (
         "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_lane", "_later",
         "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_received", "_reusable", "_sink",
-        "_transport", "_walker", "framing", "idle_until", "is_sending", "last_activity", "origin",
-        "served", "state", "writable",
+        "_transport", "_walker", "framing", "has_unread_bytes", "idle_until", "is_sending", "last_activity",
+        "origin", "served", "state", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -94,6 +95,8 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._reusable = reusable  # as far as is known yet
         self._transport: asyncio.Transport | None = None
         self._readable = select.poll()  # uvloop's socket object cannot peek
+        # Is anything, also an end of file, waiting on the descriptor? Empty: no.
+        self.has_unread_bytes = partial(self._readable.poll, 0)
         self._sink: Sink | None = None
         self._walker: Walker = NO_BODY
         self._method = ""
@@ -195,10 +198,6 @@ class UpstreamConnection(asyncio.BaseProtocol):
         else:
             self._owner.park(self)
 
-    def has_unread_bytes(self) -> bool:
-        """Is anything, also an end of file, waiting on the descriptor?"""
-        return bool(self._readable.poll(0))
-
     # -- what the loop calls -------------------------------------------------------------------------
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -275,7 +274,10 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if frame.length != len(data) or frame.kind != "length":
             self._begin_body(head, frame, data)
             return
-        self._tell_head(head)  # and all of the body, as of nearly all that are no streams
+        sink = self._sink  # is told of all at once, as of nearly all answers that are no streams
+        assert sink is not None
+        self.state = BODY
+        sink.on_head(head)
         if self.state is BODY:
             self._complete((data,) if data else ())
 
@@ -291,14 +293,11 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if walker.broken is not None and not pieces:
             self._lose(walker.broken)  # known before anybody was told of a head: still an ordinary failure
             return
-        self._tell_head(head)
+        assert self._sink is not None
+        self.state = BODY
+        self._sink.on_head(head)
         if self.state is BODY:
             self._hand_over(pieces)
-
-    def _tell_head(self, head: Head) -> None:
-        self.state = BODY
-        assert self._sink is not None
-        self._sink.on_head(head)
 
     def _hand_over(self, pieces: Sequence[bytes]) -> None:
         walker, sink = self._walker, self._sink
