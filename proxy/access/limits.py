@@ -64,6 +64,8 @@ class Limit:
     kind: str
     amount: int
     unit: int = field(init=False)
+    lines: dict[bytes, bytes] = field(default_factory=dict, init=False, compare=False, repr=False)
+    """What answers say of it, by the prefix of the headers' names."""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "unit", KINDS[self.kind].unit)
@@ -113,14 +115,21 @@ Share = tuple[Limit, Part]  # what one call takes of: a limit, and the slice tha
 
 @dataclass(slots=True, eq=False)
 class Found:
-    """Where the limits of some calls were found last: they take one of each, whatever else they take."""
+    """Where the limits of some calls were found last, if each call takes one of each of them."""
 
+    is_kept: bool = False
     shares: Sequence[Share] | None = None
 
     @classmethod
-    def of(cls, limits: Iterable[Limit]) -> Found | None:
-        """None: they count more than calls."""
-        return cls() if all(limit.unit in (CALLS, REQUESTS) for limit in limits) else None
+    def of(cls, limits: Iterable[Limit]) -> Found:
+        return cls(all(limit.unit in (CALLS, REQUESTS) for limit in limits))
+
+    def keep(self, shares: Sequence[Share]) -> None:
+        if self.is_kept:
+            self.shares = shares
+
+
+NOWHERE = Found()
 
 
 class LimitBook:
@@ -181,17 +190,18 @@ class LimitBook:
         back = []
         for limit, part in shares:
             unit = limit.unit
-            part.free += demand[unit]
             part.touched = True
-            if unit == CALLS:
-                if limit.amount < self._small:
-                    part.granted -= 1
-                    part.free -= 1
-                    back.append((limit.bucket, 1))
-            else:
-                used = 1 if unit == REQUESTS else _used(unit, cost_nanos, usage)
+            if unit == REQUESTS:  # every call is one, and took one
+                part.spent += 1
+            elif unit != CALLS:
+                used = _used(unit, cost_nanos, usage)
                 part.spent += used
-                part.free -= used
+                part.free += demand[unit] - used
+            elif limit.amount < self._small:
+                part.granted -= 1
+                back.append((limit.bucket, 1))
+            else:
+                part.free += 1
         return back
 
     def correct(self, shares: Iterable[Share], more_nanos: int) -> None:
@@ -260,7 +270,7 @@ def rate_lines(shares: Iterable[Share], names: RateHeaders, now_ms: int) -> byte
     tightest: dict[int, tuple[int, Limit, Part]] = {}
     for limit, part in shares:
         if limit.unit in SHOWN:
-            remaining = part.granted - part.spent - part.held + part.left
+            remaining = part.free + part.left
             if remaining < 0:
                 remaining = 0
             known = tightest.get(limit.unit)
@@ -269,25 +279,16 @@ def rate_lines(shares: Iterable[Share], names: RateHeaders, now_ms: int) -> byte
     lines = b""
     for remaining, limit, part in tightest.values():
         when = names.when(part.until_ms - now_ms, now_ms)
-        lines += _lines(limit, names) % (remaining, when)
+        lines += (limit.lines.get(names.prefix) or _lines(limit, names)) % (remaining, when)
     return lines
-
-
-LINES_MAX = 4096  # about 200 bytes each
-_LINES: dict[tuple[str, str, int, bytes], bytes] = {}
 
 
 def _lines(limit: Limit, names: RateHeaders) -> bytes:
     """What `shown` shows, as it is written, with places for what is left and for when there is all again."""
-    key = (limit.bucket, limit.kind, limit.amount, names.prefix)
-    lines = _LINES.get(key)
-    if lines is None:
-        if len(_LINES) >= LINES_MAX:
-            _LINES.clear()
-        unit = SHOWN[limit.unit]
-        total = b"%b: %d\r\n" % (names.limit % unit, limit.amount)
-        lines = b"%b%b: %%d\r\n%b: %%b\r\n" % (total, names.remaining % unit, names.reset % unit)
-        _LINES[key] = lines
+    unit = SHOWN[limit.unit]
+    total = b"%b: %d\r\n" % (names.limit % unit, limit.amount)
+    lines = b"%b%b: %%d\r\n%b: %%b\r\n" % (total, names.remaining % unit, names.reset % unit)
+    limit.lines[names.prefix] = lines
     return lines
 
 

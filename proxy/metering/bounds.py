@@ -44,6 +44,7 @@ PREDICTIONS = 4  # pictures of a request that does not say how many
 _OUTPUT_LIMITS = frozenset(
     {"max_completion_tokens", "max_tokens", "max_output_tokens", "max_tokens_to_sample"}
 )
+_limits_no_output = _OUTPUT_LIMITS.isdisjoint
 # The same where a request has its limits in an object: Gemini's, Ollama's, DashScope's.
 _HOLDERS = frozenset({"generationConfig", "generation_config", "options", "parameters"})
 _HELD_LIMITS = ("maxOutputTokens", "max_output_tokens", "num_predict", "max_tokens")
@@ -98,12 +99,12 @@ def plain_bound(
 
     None: it is none; `hold_bound` knows.
     """
-    if not _BEYOND_ONE_TEXT.isdisjoint(doc) or not _are_texts(doc.get("messages")):
+    if not _asks_for_one_text(doc) or not _are_texts(doc.get("messages")):
         return None
     tokens = body_len // BYTES_PER_TOKEN
     if context is not None and tokens > context:
         tokens = context
-    if max_output is not None and _OUTPUT_LIMITS.isdisjoint(doc):
+    if max_output is not None and _limits_no_output(doc):
         return tokens, max_output
     return tokens, _output(doc, 1, max_output)
 
@@ -227,7 +228,7 @@ def output_asked(doc: Mapping[str, Any]) -> int:
 
 def _output(doc: Mapping[str, Any], n: int, max_output: int | None) -> int:
     most = OUTPUT_TOKENS if max_output is None else max_output
-    if _OUTPUT_LIMITS.isdisjoint(doc):
+    if _limits_no_output(doc):
         return n * most
     asked = _asked(doc)
     if asked is None or (max_output is not None and asked > max_output):
@@ -255,7 +256,7 @@ def _bound_output(usage: Usage, doc: Mapping[str, Any], n: int, max_output: int 
 _BEYOND_MESSAGES = frozenset({
     "system", "input", "prompt", "tools", "web_search_options", "cache_control",
 })  # fmt: skip
-_BEYOND_ONE_TEXT = _BEYOND_MESSAGES | _HOLDERS | {"n", "best_of", "modalities"}
+_asks_for_one_text = (_BEYOND_MESSAGES | _HOLDERS | {"n", "best_of", "modalities"}).isdisjoint
 _BEYOND_TEXT = frozenset({"type", "cache_control", "images"})  # in a message
 
 

@@ -119,7 +119,7 @@ class Standing:
     tier_ppm: int
     override: str  # the id of the account's own price or multiplier; "": there is none
     limits: tuple[Limit, ...]
-    found: Found | None  # where its calls found them
+    found: Found  # where its calls found them
     tells_rates: bool  # whether answers say what is left of them
     is_priced: bool  # all that a request without OPTIONS of a price can ask for
     text_rate: TextRate | None  # of plain conversations; None: their hold is worked out as any other

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from time import monotonic
 
 from proxy.access.admission import Back, Gate, Shortage, Ticket
-from proxy.access.limits import EVER, KINDS, SPEND, Found, Limit, Want, shown
+from proxy.access.limits import EVER, KINDS, NOWHERE, SPEND, Found, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import InternalError, LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.ledger.balances import LOW_CALLS
@@ -47,10 +47,10 @@ class Lines:
         self._topping_up: set[int] = set()
 
     def admit(
-        self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...], found: Found | None = None
+        self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...], found: Found = NOWHERE
     ) -> Awaitable[None] | None:
-        """Fill in `x.ticket`: None when it is done, else what must be waited for. `found` is
-        where calls with the same limits found them.
+        """Fill in `x.ticket`: None when it is done, else what must be waited for. `found`: where
+        the last call with the same limits found them.
 
         Raises LimitExceeded, NoCredit, StationFault, Overloaded.
         """
@@ -59,18 +59,17 @@ class Lines:
         account = key.account_id
         if account not in self._lines:
             gate, now_ms, tokens = self._gate, self._wall_ms(), x.tokens_expected
-            got: Ticket | Shortage | None = None
-            if found is not None:
-                got = gate.admit_again(account, hold_nanos, found, now_ms, tokens)
-            if got is None:
+            ticket = gate.admit_again(account, hold_nanos, found, now_ms, tokens)
+            if ticket is None:
                 got = gate.admit(account, hold_nanos, limits, now_ms, tokens)
-                if found is not None and type(got) is Ticket:
-                    found.shares = got.shares
-            if type(got) is Ticket:
-                x.ticket = got
-                if got.left_nanos < LOW_CALLS * hold_nanos:
-                    self._top_up(x, hold_nanos)
-                return None
+                if type(got) is not Ticket:
+                    return self._wait(x, account, hold_nanos, limits)
+                found.keep(got.shares)
+                ticket = got
+            x.ticket = ticket
+            if ticket.left_nanos < LOW_CALLS * hold_nanos:
+                self._top_up(x, hold_nanos)
+            return None
         return self._wait(x, account, hold_nanos, limits)
 
     async def _wait(self, x: Exchange, account: int, hold_nanos: int, limits: tuple[Limit, ...]) -> None:

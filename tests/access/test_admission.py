@@ -155,11 +155,10 @@ def test_a_call_is_admitted_again_where_the_one_before_it_was() -> None:
     """The same is taken, and given back, as by `admit`."""
     one, again = (gate(money=100, rate=2, concurrency=2) for _ in range(2))
     found = Found.of(LIMITS)
-    assert found is not None
     assert again.admit_again(7, 10, found, NOW, 9) is None  # nothing was found yet
     tickets = [(one.admit(7, 10, LIMITS, NOW, 9), again.admit(7, 10, LIMITS, NOW, 9))]
     assert isinstance(tickets[0][1], Ticket)
-    found.shares = tickets[0][1].shares
+    found.keep(tickets[0][1].shares)
     tickets.append((one.admit(7, 10, LIMITS, NOW, 9), again.admit_again(7, 10, found, NOW, 9)))
     for first, second in tickets:
         assert isinstance(first, Ticket) and isinstance(second, Ticket)
@@ -179,9 +178,9 @@ def test_what_is_not_as_it_was_is_not_taken_again() -> None:
     def after(change: Callable[[Gate], object] = lambda _: None, hold: int = 10, now: int = NOW) -> bool:
         entered, found = gate(money=100, rate=2, concurrency=2), Found.of(LIMITS)
         ticket = entered.admit(7, 10, LIMITS, NOW)
-        assert isinstance(ticket, Ticket) and found is not None
+        assert isinstance(ticket, Ticket)
         entered.close(ticket, 10)
-        found.shares = ticket.shares
+        found.keep(ticket.shares)
         change(entered)
         before = figures(entered)
         got = entered.admit_again(7, hold, found, now, 0)
@@ -201,6 +200,12 @@ def test_what_is_not_as_it_was_is_not_taken_again() -> None:
 
 
 def test_only_what_counts_calls_is_found_again() -> None:
-    assert Found.of(()) and Found.of(LIMITS)
-    assert Found.of((MANY, Limit("k1:tpm", "tokens_per_minute", 5_000))) is None
-    assert Found.of((Limit("k1:sp", "spend_per_day", 900),)) is None
+    assert Found.of(()).is_kept and Found.of(LIMITS).is_kept
+    limits = MANY, Limit("k1:tpm", "tokens_per_minute", 5_000)
+    assert not Found.of(limits).is_kept and not Found.of((Limit("k1:sp", "spend_per_day", 900),)).is_kept
+    entered, found = gate(money=100, concurrency=2), Found.of(limits)
+    entered.limits.add(limits[1], 5_000, NOW + 60_000)
+    ticket = entered.admit(7, 10, limits, NOW, 700)
+    assert isinstance(ticket, Ticket)
+    found.keep(ticket.shares)
+    assert entered.admit_again(7, 10, found, NOW, 700) is None
