@@ -61,18 +61,25 @@ class Gate:
     def __init__(self, slices: Slices, limits: LimitBook) -> None:
         self.slices = slices
         self.limits = limits
+        self._only_slice = slices.only.get
 
     def admit_again(
         self, account: int, hold_nanos: int, found: Found, now_ms: int, tokens: int
     ) -> Ticket | None:
         """`admit` of nearly every call: its account has one slice, and its limits are where they were. None:
         it is free, that is not so, or there is no room: `admit` knows."""
-        money = self.slices.only.get(account)
-        if money is None or not hold_nanos:
+        money, shares = self._only_slice(account), found.shares
+        if money is None or shares is None or not hold_nanos:
             return None
         left_nanos = money.granted - money.spent - money.held - hold_nanos
-        if left_nanos < 0 or (shares := self.limits.take_again(found, now_ms)) is None:
+        if left_nanos < 0:
             return None
+        for _, part in shares:
+            if part.free < 1 or part.ends_ms <= now_ms:
+                return None
+        for _, part in shares:
+            part.free -= 1
+            part.touched = True
         money.held += hold_nanos
         money.touched = True
         demand = 1, 1, tokens, hold_nanos

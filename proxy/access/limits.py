@@ -160,18 +160,6 @@ class LimitBook:
             part.free -= demand[limit.unit]
             part.touched = True
 
-    def take_again(self, found: Found, now_ms: int) -> Sequence[Share] | None:
-        """`find` and `take` where they found all before. None: they know better."""
-        shares = found.shares
-        if shares is not None:
-            for _, part in shares:
-                if part.free < 1 or part.ends_ms <= now_ms:
-                    return None
-            for _, part in shares:
-                part.free -= 1
-                part.touched = True
-        return shares
-
     def add(self, limit: Limit, granted: int, until_ms: int, left: int = 0) -> None:
         """A slice arrived from control."""
         part = self._parts.get(limit.bucket)
