@@ -24,6 +24,7 @@ _LINE_END = re.compile(rb"\r\n|\n|\r")
 _EVENT_END = re.compile(rb"\n\n|\n\r\n|\r\r")
 EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
 USAGE = b'"usage"'
+NO_USAGE = b'"usage":null}\n\n'  # the end of events that tell in themselves that theirs is null
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _OPENING = re.compile(rb"[\[{]")
 # Everything up to the next bracket or open string. Possessive: a match keeps no way back, however long.

@@ -12,7 +12,7 @@ from typing import Protocol
 from msgspec import Struct
 
 from proxy.http1.head import Head
-from proxy.metering.events import EVENT_ENDS, USAGE, UsageEventFilter, is_whole_and_other
+from proxy.metering.events import EVENT_ENDS, NO_USAGE, USAGE, UsageEventFilter, is_whole_and_other
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
 from proxy.relay.linking import Relinking, changes_links, is_held
@@ -97,13 +97,12 @@ def _lane(x: Exchange, chunked: bool, tap: Tap, hint: bytes, hides_usage: bool) 
     def take(data: bytes, content: bytes) -> bool:
         if content.find(hint, TAIL) >= 0:
             return False
-        # Most events have no usage at all: one look. Else it is the filter's to say.
-        if (
-            hides_usage
-            and (content.find(USAGE) >= 0 or not content.endswith(EVENT_ENDS))
-            and not is_whole_and_other(content)
-        ):
-            return False
+        if hides_usage:
+            # Most reads have no usage, or end in their only one, which is null. Else the filter has to say.
+            at = content.find(USAGE)
+            ends = EVENT_ENDS if at < 0 else NO_USAGE if at == len(content) - len(NO_USAGE) else ()
+            if not content.endswith(ends) and not is_whole_and_other(content):
+                return False
         x.response_bytes += len(content)
         write = client.write  # another once the client has left
         write(data if chunked else content)

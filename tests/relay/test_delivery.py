@@ -12,8 +12,9 @@ from proxy.relay.delivery import NO_HINT, Delivery, Writer, _Filtered
 from tests.metering.test_events import AZURE_FIRST, CHUNK, DONE, INJECTED
 
 HINT = b"[DONE]"
-TOLD_NULL = CHUNK.replace(b'"choices"', b'"usage":null,"choices"')
-STREAM = AZURE_FIRST + CHUNK + CHUNK + TOLD_NULL + INJECTED + CHUNK + DONE
+PLAIN = CHUNK.replace(b',"usage":null', b"")
+TOLD_NULL = PLAIN.replace(b'"choices"', b'"usage":null,"choices"')
+STREAM = AZURE_FIRST + CHUNK + PLAIN + TOLD_NULL + INJECTED + CHUNK + DONE
 SHOWN = STREAM.replace(INJECTED, b"")
 
 
@@ -77,13 +78,20 @@ def test_every_cut_gives_the_same_bytes(chunked: bool, hides: bool):
 
 @pytest.mark.parametrize("hides", [True, False])
 def test_whole_events_take_the_lane_but_for_the_one_that_is_hidden_and_the_end(hides: bool):
-    events = [AZURE_FIRST, CHUNK, TOLD_NULL, CHUNK, INJECTED, CHUNK, DONE]
+    events = [AZURE_FIRST, CHUNK, TOLD_NULL, PLAIN, INJECTED, CHUNK, DONE]
     call = Call()
     plain = Delivery(cast(Any, call), 200, b"", True)
     taken = call.take_in(_Filtered(plain) if hides else plain, events)
     assert taken == (4 if hides else 5)
     call = Call()
     assert call.take_in(Delivery(cast(Any, call), 200, b"", True), events, NO_HINT) == 6
+
+
+def test_what_is_hidden_is_found_in_front_of_an_event_that_ends_in_null():
+    events = [PLAIN, INJECTED + CHUNK, PLAIN + CHUNK, CHUNK + CHUNK]
+    call = Call()
+    assert call.take_in(_Filtered(Delivery(cast(Any, call), 200, b"", True)), events) == 2
+    assert _content(b"".join(call.sent)) == b"".join(events).replace(INJECTED, b"")
 
 
 def test_half_an_event_leaves_the_lane_until_its_end():
