@@ -118,11 +118,8 @@ class Gate:
 
         Returns the limits that go back to control at once.
         """
-        money = ticket.money
-        if money is not None:
-            money.held -= ticket.hold_nanos
-            money.spent += cost_nanos
-            money.touched = True
+        if ticket.money is not None:
+            ticket.money.settle(ticket.hold_nanos, cost_nanos)
         elif ticket.hold_nanos:
             self.slices.settle(ticket.account, ticket.lease, ticket.hold_nanos, cost_nanos)
         back = self.limits.release(ticket.shares, ticket.demand, cost_nanos, usage)

@@ -152,7 +152,6 @@ class KeyCache:
     def __init__(self) -> None:
         self._records: dict[bytes, KeyRecord] = {}
         self._unknown: dict[bytes, int] = {}
-        self._confirmed_ms = 0
         self.stale_ms = STALE_MS  # before that, what is held is what `get` gives
         self.record = self._records.get
 
@@ -170,14 +169,13 @@ class KeyCache:
 
     def confirm(self, now_ms: int) -> None:
         """Control says: what you hold is current."""
-        self._confirmed_ms = now_ms
         self.stale_ms = now_ms + STALE_MS
 
     def put(self, digest: bytes, record: KeyRecord, now_ms: int) -> None:
         """A looked-up or pushed record. The oldest goes first when the cache is full."""
         self._unknown.pop(digest, None)
         self._records[digest] = record
-        self.confirm(max(self._confirmed_ms, now_ms))
+        self.stale_ms = max(self.stale_ms, now_ms + STALE_MS)
         if len(self._records) > CACHE_MAX:
             del self._records[next(iter(self._records))]
 

@@ -33,6 +33,12 @@ class Slice:
     def available(self) -> int:
         return self.granted - self.spent - self.held
 
+    def settle(self, hold_nanos: int, cost_nanos: int) -> None:
+        """Resolve a hold at its cost; 0 voids it. Never refused."""
+        self.held -= hold_nanos
+        self.spent += cost_nanos
+        self.touched = True
+
 
 @dataclass(slots=True)
 class _Purse:
@@ -88,10 +94,7 @@ class Slices:
 
     def settle(self, account: int, lease: str, hold_nanos: int, cost_nanos: int) -> None:
         """Resolve a hold that `take` set aside, at its cost; 0 voids it. Never refused."""
-        part = self._slice(account, lease)
-        part.held -= hold_nanos
-        part.spent += cost_nanos
-        part.touched = True
+        self._slice(account, lease).settle(hold_nanos, cost_nanos)
 
     def wants(self, account: int, hold_nanos: int) -> tuple[int, int]:
         """(need, want): what is missing for this hold, and what makes the next few calls not ask."""

@@ -308,6 +308,15 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
+def unchunked(data: bytes) -> bytes:
+    """The content of such chunks."""
+    content = b""
+    while data:
+        size, _, data = data.partition(b"\r\n")
+        content, data = content + data[: int(size, 16)], data[int(size, 16) + 2 :]
+    return content
+
+
 def chunked(pieces: Iterable[bytes], *fields: str, kind: str = "text/event-stream") -> bytes:
     """A chunked answer, whole."""
     return chunked_head(*fields, kind=kind) + b"".join(map(chunk, pieces)) + chunk(b"")

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.relay.delivery import NO_HINT, Delivery, Writer, _Filtered
+from tests.fakes.upstream_server import chunk, unchunked
 from tests.metering.test_events import AZURE_FIRST, CHUNK, DONE, INJECTED
 
 HINT = b"[DONE]"
@@ -38,7 +39,7 @@ class Call:
         tap = cast(Any, SimpleNamespace(append=self.metered.append))
         lane = None
         for piece in pieces:
-            if lane is not None and lane(_framed(piece), piece):
+            if lane is not None and lane(chunk(piece), piece):
                 taken += 1
             else:
                 self.metered.append(piece)
@@ -46,18 +47,6 @@ class Call:
                 lane = out.lane(tap, hint)
         out.write((), True, 1.0)
         return taken
-
-
-def _framed(piece: bytes) -> bytes:
-    return b"%x\r\n%b\r\n" % (len(piece), piece)
-
-
-def _content(sent: bytes) -> bytes:
-    content = b""
-    while sent:
-        size, _, rest = sent.partition(b"\r\n")
-        content, sent = content + rest[: int(size, 16)], rest[int(size, 16) + 2 :]
-    return content
 
 
 @pytest.mark.parametrize("chunked", [True, False])
@@ -71,7 +60,7 @@ def test_every_cut_gives_the_same_bytes(chunked: bool, hides: bool):
             call.take_in(_Filtered(plain) if hides else plain, pieces)
             sent = b"".join(call.sent)
             wanted = CHUNK + (SHOWN if hides else STREAM)
-            assert (_content(sent) if chunked else sent) == wanted
+            assert (unchunked(sent) if chunked else sent) == wanted
             assert call.response_bytes == len(wanted)
             assert b"".join(call.metered) == CHUNK + STREAM, "the meter sees all of it"
 
@@ -91,11 +80,11 @@ def test_what_is_hidden_is_found_in_front_of_an_event_that_ends_in_null():
     events = [PLAIN, INJECTED + CHUNK, PLAIN + CHUNK, CHUNK + CHUNK]
     call = Call()
     assert call.take_in(_Filtered(Delivery(cast(Any, call), 200, b"", True)), events) == 2
-    assert _content(b"".join(call.sent)) == b"".join(events).replace(INJECTED, b"")
+    assert unchunked(b"".join(call.sent)) == b"".join(events).replace(INJECTED, b"")
 
 
 def test_half_an_event_leaves_the_lane_until_its_end():
     events = [CHUNK, CHUNK, CHUNK[:20], CHUNK[20:], CHUNK]
     call = Call()
     assert call.take_in(_Filtered(Delivery(cast(Any, call), 200, b"", True)), events) == 2
-    assert _content(b"".join(call.sent)) == CHUNK * 4
+    assert unchunked(b"".join(call.sent)) == CHUNK * 4

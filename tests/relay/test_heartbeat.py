@@ -17,6 +17,7 @@ from proxy.relay.heading import Heading
 from proxy.relay.heartbeat import Heartbeat, hint, rhythm_of
 from proxy.routing.table import Endpoint
 from tests.fakes.calls import call
+from tests.fakes.upstream_server import unchunked
 
 TIMEOUT_S = 100.0
 OTHERS = {
@@ -112,17 +113,8 @@ class Kept:
         return got
 
 
-def chunks(data: bytes) -> bytes:
-    """The content of a chunked body."""
-    content = b""
-    while data:
-        size, _, data = data.partition(b"\r\n")
-        content, data = content + data[: int(size, 16)], data[int(size, 16) + 2 :]
-    return content
-
-
 def body_of(answer: bytes) -> bytes:
-    return chunks(answer.partition(b"\r\n\r\n")[2])
+    return unchunked(answer.partition(b"\r\n\r\n")[2])
 
 
 # -- streams ---------------------------------------------------------------------------------------
@@ -137,7 +129,7 @@ def test_before_the_first_byte_silence_commits_a_200_and_a_comment_each_time() -
     assert head.startswith(b"HTTP/1.1 200 OK\r\ncontent-type: text/event-stream\r\n")
     assert b"\r\nx-request-id: " in head
     assert b"\r\ntransfer-encoding: chunked" in head
-    assert chunks(body) == b": keep-alive\n\n" * 2
+    assert unchunked(body) == b": keep-alive\n\n" * 2
     assert not kept.x.has_begun_answer  # another candidate may still answer
 
 
@@ -189,7 +181,7 @@ def test_an_answer_behind_an_early_head_comes_without_its_own() -> None:
     kept.timer.run(40)
     kept.take()
     kept.answer().write((WORD,), False, kept.timer.now)
-    assert chunks(kept.take()) == WORD
+    assert unchunked(kept.take()) == WORD
     assert (kept.x.status, kept.x.answered) == (200, kept.timer.now)
 
 
@@ -202,7 +194,7 @@ def test_an_answer_in_time_is_as_the_upstream_sent_it_until_it_falls_silent() ->
         out.write((WORD,), False, kept.timer.now)
     assert kept.take().count(b"keep-alive") == 0
     kept.timer.run(40)
-    assert chunks(kept.take()) == b": keep-alive\n\n"
+    assert unchunked(kept.take()) == b": keep-alive\n\n"
     out.write((WORD,), True, kept.timer.now)
     assert kept.timer.due is None
 
@@ -270,7 +262,7 @@ def test_a_refusal_behind_an_early_head_is_an_event_that_ends_the_stream(dialect
     kept.timer.run(40)
     kept.take()
     kept.heartbeat.refuse(UpstreamBusy())
-    content = chunks(kept.take())
+    content = unchunked(kept.take())
     data = orjson.loads(content[content.index(b"{") :])
     assert data["error"]["message"] == UpstreamBusy.text
     assert content.startswith(b"event: error\ndata: " if dialect == "anthropic" else b"data: ")
@@ -287,7 +279,7 @@ def test_an_error_of_the_vendor_behind_an_early_head_is_told_with_its_words() ->
     out.write((body[20:],), True, kept.timer.now)
     got = kept.take()
     assert got.endswith(b"0\r\n\r\n")
-    error = orjson.loads(chunks(got).removeprefix(b"data: "))["error"]
+    error = orjson.loads(unchunked(got).removeprefix(b"data: "))["error"]
     assert (error["message"], error["code"]) == ("too long", "length")
     assert kept.x.status == 400
 
@@ -298,10 +290,10 @@ def test_an_answer_that_breaks_an_early_heads_promise_is_an_error(heading: Headi
     kept.timer.run(40)
     kept.take()
     kept.answer(heading, content_encoding=coding).write((b'{"id": 1}',), True, kept.timer.now)
-    assert b'"code":"upstream_unavailable"' in chunks(kept.take())
+    assert b'"code":"upstream_unavailable"' in unchunked(kept.take())
 
 
-def test_a_client_of_http_1_0_gets_an_early_head_and_beats_without_chunks() -> None:
+def test_a_client_of_http_1_0_gets_an_early_head_and_beats_without_unchunked() -> None:
     kept = Kept(version=(1, 0), keep_alive=False)
     kept.timer.run(40)
     head, _, body = kept.take().partition(b"\r\n\r\n")
@@ -359,7 +351,7 @@ def test_white_space_trickles_before_the_json_and_never_inside() -> None:
     out.write((b'{"a":',), False, kept.timer.now)
     kept.timer.run(200)
     out.write((b"1}",), True, kept.timer.now)
-    content = chunks(body + kept.take())
+    content = unchunked(body + kept.take())
     assert content == b'   {"a":1}'
     assert orjson.loads(content) == {"a": 1}
 
@@ -379,7 +371,7 @@ def test_a_head_of_an_attempt_that_is_over_is_never_sent() -> None:
     kept.timer.run(40)
     assert b"vendor: head" not in kept.take()
     kept.answer(WHOLE).write((b"{}",), True, kept.timer.now)
-    assert chunks(kept.take()) == b"{}"
+    assert unchunked(kept.take()) == b"{}"
 
 
 def test_where_white_space_has_no_place_a_late_answer_is_refused() -> None:
