@@ -98,6 +98,9 @@ class Session:
     transcript: str = ""  # the operation as which it is billed
 
 
+# How OpenAI's streams end, and those of all who copied them. No other event of theirs is no JSON object.
+DONE = b"[DONE]"
+
 # A comment, as DeepSeek sends it: clients that read server-sent events skip it.
 KEEP_ALIVE = b": keep-alive\n\n"
 

@@ -14,7 +14,7 @@ import orjson
 from msgspec import Meta, MsgspecError, Struct, ValidationError, convert, json
 
 from proxy.dialects.answer import COUNT_MAX, NAME_CHARS_MAX, PIECE_BYTES_MAX, AnswerMeter, known_int
-from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, UsagePointers
+from proxy.dialects.base import ANY, DONE, Meter, OperationSpec, Pointer, UsagePointers
 from proxy.dialects.owned import DEEP, IdIn
 from proxy.dialects.rules import NOTHING, RuledMeter
 from proxy.metering.usage import Usage
@@ -166,7 +166,7 @@ _CHAT = OperationSpec(
     include_usage=True,
     generates_text=True,
     guarded=("model", "stream", "stream_options", "n", "max_tokens", "max_completion_tokens", "best_of"),
-    terminal_hint=b"[DONE]",
+    terminal_hint=DONE,
     meter=USAGE,
     ids_in=NAMED,
 )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
-from proxy.dialects.base import OperationSpec, Rules
+from proxy.dialects.base import DONE, OperationSpec, Rules
 from proxy.dialects.openai_format import NAMED, TOP_USAGE, read_usage
 from proxy.dialects.rules import RuledMeter, milliseconds, reading
 from proxy.metering.sound import SPEECH_TOKENS_PER_SECOND, Upload, speech_usage
@@ -144,7 +144,7 @@ _TRANSCRIPTIONS = OperationSpec(
     request="form",
     streams=True,
     generates_text=True,
-    terminal_hint=b"[DONE]",
+    terminal_hint=DONE,
     guarded=("model", "stream", "response_format"),
     meter=reading(read_heard),
     rules=HEARD,

@@ -89,23 +89,24 @@ class EofWalker:
 SIZE_LINES_REMEMBERED_MAX = 4096
 
 
-class _PlainChunks(dict[int, tuple[tuple[bytes, ...], slice]]):
-    """Bytes of a plain chunk with its framing -> the line that it begins with, as vendors write it, and
-    where its content is; it ends in CRLF. There is no chunk of some lengths."""
+class _PlainChunks(dict[int, tuple[slice, tuple[bytes, ...], slice]]):
+    """Bytes of a plain chunk with its framing -> where its first line is and what that says, as vendors
+    write it, and where its content is; it ends in CRLF. There is no chunk of some lengths."""
 
-    def __missing__(self, length: int) -> tuple[tuple[bytes, ...], slice]:
-        found: tuple[tuple[bytes, ...], slice] = (), slice(0)
+    def __missing__(self, length: int) -> tuple[slice, tuple[bytes, ...], slice]:
+        found: tuple[slice, tuple[bytes, ...], slice] = slice(0), (), slice(0)
         for digits in range(1, CHUNK_SIZE_DIGITS_MAX):
             size = length - digits - 4  # two line ends
             line = b"%x\r\n" % max(size, 0)
             if size > 0 and len(line) == digits + 2:
-                found = (line, line.upper()), slice(len(line), -2)
+                found = slice(len(line)), (line, line.upper()), slice(len(line), -2)
         if len(self) < SIZE_LINES_REMEMBERED_MAX:
             self[length] = found
         return found
 
 
 PLAIN_CHUNKS = _PlainChunks()
+LAST_TWO = slice(-2, None)
 
 # What the next line of a chunked body is, and how long it may be. Plain numbers: they are compared per chunk.
 _SIZE, _DATA_END, _TRAILER = range(3)

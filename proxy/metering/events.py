@@ -22,9 +22,10 @@ HELD_BYTES_MAX = 16 << 10  # a longer event cannot be the usage event
 _LF, _CR = b"\n\r"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 _EVENT_END = re.compile(rb"\n\n|\n\r\n|\r\r")
-EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r")
+EVENT_END = b"\n\n"
+EVENT_ENDS = (EVENT_END, b"\n\r\n", b"\r\r")
 USAGE = b'"usage"'
-NO_USAGE = b'"usage":null}\n\n'  # the end of events that tell in themselves that theirs is null
+NULL_AND_END = b":null}\n\n"  # behind it in events that tell in themselves that theirs is null
 _NO_CHOICES = re.compile(rb'"choices"\s*:\s*\[\s*\]')
 _OPENING = re.compile(rb"[\[{]")
 # Everything up to the next bracket or open string. Possessive: a match keeps no way back, however long.

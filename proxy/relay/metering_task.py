@@ -35,53 +35,51 @@ class Tap(Struct, eq=False):
     _queue: MeterQueue | None = None
     sighting: Sighting | None = None
     unread_max: int = UNREAD_BYTES_MAX
-    total: int = 0  # content bytes handed over
+    total: int = 0  # content bytes read
     is_waiting: bool = False  # in the queue
-    _unread: list[bytes] = []
-    _seen: int = 0  # of `total`, read
-    _quiet_until: int = 0  # `total`: up to there nothing has to be done about what is unread
+    unread: list[bytes] = []  # content that was handed over since then
+    _unread_pieces: int = 0  # how many of them have been counted
+    _unread_bytes: int = 0
     _texts: list[str] = []
     _chars: int = 0
     _counted: int = 0
     _unreadable: int = 0  # bytes that could not be decoded
 
-    def append(self, content: bytes) -> None:
-        """Hand over the next content of the answer. Costs a list append; no parsing, no copy."""
-        self._unread.append(content)
-        self.total += len(content)
-        if self.total > self._quiet_until:
-            self._disturb()
-
-    def _disturb(self) -> None:
-        """There is a first that is unread, or too much of it."""
-        if self.total - self._seen > self.unread_max:
+    def append(self, content: bytes) -> int:
+        """Hand over the next content of the answer: no parsing, no copy. So many bytes more may be put into
+        `unread` without this, as long as it is not empty."""
+        unread = self.unread
+        size = self._unread_bytes if len(unread) == self._unread_pieces else sum(map(len, unread))
+        unread.append(content)
+        self._unread_pieces, self._unread_bytes = len(unread), size + len(content)
+        room = self.unread_max - self._unread_bytes
+        if room < 0:
             self.read()
         elif not self.is_waiting and self._queue is not None:
             self.is_waiting = True
-            self._quiet_until = self._seen + self.unread_max
             self._queue.add(self)
+        return room
 
     def read_in_turn(self) -> None:
         """The queue has come to it."""
         self.is_waiting = False
-        self._quiet_until = self._seen
         self.read()
 
     def read(self) -> None:
         """Parse what is unread."""
-        unread = self._unread
+        unread = self.unread
         if not unread:
             return
         content = unread[0] if len(unread) == 1 else b"".join(unread)
-        self._unread = []
-        self._seen = self.total
+        unread.clear()  # not replaced: who puts content there directly has it
+        self._unread_pieces = self._unread_bytes = 0
+        self.total += len(content)
         if self._decoder is None:
             self._look(content)
         else:
             self._decode(self._decoder, content)
         if self.sighting is not None:
             self.unread_max = 0 if self.sighting.is_urgent else UNREAD_BYTES_MAX
-        self._quiet_until = self._seen + (self.unread_max if self.is_waiting else 0)
         texts = self.meter.take_text()
         if texts:
             self._texts += texts
@@ -104,20 +102,26 @@ class Tap(Struct, eq=False):
     def finish(self, pieces: Sequence[bytes]) -> None:
         """The framing ended behind these last pieces: read all that is unread."""
         meter = self.meter
-        if not self.total and len(pieces) == 1 and self._decoder is None and self.sighting is None:
-            self.total = self._seen = len(pieces[0])  # as nearly all that are no streams
+        if (
+            not (self.total or self.unread)
+            and len(pieces) == 1
+            and self._decoder is None
+            and self.sighting is None
+        ):
+            self.total = len(pieces[0])  # as nearly all that are no streams
             meter.read_all(pieces[0])
         else:
-            self._unread += pieces
-            self.total += sum(map(len, pieces))
+            self.unread += pieces
             self._finish(meter)
         if texts := meter.take_text():
             self._texts += texts
 
     def _finish(self, meter: Meter) -> None:
-        if not self._seen and self._decoder is None and self.sighting is None:
-            unread, self._unread = self._unread, []
-            meter.read_all(b"".join(unread))
+        if not self.total and self._decoder is None and self.sighting is None:
+            content = b"".join(self.unread)
+            self.unread.clear()
+            self.total = len(content)
+            meter.read_all(content)
             return
         self.read()
         meter.finish()
@@ -163,7 +167,7 @@ def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool, qu
 class MeterQueue:
     """The side task of one worker."""
 
-    INTERVAL_S = 0.2
+    INTERVAL_S = 0.4
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Protocol, cast
 
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
-from proxy.http1.body import NO_BODY, PLAIN_CHUNKS, EofWalker, Walker, walker_for
+from proxy.http1.body import LAST_TWO, NO_BODY, PLAIN_CHUNKS, EofWalker, Walker, walker_for
 from proxy.http1.head import CRLF, Framing, Head, framing, parse
 from proxy.routing.table import Origin
 
@@ -208,8 +208,8 @@ class UpstreamConnection(asyncio.BaseProtocol):
         clock, lane = self._clock, self._lane
         self.last_activity = clock()
         if lane is not None:  # as most of a stream
-            lines, content = PLAIN_CHUNKS[len(data)]
-            if data.startswith(lines) and data.endswith(CRLF) and lane(data, data[content]):
+            first, lines, content = PLAIN_CHUNKS[len(data)]
+            if data[first] in lines and data[LAST_TWO] == CRLF and lane(data, data[content]):
                 return
         if self.state is BODY:
             self._walk(self._later + data)

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 
 from proxy.relay.delivery import NO_HINT, Delivery, Writer, _Filtered
+from proxy.relay.metering_task import Tap
 from tests.fakes.upstream_server import chunk, unchunked
 from tests.metering.test_events import AZURE_FIRST, CHUNK, DONE, INJECTED
 
@@ -36,16 +37,18 @@ class Call:
     def take_in(self, out: Writer, pieces: list[bytes], hint: bytes = HINT) -> int:
         """As a pump does: the first in any case, then what the lane does not take. How many that took."""
         taken = 0
-        tap = cast(Any, SimpleNamespace(append=self.metered.append))
+        tap = Tap(cast(Any, SimpleNamespace(feed=self.metered.append, take_text=lambda: [])), None, "m")
         lane = None
         for piece in pieces:
             if lane is not None and lane(chunk(piece), piece):
                 taken += 1
             else:
-                self.metered.append(piece)
+                tap.append(piece)
                 out.write([piece], False, 1.0)
                 lane = out.lane(tap, hint)
         out.write((), True, 1.0)
+        tap.read()
+        assert tap.total == sum(map(len, pieces))
         return taken
 
 
@@ -88,3 +91,20 @@ def test_half_an_event_leaves_the_lane_until_its_end():
     call = Call()
     assert call.take_in(_Filtered(Delivery(cast(Any, call), 200, b"", True)), events) == 2
     assert unchunked(b"".join(call.sent)) == CHUNK * 4
+
+
+@pytest.mark.parametrize("every", [1, 3, 10_000])
+def test_what_is_unread_is_bounded_whichever_way_it_came(every: int):
+    call = Call()
+    tap = Tap(cast(Any, SimpleNamespace(feed=call.metered.append, take_text=lambda: [])), None, "m")
+    lane = Delivery(cast(Any, call), 200, b"", True).lane(tap, NO_HINT)
+    event = CHUNK + b" " * (1000 - len(CHUNK) - 2) + b"\n\n"
+    for number in range(500):
+        if number % every:
+            assert lane(chunk(event), event)
+        else:
+            tap.append(event)
+            call.response_bytes += len(event)
+    tap.read()
+    assert {len(content) for content in call.metered[:-1]} == {66_000}, "read once over 64 KiB, not before"
+    assert tap.total == 500_000
