@@ -37,7 +37,7 @@ class Call:
     def take_in(self, out: Writer, pieces: list[bytes], hint: bytes = HINT) -> int:
         """As a pump does: the first in any case, then what the lane does not take. How many that took."""
         taken = 0
-        tap = Tap(cast(Any, SimpleNamespace(feed=self.metered.append, take_text=lambda: [])), None, "m")
+        tap = Tap(cast(Any, SimpleNamespace(feed=self.metered.append, take_text=list)), None, "m")
         lane = None
         for piece in pieces:
             if lane is not None and lane(chunk(piece), piece):
@@ -96,7 +96,7 @@ def test_half_an_event_leaves_the_lane_until_its_end():
 @pytest.mark.parametrize("every", [1, 3, 10_000])
 def test_what_is_unread_is_bounded_whichever_way_it_came(every: int):
     call = Call()
-    tap = Tap(cast(Any, SimpleNamespace(feed=call.metered.append, take_text=lambda: [])), None, "m")
+    tap = Tap(cast(Any, SimpleNamespace(feed=call.metered.append, take_text=list)), None, "m")
     lane = Delivery(cast(Any, call), 200, b"", True).lane(tap, NO_HINT)
     event = CHUNK + b" " * (1000 - len(CHUNK) - 2) + b"\n\n"
     for number in range(500):
