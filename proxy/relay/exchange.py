@@ -231,11 +231,6 @@ class Exchange:
             self.pump.send(refused)
 
     @property
-    def request_bytes(self) -> int:
-        """Of the body as it came; of an upload that still comes, as far as that is known."""
-        return len(self.coded or self.content) if self.upload is None else self.upload.size
-
-    @property
     def has_begun_answer(self) -> bool:
         return self.status != 0
 

@@ -16,10 +16,11 @@ from typing import Any, NamedTuple
 
 from proxy import telemetry
 from proxy.access.admission import Gate, Ticket
+from proxy.dialects.base import Meter
 from proxy.errors import ProxyError, Source
 from proxy.journal.segments import Journal
 from proxy.ledger import bindings, entry, settlement
-from proxy.ledger.entry import COMPLETE
+from proxy.ledger.entry import COMPLETE, DEFERRED
 from proxy.ledger.settlement import Bill, Course, Figures, Terms, Waiver, ended, plain_bill
 from proxy.metering.pricing import Price
 from proxy.metering.usage import Usage
@@ -45,6 +46,16 @@ _FREE_IF_BROKEN = frozenset({Waiver.ON_BREAK})
 _OVER = frozenset({entry.SETTLED, entry.VOID})
 
 Then = Callable[[BaseException | None], None]
+
+
+class _Early(NamedTuple):
+    """What else there is to say of a call that was not simply answered."""
+
+    status: int = 0  # what the client is answered where no upstream's answer is relayed
+    why: str = ""
+
+
+_NOT = _Early()
 
 
 class _Unsettled(NamedTuple):
@@ -107,7 +118,7 @@ class Settler:
             standing.snapshot.generation,
             x.is_stream,
             x.input_bound,
-            x.request_bytes,
+            len(x.coded or x.content) if x.upload is None else x.upload.size,
             standing.override,
             x.parent,
             price.multiplied,
@@ -133,8 +144,24 @@ class Settler:
 
     def complete(self, x: Exchange, tap: Tap | None, then: Then) -> None:
         """The answer is whole and read. `then` runs when End is written and releases its last bytes."""
-        failed = x.attempts[-1].status >= 400 or (tap is not None and tap.meter.error)
-        self._close(x, tap, entry.UPSTREAM_ERROR if failed else COMPLETE, then=then)
+        begin, standing, meter = x.begin, x.standing, None if tap is None else tap.meter
+        if x.attempts[-1].status >= 400 or (meter is not None and meter.error):
+            self._close(x, tap, entry.UPSTREAM_ERROR, then=then)
+            return
+        if (
+            meter is not None and begin is not None and standing is not None and x.ownership is None
+            and not (meter.degraded or x.is_drained or x.settled)
+        ):  # fmt: skip
+            price, rate, usage = standing.price, standing.text_rate, meter.usage()
+            if usage is not None:
+                if price.has_variants:
+                    price, rate = self._narrowed(x, price, meter), None
+                bill = plain_bill(begin, usage, price, rate, standing.context, x.output_bound)
+                if bill is not None:
+                    x.settled, x.outcome = True, COMPLETE
+                    self._end(x, tap, bill, price, then)
+                    return
+        self._close(x, tap, COMPLETE, then=then)
 
     def interrupt(
         self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
@@ -146,7 +173,7 @@ class Settler:
                 outcome = entry.UPSTREAM_ERROR
         elif not is_sent:
             outcome = entry.FAILED
-        self._close(x, tap, outcome, why)
+        self._close(x, tap, outcome, _Early(why=why))
 
     def refuse(self, x: Exchange, error: ProxyError) -> None:
         """The call ends with an error of ours before anything reached the client."""
@@ -159,56 +186,77 @@ class Settler:
 
     def _undo(self, x: Exchange, outcome: str, why: str, status: int = 0) -> None:
         if x.begin is not None and not x.settled:
-            self._close(x, None, outcome, why, status)
+            self._close(x, None, outcome, _Early(status, why))
         else:
             self._release(x, 0, {})
 
     def _close(
-        self,
-        x: Exchange,
-        tap: Tap | None,
-        outcome: str,
-        why: str = "",
-        status: int = 0,
-        then: Then | None = None,
+        self, x: Exchange, tap: Tap | None, outcome: str, early: _Early = _NOT, then: Then | None = None
     ) -> None:
-        """The only way out of `live`. `status` is what the client is answered where no upstream's answer is
-        relayed; with `then` the answer came to its end."""
-        begin, standing = x.begin, x.standing
+        """However the call ended; with `then` the answer came to its end."""
+        begin, standing, ticket = x.begin, x.standing, x.ticket
         if x.settled or begin is None or standing is None:
             return
-        x.settled = True
-        x.outcome = outcome
-        price, rate = standing.price, standing.text_rate
-        meter, reported, last_word = None, None, None
+        x.settled, x.outcome = True, outcome
+        price, figures = standing.price, Figures()
         if tap is not None:
-            meter = tap.meter
-            reported = meter.usage()
-            if then is not None or meter.usage_is_final():
-                last_word = reported
+            reported = tap.meter.usage()
             if price.has_variants and reported is not None:
-                price, rate = self._narrowed(x, price, tap), None
+                price = self._narrowed(x, price, tap.meter)
+            is_final = reported is not None and (then is not None or tap.meter.usage_is_final())
+            figures = Figures(reported, is_final)
         fate = OVER if x.ownership is None else x.ownership.conclude(x, outcome)
-        bill, unsettled = None, None
-        if last_word is not None and outcome == COMPLETE and fate is OVER and not x.is_drained:
-            bill = plain_bill(begin, last_word, price, rate, standing.context, x.output_bound)
-        if bill is None:
-            bill, unsettled = self._bill(x, tap, price, fate, Figures(reported, last_word is not None))
-        if meter is not None and meter.degraded:
+        bill, unsettled = self._bill(x, tap, price, fate, figures)
+        if tap is not None and tap.meter.degraded:
             bill.flags.insert(0, DEGRADED)
-        went = _course(x, tap, status or x.status, why if fate is not EXISTS else bindings.EXISTS)
-        end = ended(begin, bill, price.id, outcome, self._wall_ms(), went)
+        if fate is EXISTS:
+            early = _Early(early.status, bindings.EXISTS)
+        end = self._end(x, tap, bill, price, then, early)
         if unsettled is not None:
-            assert x.ticket is not None
-            telemetry.spawn("settle late", self._settle_late(end, x.ticket, unsettled))
-        # While Begin waits to be written they share their fate: no End without it.
-        self._journal.append(entry.encode(end), then, settle=x.has_begun or fate is GOES_ON)
-        # What is still being counted is spent at its hold: nobody spends it twice meanwhile. So is what goes
-        # on at the vendor: that hold is the binding's from here on.
-        self._release(x, bill.cost_nanos if bill.state in _OVER else end.hold_nanos, bill.usage)
-        self._tally.add(end, x.sent - x.uploaded)
+            assert ticket is not None
+            telemetry.spawn("settle late", self._settle_late(end, ticket, unsettled))
         if outcome != COMPLETE:
             log.info("call ended early", extra={"call": x.id, "outcome": outcome, "why": end.cut})
+
+    def _end(
+        self, x: Exchange, tap: Tap | None, bill: Bill, price: Price, then: Then | None, early: _Early = _NOT
+    ) -> entry.End:
+        """The only way out of `live`: the call is written down with what it costs, its hold is resolved."""
+        begin, at_s, arrived, uploaded, answered = x.begin, monotonic(), x.arrived, x.uploaded, x.answered
+        assert begin is not None
+        status, cut = early
+        status, vendor_id, model, size, events = status or x.status, "", "", 0, 0
+        if tap is not None:
+            meter, size = tap.meter, tap.total
+            vendor_id, model, events = meter.vendor_id, meter.model, meter.events
+            if not status and x.attempts:
+                status = x.attempts[-1].status
+            if size and not answered:
+                answered = at_s
+        ttft_ms = -1
+        if answered:  # it may be before the request was uploaded
+            ttft_ms = int((answered - uploaded) * 1000) if answered > uploaded else 0
+        went = Course(
+            x.attempts,
+            status,
+            vendor_id,
+            model,
+            cut,
+            size,
+            events,
+            int((uploaded - arrived) * 1000),
+            ttft_ms,
+            int((at_s - arrived) * 1000),
+            x.facts.user_agent if x.facts is not None else "",
+        )
+        end = ended(begin, bill, price.id, x.outcome, self._wall_ms(), went)
+        # While Begin waits to be written they share their fate: no End without it.
+        self._journal.append(entry.encode(end), then, settle=x.has_begun or bill.state == DEFERRED)
+        # What is still being counted is spent at its hold: nobody spends it twice meanwhile. So is what goes
+        # on at the vendor: that hold is the binding's from here on.
+        self._release(x, bill.cost_nanos if bill.state in _OVER else begin.hold_nanos, bill.usage)
+        self._tally.add(end, x.sent - uploaded)
+        return end
 
     def _bill(
         self, x: Exchange, tap: Tap | None, price: Price, fate: Fate, figures: Figures
@@ -256,10 +304,10 @@ class Settler:
             within_hold=x.is_drained,
         )
 
-    def _narrowed(self, x: Exchange, price: Price, tap: Tap) -> Price:
+    def _narrowed(self, x: Exchange, price: Price, meter: Meter) -> Price:
         """The answer's service tier decides, and the size and quality that were asked for."""
         narrowed = price.narrowed(
-            service_tier=tap.meter.service_tier,
+            service_tier=meter.service_tier,
             size=str(x.doc.get("size") or ""),
             quality=str(x.doc.get("quality") or ""),
         )
@@ -335,32 +383,3 @@ class Settler:
             async with asyncio.timeout(timeout_s):
                 await self._change
         self._change = None
-
-
-def _course(x: Exchange, tap: Tap | None, status: int, cut: str) -> Course:
-    """How the call went that ends now."""
-    now, arrived, uploaded, answered = monotonic(), x.arrived, x.uploaded, x.answered
-    vendor_id, model, size, events = "", "", 0, 0
-    if tap is not None:
-        meter, size = tap.meter, tap.total
-        vendor_id, model, events = meter.vendor_id, meter.model, meter.events
-        if not status and x.attempts:
-            status = x.attempts[-1].status
-        if size and not answered:
-            answered = now
-    ttft_ms = -1
-    if answered:  # it may be before the request was uploaded
-        ttft_ms = int((answered - uploaded) * 1000) if answered > uploaded else 0
-    return Course(
-        x.attempts,
-        status,
-        vendor_id,
-        model,
-        cut,
-        size,
-        events,
-        int((uploaded - arrived) * 1000),
-        ttft_ms,
-        int((now - arrived) * 1000),
-        x.facts.user_agent if x.facts is not None else "",
-    )
