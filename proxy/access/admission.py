@@ -6,28 +6,56 @@ caller to fetch from control; nothing was taken then.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from msgspec import Struct
 
 from proxy.access.limits import (
-    ONE_CALL,
+    CALLS,
+    REQUESTS,
     Counts,
-    Found,
     Limit,
     LimitBook,
+    Part,
     Share,
     Want,
-    rate_lines,
+    is_told,
+    tightest,
 )
-from proxy.dialects.headers import RateHeaders
 from proxy.ledger.balances import Slice, Slices
 
-Back = list[tuple[str, int]]  # (bucket, count) of limits that go back to control at once
+Back = Sequence[tuple[str, int]]  # (bucket, count) of limits that go back to control at once
 NOTHING: Mapping[str, Any] = {}
+_NOTHING_BACK: Back = ()
 _FREE = "", 0  # of no lease
+
+
+class Footing(Struct, frozen=True):
+    """Where calls were admitted that take one of each of their limits and their hold of one slice."""
+
+    account: int
+    money: Slice  # the account's only one
+    shares: Sequence[Share]
+    parts: tuple[Part, ...]  # of the shares
+    running: tuple[Part, ...]  # of those that count calls at once: what a call takes it gives back
+    told: Sequence[Share]  # what is tightest, where that is always the same; else nothing
+
+
+@dataclass(slots=True, eq=False)
+class Found:
+    """Keeps where calls with the same limits were admitted last."""
+
+    is_kept: bool = False
+    footing: Footing | None = None
+
+    @classmethod
+    def of(cls, limits: Iterable[Limit]) -> Found:
+        return cls(all(limit.unit in (CALLS, REQUESTS) for limit in limits))
+
+
+NOWHERE = Found()
 
 
 class Ticket(Struct, gc=False):
@@ -37,14 +65,18 @@ class Ticket(Struct, gc=False):
     lease: str
     left_nanos: int  # of its account on this worker, for the next calls
     hold_nanos: int
-    shares: Sequence[Share] = ()  # of its limits
-    demand: Counts = ONE_CALL
-    there: Sequence[Share] = ()  # of those of the upstream that it is at
-    money: Slice | None = None  # what the hold is of, where that is at hand
+    shares: Sequence[Share]  # of its limits
+    tokens: int  # that it may use
+    footing: Footing | None = None  # what it was admitted at once by
+    there: Sequence[Share] = ()  # of the limits of the upstream that it is at
 
-    def rates(self, names: RateHeaders, now_ms: int) -> bytes:
-        """What is left of its limits, as header lines."""
-        return rate_lines(self.shares, names, now_ms)
+    @property
+    def demand(self) -> Counts:
+        return 1, 1, self.tokens, self.hold_nanos
+
+    def told(self) -> Sequence[Share]:
+        """What answers tell of."""
+        return (self.footing is not None and self.footing.told) or tightest(self.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,34 +93,35 @@ class Gate:
     def __init__(self, slices: Slices, limits: LimitBook) -> None:
         self.slices = slices
         self.limits = limits
-        self._only_slice = slices.only.get
 
-    def admit_again(
-        self, account: int, hold_nanos: int, found: Found, now_ms: int, tokens: int
-    ) -> Ticket | None:
+    def admit_again(self, footing: Footing, hold_nanos: int, now_ms: int, tokens: int) -> Ticket | None:
         """`admit` of nearly every call: its account has one slice, and its limits are where they were. None:
         it is free, that is not so, or there is no room: `admit` knows."""
-        money, shares = self._only_slice(account), found.shares
-        if money is None or shares is None or not hold_nanos:
+        money, parts = footing.money, footing.parts
+        left_nanos = money.free - hold_nanos
+        if left_nanos < 0 or not (hold_nanos and money.is_only):
             return None
-        left_nanos = money.granted - money.spent - money.held - hold_nanos
-        if left_nanos < 0:
-            return None
-        for _, part in shares:
+        for part in parts:
             if part.free < 1 or part.ends_ms <= now_ms:
                 return None
-        for _, part in shares:
+        for part in parts:
             part.free -= 1
             part.touched = True
-        money.held += hold_nanos
+        money.free = left_nanos
         money.touched = True
-        demand = 1, 1, tokens, hold_nanos
-        return Ticket(account, money.lease, left_nanos, hold_nanos, shares, demand, (), money)
+        return Ticket(footing.account, money.lease, left_nanos, hold_nanos, footing.shares, tokens, footing)
 
     def admit(
-        self, account: int, hold_nanos: int, limits: tuple[Limit, ...], now_ms: int, tokens: int = 0
+        self,
+        account: int,
+        hold_nanos: int,
+        limits: tuple[Limit, ...],
+        now_ms: int,
+        tokens: int = 0,
+        found: Found = NOWHERE,
     ) -> Ticket | Shortage:
-        """All or nothing. A free call (`hold_nanos` 0) takes limits only; `tokens` is what it may use."""
+        """All or nothing. A free call (`hold_nanos` 0) takes limits only; `tokens` is what it may use.
+        `found` keeps where that was."""
         demand = 1, 1, tokens, hold_nanos
         shares, wants = self.limits.find(limits, demand, now_ms)
         if wants:
@@ -97,7 +130,19 @@ class Gate:
         if taken is None:
             return Shortage((), self.slices.wants(account, hold_nanos))
         self.limits.take(shares, demand)
-        return Ticket(account, *taken, hold_nanos, shares, demand)
+        if found.is_kept:
+            found.footing = self._footing(account, shares)
+        return Ticket(account, *taken, hold_nanos, shares, tokens)
+
+    def _footing(self, account: int, shares: Sequence[Share]) -> Footing | None:
+        money = self.slices.only(account)
+        if money is None or any(self.limits.is_lent_singly(limit) for limit, _ in shares):
+            return None
+        parts = tuple(part for _, part in shares)
+        running = tuple(part for limit, part in shares if limit.unit == CALLS)
+        told = tightest(shares)
+        is_one_of_each = len(told) == sum(is_told(limit) for limit, _ in shares)
+        return Footing(account, money, shares, parts, running, told if is_one_of_each else ())
 
     def enter(self, ticket: Ticket, limits: tuple[Limit, ...], now_ms: int) -> tuple[Want, ...]:
         """Take the limits of an upstream for a call that is about to go there. What is missing; then
@@ -118,12 +163,20 @@ class Gate:
 
         Returns the limits that go back to control at once.
         """
-        if ticket.money is not None:
-            ticket.money.settle(ticket.hold_nanos, cost_nanos)
-        elif ticket.hold_nanos:
-            self.slices.settle(ticket.account, ticket.lease, ticket.hold_nanos, cost_nanos)
-        back = self.limits.release(ticket.shares, ticket.demand, cost_nanos, usage)
-        return self.leave(ticket, cost_nanos, usage) + back if ticket.there else back
+        footing, back = ticket.footing, _NOTHING_BACK
+        if footing is not None:  # as the general road, for these few kinds of limits
+            money = footing.money
+            money.free += ticket.hold_nanos - cost_nanos
+            money.spent += cost_nanos
+            money.touched = True
+            for part in footing.running:
+                part.free += 1
+                part.touched = True
+        else:
+            if ticket.hold_nanos:
+                self.slices.settle(ticket.account, ticket.lease, ticket.hold_nanos, cost_nanos)
+            back = self.limits.release(ticket.shares, ticket.demand, cost_nanos, usage)
+        return [*self.leave(ticket, cost_nanos, usage), *back] if ticket.there else back
 
     def correct(self, ticket: Ticket, more_nanos: int) -> None:
         """A call that is closed cost so much more (less than 0: less) than it was closed at."""

@@ -52,7 +52,6 @@ class Demand(NamedTuple):
     spend: int = 0  # nanos
 
 
-ONE_CALL = Demand()
 Counts = tuple[int, int, int, int]  # by unit: a Demand is one
 
 
@@ -95,7 +94,7 @@ class Part:
     until_ms: int  # end of the window; 0: none
     ends_ms: float  # until then new calls take of it: the same, or never, or no more
     granted: int = 0  # all that ever came, less what was given back
-    spent: int = 0
+    spent: int = 0  # of tokens and money
     free: int = 0  # below zero where calls used more than they took
     left: int = 0  # of the limit, for everybody, when control was asked last
     touched: bool = True  # since the last `idle`
@@ -106,30 +105,11 @@ class Part:
 
     @property
     def held(self) -> int:
-        """By running calls."""
+        """By running calls, of tokens and money."""
         return self.granted - self.spent - self.free
 
 
 Share = tuple[Limit, Part]  # what one call takes of: a limit, and the slice that it found
-
-
-@dataclass(slots=True, eq=False)
-class Found:
-    """Where the limits of some calls were found last, if each call takes one of each of them."""
-
-    is_kept: bool = False
-    shares: Sequence[Share] | None = None
-
-    @classmethod
-    def of(cls, limits: Iterable[Limit]) -> Found:
-        return cls(all(limit.unit in (CALLS, REQUESTS) for limit in limits))
-
-    def keep(self, shares: Sequence[Share]) -> None:
-        if self.is_kept:
-            self.shares = shares
-
-
-NOWHERE = Found()
 
 
 class LimitBook:
@@ -178,19 +158,23 @@ class LimitBook:
         back = []
         for limit, part in shares:
             unit = limit.unit
+            if unit == REQUESTS:
+                continue  # every call is one, and took one
             part.touched = True
-            if unit == REQUESTS:  # every call is one, and took one
-                part.spent += 1
-            elif unit != CALLS:
+            if unit != CALLS:
                 used = _used(unit, cost_nanos, usage)
                 part.spent += used
                 part.free += demand[unit] - used
-            elif limit.amount < self._small:
+            elif self.is_lent_singly(limit):
                 part.granted -= 1
                 back.append((limit.bucket, 1))
             else:
                 part.free += 1
         return back
+
+    def is_lent_singly(self, limit: Limit) -> bool:
+        """Does what a call took go back to control when it ends?"""
+        return limit.unit == CALLS and limit.amount < self._small
 
     def correct(self, shares: Iterable[Share], more_nanos: int) -> None:
         """A call that ended spent more than it was released at. A window that is over stays as it was."""
@@ -254,21 +238,27 @@ def _used(unit: int, cost_nanos: int, usage: Mapping[str, Any]) -> int:
 
 
 def rate_lines(shares: Iterable[Share], names: RateHeaders, now_ms: int) -> bytes:
-    """The header lines of an answer: per unit the limit of which least is left, as far as is known here."""
-    tightest: dict[int, tuple[int, Limit, Part]] = {}
-    for limit, part in shares:
-        if limit.unit in SHOWN:
-            remaining = part.free + part.left
-            if remaining < 0:
-                remaining = 0
-            known = tightest.get(limit.unit)
-            if known is None or remaining < known[0]:
-                tightest[limit.unit] = (remaining, limit, part)
+    """The header lines of an answer, of what `tightest` gives."""
     lines = b""
-    for remaining, limit, part in tightest.values():
-        when = names.when(part.until_ms - now_ms, now_ms)
-        lines += (limit.lines.get(names.prefix) or _lines(limit, names)) % (remaining, when)
+    for limit, part in shares:
+        left, when = part.free + part.left, names.when(part.until_ms - now_ms, now_ms)
+        lines += (limit.lines.get(names.prefix) or _lines(limit, names)) % (left if left > 0 else 0, when)
     return lines
+
+
+def tightest(shares: Iterable[Share]) -> Sequence[Share]:
+    """Per unit that answers tell of, the limit of which least is left, as far as is known here."""
+    found: dict[int, Share] = {}
+    for share in shares:
+        unit = share[0].unit
+        if unit in SHOWN and (unit not in found or _left(share) < _left(found[unit])):
+            found[unit] = share
+    return tuple(found.values())
+
+
+def _left(share: Share) -> int:
+    _, part = share
+    return max(part.free + part.left, 0)
 
 
 def _lines(limit: Limit, names: RateHeaders) -> bytes:

@@ -24,6 +24,7 @@ CRC_BYTES = 4
 PAYLOAD_BYTES_MAX = 16 << 20  # a checkpoint of 20,000 streams is about 2 MiB; more is a broken length
 
 _FRAME = struct.Struct("<IQ")
+_pack_head, _pack_crc = _FRAME.pack, struct.Struct("<I").pack
 OVERHEAD = _FRAME.size + CRC_BYTES
 
 _MAGIC = b"HRJRNL\r\n"  # the line end shows a transfer in text mode
@@ -56,12 +57,10 @@ def encode(payloads: Iterable[bytes], sequence: int, crc: int) -> tuple[bytes, i
     A payload has 1 to PAYLOAD_BYTES_MAX bytes: an empty one would read as the end.
     """
     parts: list[bytes] = []
-    pack = _FRAME.pack
-    for payload in payloads:
-        head = pack(len(payload), sequence)
-        crc = crc32(payload, crc32(head, crc))
-        parts += (head, payload, crc.to_bytes(CRC_BYTES, "little"))
-        sequence += 1
+    for number, payload in enumerate(payloads, sequence):
+        covered = _pack_head(len(payload), number) + payload
+        crc = crc32(covered, crc)
+        parts += (covered, _pack_crc(crc))
     return b"".join(parts), crc
 
 

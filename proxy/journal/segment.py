@@ -25,14 +25,9 @@ NO_ROOM = frozenset({errno.ENOSPC, errno.EDQUOT})
 class Files:
     """The system calls that can fail. A test injects its own."""
 
-    def pwrite(self, fd: int, data: bytes | memoryview, offset: int) -> int:
-        return os.pwrite(fd, data, offset)
-
-    def fdatasync(self, fd: int) -> None:
-        os.fdatasync(fd)
-
-    def fallocate(self, fd: int, offset: int, length: int) -> None:
-        os.posix_fallocate(fd, offset, length)
+    pwrite = staticmethod(os.pwrite)  # (fd, data, offset) -> how much was written
+    fdatasync = staticmethod(os.fdatasync)  # (fd)
+    fallocate = staticmethod(os.posix_fallocate)  # (fd, offset, length)
 
 
 @dataclass(slots=True, eq=False)

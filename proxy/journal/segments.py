@@ -16,11 +16,12 @@ import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from operator import itemgetter
 from pathlib import Path
 
 from proxy.errors import JournalUnavailable
 from proxy.journal import directory as folder
-from proxy.journal.crashpoint import crash_point
+from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.journal.frame import PAYLOAD_BYTES_MAX, START, Head, Mark
 from proxy.journal.reader import read
 from proxy.journal.segment import NO_ROOM, Files, Segment, open_segment
@@ -38,6 +39,7 @@ CLOSE_SYNCS_MAX = 3  # a disk that fails this often while we leave will not get 
 
 Continuation = Callable[[BaseException | None], None]
 Queued = tuple[bytes, Continuation | None, bool]  # payload, then, is a settlement
+_payload = itemgetter(0)
 
 
 @dataclass(slots=True)
@@ -117,11 +119,12 @@ class Journal:
         be, for a settlement (`settle`) not yet: it is kept and written as soon as that works.
         Raises ValueError for an empty payload or one over PAYLOAD_BYTES_MAX.
         """
-        if not 0 < len(payload) <= PAYLOAD_BYTES_MAX:
+        if not payload or len(payload) > PAYLOAD_BYTES_MAX:
             raise ValueError(f"a journal payload of {len(payload)} bytes")
-        if not self._queue:
+        queue = self._queue
+        if not queue:
             self._loop.call_soon(self._flush)
-        self._queue.append((payload, then, settle))
+        queue.append((payload, then, settle))
 
     def _flush(self) -> None:
         queue, self._queue = self._queue, []
@@ -137,7 +140,7 @@ class Journal:
                 queue = self._turn_away(queue)
             if self._stuck:
                 break
-            failure = self._put([payload for payload, _, _ in queue])
+            failure = self._put([*map(_payload, queue)])
             if failure is None:
                 _run(queue, None, self._loop)
                 return
@@ -145,7 +148,7 @@ class Journal:
         self._stuck = True
         self._ail()
         queue = self._turn_away(queue)
-        self._owed += [payload for payload, _, _ in queue]
+        self._owed += map(_payload, queue)
         self.counters.owed = len(self._owed)
         _run(queue, JournalUnavailable(detail="the journal's disk takes no writes"), self._loop)
 
@@ -169,14 +172,14 @@ class Journal:
             size = segment.put(payloads, self._sequence)
         except OSError as e:
             return e
-        crash_point("frames-written")
+        ARMED and crash_point("frames-written")
+        count, counters = len(payloads), self.counters
         self._owed = []
-        self._sequence += len(payloads)
+        self._sequence += count
         self._unsynced_bytes += size
-        counters = self.counters
         counters.owed = 0
         counters.flushes += 1
-        counters.frames += len(payloads)
+        counters.frames += count
         counters.bytes += size
         if segment.offset >= self._segment_bytes or self._loop.time() - segment.opened_s >= SEGMENT_S:
             self._current = None

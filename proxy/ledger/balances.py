@@ -2,7 +2,7 @@
 
 Owns who may spend how much without asking; knows neither Postgres nor the channel. Amounts are
 nano-units; a node counts limits in the same way, by their windows instead of accounts. What is free of a
-slice is `granted - spent - held`. Where an account has several, their sum decides and any of them pays:
+slice is neither spent nor held. Where an account has several, their sum decides and any of them pays:
 one may be below zero, because Postgres, too, looks at the sum. A settlement is never refused; when it
 takes the sum below zero, new holds stop.
 """
@@ -26,18 +26,19 @@ class Slice:
     lease: str
     granted: int = 0  # all that ever came, less what was given back
     spent: int = 0
-    held: int = 0
+    free: int = 0
     touched: bool = False  # since the last `idle`
+    is_only: bool = True  # its account has no other, as nearly all
 
     @property
-    def available(self) -> int:
-        return self.granted - self.spent - self.held
+    def held(self) -> int:
+        """By running calls."""
+        return self.granted - self.spent - self.free
 
-    def settle(self, hold_nanos: int, cost_nanos: int) -> None:
-        """Resolve a hold at its cost; 0 voids it. Never refused."""
-        self.held -= hold_nanos
-        self.spent += cost_nanos
-        self.touched = True
+    def grow(self, amount: int) -> None:
+        """What was granted came, or less than 0 goes back."""
+        self.granted += amount
+        self.free += amount
 
 
 @dataclass(slots=True)
@@ -52,7 +53,7 @@ class _Purse:
         if available < hold_nanos:
             return None
         part = self.slices[lease]
-        part.held += hold_nanos
+        part.free -= hold_nanos
         part.touched = True
         return lease, self.best()[1]
 
@@ -65,16 +66,16 @@ class _Purse:
         best, most, leased = ON_TRUST, 0, 0
         for lease, part in self.slices.items():
             if lease != ON_TRUST:
-                leased += part.available
-                if best == ON_TRUST or part.available > most:
-                    best, most = lease, part.available
+                leased += part.free
+                if best == ON_TRUST or part.free > most:
+                    best, most = lease, part.free
         trusted = self.slices.get(ON_TRUST)
-        if trusted is not None and (best == ON_TRUST or trusted.available > leased):
-            return ON_TRUST, trusted.available
+        if trusted is not None and (best == ON_TRUST or trusted.free > leased):
+            return ON_TRUST, trusted.free
         return best, leased
 
     def leased(self) -> int:
-        return sum(part.available for lease, part in self.slices.items() if lease != ON_TRUST)
+        return sum(part.free for lease, part in self.slices.items() if lease != ON_TRUST)
 
 
 class Slices:
@@ -82,7 +83,6 @@ class Slices:
 
     def __init__(self) -> None:
         self._purses: dict[int, _Purse] = {}
-        self.only: dict[int, Slice] = {}  # of accounts that have but one, as nearly all
 
     def take(self, account: int, hold_nanos: int) -> tuple[str, int] | None:
         """Set a hold aside: (the lease that it counts against, what is left for the next ones).
@@ -94,7 +94,10 @@ class Slices:
 
     def settle(self, account: int, lease: str, hold_nanos: int, cost_nanos: int) -> None:
         """Resolve a hold that `take` set aside, at its cost; 0 voids it. Never refused."""
-        self._slice(account, lease).settle(hold_nanos, cost_nanos)
+        part = self._slice(account, lease)
+        part.free += hold_nanos - cost_nanos
+        part.spent += cost_nanos
+        part.touched = True
 
     def wants(self, account: int, hold_nanos: int) -> tuple[int, int]:
         """(need, want): what is missing for this hold, and what makes the next few calls not ask."""
@@ -106,7 +109,12 @@ class Slices:
 
     def add(self, account: int, lease: str, granted_nanos: int) -> None:
         """A grant arrived from control."""
-        self._slice(account, lease).granted += granted_nanos
+        self._slice(account, lease).grow(granted_nanos)
+
+    def only(self, account: int) -> Slice | None:
+        """The slice of an account that has but one."""
+        purse = self._purses.get(account)
+        return next(iter(purse.slices.values())) if purse is not None and len(purse.slices) == 1 else None
 
     def _slice(self, account: int, lease: str) -> Slice:
         purse = self._purses.get(account)
@@ -117,9 +125,9 @@ class Slices:
             part = purse.slices[lease] = Slice(lease)
             if len(purse.slices) == 1:
                 part.touched = True  # a new account is not idle
-                self.only[account] = part
             else:
-                self.only.pop(account, None)
+                for each in purse.slices.values():
+                    each.is_only = False
         return part
 
     def give_back(self, account: int) -> list[tuple[str, int]]:
@@ -129,9 +137,9 @@ class Slices:
             return []
         given = []
         for lease, part in purse.slices.items():
-            amount = part.available if lease == ON_TRUST else min(part.available, purse.leased())
+            amount = part.free if lease == ON_TRUST else min(part.free, purse.leased())
             if amount > 0:
-                part.granted -= amount
+                part.grow(-amount)
                 given.append((lease, amount))
         return given
 
@@ -154,12 +162,12 @@ class Slices:
         ]
 
     def figures(self, account: int) -> tuple[int, int]:
-        """(available, held) of an account on this worker."""
+        """(free, held) of an account on this worker."""
         purse = self._purses.get(account)
         if purse is None:
             return 0, 0
         parts = purse.slices.values()
-        return sum(part.available for part in parts), sum(part.held for part in parts)
+        return sum(part.free for part in parts), sum(part.held for part in parts)
 
 
 Owner = TypeVar("Owner", int, str)  # an account, or a window of a limit

@@ -10,9 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
-from proxy.access.admission import Gate
+from proxy.access.admission import Found, Gate
 from proxy.access.keyring import KeyCache, KeyRecord
-from proxy.access.limits import Found, is_told, limits_of
+from proxy.access.limits import is_told, limits_of
 from proxy.channel import Channel, ChannelError
 from proxy.dialects.base import OperationSpec
 from proxy.errors import (
@@ -83,15 +83,14 @@ class Admission:
         cold key while control does not answer.
         """
         keys, at_ms = self._keys, x.at_ms
-        record = keys.record(digest) if at_ms < keys.stale_ms else None
-        if record is None:  # not held, or not for sure
-            record = keys.get(digest, at_ms)
-        if record is None:
-            return self._identify_cold(x, digest)
-        if at_ms < record.open_until_ms:
+        record = keys.record(digest)
+        if record is not None and at_ms < record.open_until_ms and at_ms < keys.stale_ms:
             x.key = record
-        else:
-            _let_in(x, record)
+            return None
+        record = keys.get(digest, at_ms)
+        if record is None:  # not held, or not for sure
+            return self._identify_cold(x, digest)
+        _let_in(x, record)
         return None
 
     async def _identify_cold(self, x: Exchange, digest: bytes) -> None:
@@ -140,31 +139,34 @@ class Admission:
         facts = x.facts
         assert facts is not None
         standing = facts.standing
-        if standing is None or standing.name != x.model:
-            standing = self._known(x)
         if (
             standing is None
             or standing.key is not x.key
-            or standing.snapshot is not x.snapshot
+            or standing.name != x.model
             or standing.operation is not x.operation
             or not standing.since_ms <= x.at_ms < standing.until_ms
         ):
-            standing = self._stand(x)
-        x.standing = facts.standing = standing
+            standing = facts.standing = self._stand(x)
+        x.standing = standing
         if not standing.is_priced or not _has_no_option(x.doc):
             unpriced = unpriced_options(standing.price, x.doc, standing.operation.kind)
             if unpriced:
                 raise OptionNotPriced(param=unpriced[0])
 
-    def _known(self, x: Exchange) -> Standing | None:
-        """Of the last such call with another head."""
-        assert x.key is not None and x.operation is not None
-        return self._standings.get((x.key.digest, x.model, x.operation.name))
-
     def _stand(self, x: Exchange) -> Standing:
-        """Raises UnknownModel, ModelNotPermitted, ModelNotPriced."""
+        """Of the last such call with another head, if it is still so. Raises UnknownModel, ModelNotPermitted,
+        ModelNotPriced."""
         key, operation = x.key, x.operation
         assert key is not None and operation is not None
+        known = self._standings.get((key.digest, x.model, operation.name))
+        if (
+            known is not None
+            and known.key is key
+            and known.snapshot is x.snapshot
+            and known.operation is operation
+            and known.since_ms <= x.at_ms < known.until_ms
+        ):
+            return known
         standing = _stand(x, key, operation)
         if len(self._standings) >= STANDINGS_MAX:
             self._standings.clear()
@@ -183,7 +185,8 @@ class Admission:
         assert standing is not None
         if len(x.content) > body.PARSE_IN_THREAD_BYTES or standing.operation.calls_in:
             return self._admit_long(x, standing, standing.operation)
-        return self._lines.admit(x, self.hold(x, standing), standing.limits, standing.found)
+        hold_nanos = self.hold(x, standing)
+        return self._lines.admit(x, standing.key.account_id, hold_nanos, standing.limits, standing.found)
 
     async def _admit_long(self, x: Exchange, standing: Standing, operation: OperationSpec) -> None:
         """A request that takes long to look through."""
@@ -193,7 +196,8 @@ class Admission:
             hold_nanos += await asyncio.to_thread(
                 gathered.hold_nanos, x, standing, estimates, ESTIMATE_FLOOR_TOKENS
             )
-        waiting = self._lines.admit(x, hold_nanos, standing.limits, standing.found)
+        account = standing.key.account_id
+        waiting = self._lines.admit(x, account, hold_nanos, standing.limits, standing.found)
         if waiting is not None:
             await waiting
 
@@ -202,7 +206,7 @@ class Admission:
         assert x.standing is not None
         standing = x.standing
         cost = cost_nanos(standing.price, usage, standing.model_ppm, standing.tier_ppm)
-        return self._lines.admit(x, cost, ())
+        return self._lines.admit(x, standing.key.account_id, cost, ())
 
     async def enter(self, x: Exchange, upstream: Upstream) -> ProxyError | None:
         """Take the limits of an upstream that has some, for as long as the call is there; the refusal."""

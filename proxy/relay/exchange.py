@@ -11,9 +11,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
-from proxy.access.admission import Ticket
+from proxy.access.admission import Found, Ticket
 from proxy.access.keyring import KeyRecord
-from proxy.access.limits import Found, Limit
+from proxy.access.limits import Limit
 from proxy.dialects.base import Dialect, OperationSpec
 from proxy.dialects.links import Hosting
 from proxy.errors import ProxyError

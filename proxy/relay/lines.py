@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from time import monotonic
 
-from proxy.access.admission import Back, Gate, Shortage, Ticket
-from proxy.access.limits import EVER, KINDS, NOWHERE, SPEND, Found, Limit, Want, shown
+from proxy.access.admission import NOWHERE, Back, Found, Gate, Shortage, Ticket
+from proxy.access.limits import EVER, KINDS, SPEND, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import InternalError, LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
 from proxy.ledger.balances import LOW_CALLS
@@ -47,30 +47,26 @@ class Lines:
         self._topping_up: set[int] = set()
 
     def admit(
-        self, x: Exchange, hold_nanos: int, limits: tuple[Limit, ...], found: Found = NOWHERE
+        self, x: Exchange, account: int, hold_nanos: int, limits: tuple[Limit, ...], found: Found = NOWHERE
     ) -> Awaitable[None] | None:
         """Fill in `x.ticket`: None when it is done, else what must be waited for. `found`: where
-        the last call with the same limits found them.
+        the last call with the same limits was admitted.
 
         Raises LimitExceeded, NoCredit, StationFault, Overloaded.
         """
-        key = x.key
-        assert key is not None
-        account = key.account_id
-        if account not in self._lines:
-            gate, now_ms, tokens = self._gate, self._wall_ms(), x.tokens_expected
-            ticket = gate.admit_again(account, hold_nanos, found, now_ms, tokens)
-            if ticket is None:
-                got = gate.admit(account, hold_nanos, limits, now_ms, tokens)
-                if type(got) is not Ticket:
-                    return self._wait(x, account, hold_nanos, limits)
-                found.keep(got.shares)
-                ticket = got
-            x.ticket = ticket
-            if ticket.left_nanos < LOW_CALLS * hold_nanos:
-                self._top_up(x, hold_nanos)
-            return None
-        return self._wait(x, account, hold_nanos, limits)
+        if account in self._lines:
+            return self._wait(x, account, hold_nanos, limits)
+        gate, footing, now_ms, tokens = self._gate, found.footing, self._wall_ms(), x.tokens_expected
+        ticket = None if footing is None else gate.admit_again(footing, hold_nanos, now_ms, tokens)
+        if ticket is None:
+            got = gate.admit(account, hold_nanos, limits, now_ms, tokens, found)
+            if type(got) is not Ticket:
+                return self._wait(x, account, hold_nanos, limits)
+            ticket = got
+        x.ticket = ticket
+        if ticket.left_nanos < LOW_CALLS * hold_nanos:
+            self._top_up(x, hold_nanos)
+        return None
 
     async def _wait(self, x: Exchange, account: int, hold_nanos: int, limits: tuple[Limit, ...]) -> None:
         """In the line of its account; the first one begins it."""

@@ -23,7 +23,9 @@ class Sweeper:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._members: dict[Checked, None] = {}
+        self._members: set[Checked] = set()
+        # The set's own, because every call is added and discarded.
+        self.add, self.discard = self._members.add, self._members.discard
         self._turn: list[Checked] = []  # those of this second that are still to be looked at
         self._share = 0  # of them, at each tick
         self._timer: asyncio.TimerHandle | None = None
@@ -34,12 +36,6 @@ class Sweeper:
     def stop(self) -> None:
         if self._timer is not None:
             self._timer.cancel()
-
-    def add(self, member: Checked) -> None:
-        self._members[member] = None
-
-    def discard(self, member: Checked) -> None:
-        self._members.pop(member, None)
 
     def _tick(self) -> None:
         self._timer = self._loop.call_later(1 / SLOTS, self._tick)

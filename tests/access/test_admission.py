@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from proxy.access.admission import Gate, Shortage, Ticket
-from proxy.access.limits import Demand, Found, Limit, LimitBook, Want
+from proxy.access.admission import Found, Gate, Shortage, Ticket
+from proxy.access.limits import Demand, Limit, LimitBook, Want
 from proxy.ledger.balances import Slices
 
 NOW = 1_800_000_000_000
@@ -155,11 +155,9 @@ def test_a_call_is_admitted_again_where_the_one_before_it_was() -> None:
     """The same is taken, and given back, as by `admit`."""
     one, again = (gate(money=100, rate=2, concurrency=2) for _ in range(2))
     found = Found.of(LIMITS)
-    assert again.admit_again(7, 10, found, NOW, 9) is None  # nothing was found yet
-    tickets = [(one.admit(7, 10, LIMITS, NOW, 9), again.admit(7, 10, LIMITS, NOW, 9))]
-    assert isinstance(tickets[0][1], Ticket)
-    found.keep(tickets[0][1].shares)
-    tickets.append((one.admit(7, 10, LIMITS, NOW, 9), again.admit_again(7, 10, found, NOW, 9)))
+    tickets = [(one.admit(7, 10, LIMITS, NOW, 9), again.admit(7, 10, LIMITS, NOW, 9, found))]
+    assert found.footing is not None
+    tickets.append((one.admit(7, 10, LIMITS, NOW, 9), again.admit_again(found.footing, 10, NOW, 9)))
     for first, second in tickets:
         assert isinstance(first, Ticket) and isinstance(second, Ticket)
         assert (first.lease, first.left_nanos, first.demand) == (
@@ -170,20 +168,19 @@ def test_a_call_is_admitted_again_where_the_one_before_it_was() -> None:
     assert figures(one) == figures(again)
     for first, second in tickets:
         assert isinstance(first, Ticket) and isinstance(second, Ticket)
-        assert one.close(first, 7) == again.close(second, 7) == []
+        assert [*one.close(first, 7)] == [*again.close(second, 7)] == []
         assert figures(one) == figures(again)
 
 
 def test_what_is_not_as_it_was_is_not_taken_again() -> None:
     def after(change: Callable[[Gate], object] = lambda _: None, hold: int = 10, now: int = NOW) -> bool:
         entered, found = gate(money=100, rate=2, concurrency=2), Found.of(LIMITS)
-        ticket = entered.admit(7, 10, LIMITS, NOW)
-        assert isinstance(ticket, Ticket)
+        ticket = entered.admit(7, 10, LIMITS, NOW, found=found)
+        assert isinstance(ticket, Ticket) and found.footing is not None
         entered.close(ticket, 10)
-        found.keep(ticket.shares)
         change(entered)
         before = figures(entered)
-        got = entered.admit_again(7, hold, found, now, 0)
+        got = entered.admit_again(found.footing, hold, now, 0)
         assert got is not None or figures(entered) == before
         return got is not None
 
@@ -199,13 +196,33 @@ def test_what_is_not_as_it_was_is_not_taken_again() -> None:
     assert not after(lambda of: of.slices.give_back(7))
 
 
+def test_what_answers_tell_of_is_the_same_where_a_call_is_admitted_again() -> None:
+    wide = Limit("a7:rpm", "requests_per_minute", 800)
+    for limits, is_one_of_each in ((LIMITS, True), ((*LIMITS, wide), False)):
+        entered, found = gate(money=100, rate=2, concurrency=2), Found.of(limits)
+        entered.limits.add(wide, 200, NOW + 60_000)
+        first = entered.admit(7, 10, limits, NOW, found=found)
+        assert isinstance(first, Ticket) and found.footing is not None
+        again = entered.admit_again(found.footing, 10, NOW, 0)
+        assert again is not None and again.told() == first.told()
+        assert [limit for limit, _ in again.told()] == [RATE]
+        assert bool(found.footing.told) is is_one_of_each
+
+
+def test_what_is_lent_for_one_call_goes_back_after_it() -> None:
+    few = Limit("k1:con", "concurrency", 3)
+    entered, found = gate(money=100), Found.of((few,))
+    entered.limits.add(few, 1, 0)
+    ticket = entered.admit(7, 10, (few,), NOW, found=found)
+    assert isinstance(ticket, Ticket) and found.footing is None
+    assert entered.close(ticket, 10) == [("k1:con", 1)]
+
+
 def test_only_what_counts_calls_is_found_again() -> None:
     assert Found.of(()).is_kept and Found.of(LIMITS).is_kept
     limits = MANY, Limit("k1:tpm", "tokens_per_minute", 5_000)
     assert not Found.of(limits).is_kept and not Found.of((Limit("k1:sp", "spend_per_day", 900),)).is_kept
     entered, found = gate(money=100, concurrency=2), Found.of(limits)
     entered.limits.add(limits[1], 5_000, NOW + 60_000)
-    ticket = entered.admit(7, 10, limits, NOW, 700)
-    assert isinstance(ticket, Ticket)
-    found.keep(ticket.shares)
-    assert entered.admit_again(7, 10, found, NOW, 700) is None
+    assert isinstance(entered.admit(7, 10, limits, NOW, 700, found), Ticket)
+    assert found.footing is None

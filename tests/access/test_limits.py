@@ -7,7 +7,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from proxy.access.limits import Demand, Limit, LimitBook, Share, limits_of, rate_lines
+from proxy.access.limits import Demand, Limit, LimitBook, Share, limits_of, rate_lines, tightest
 from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES, moment, span
 
 NOW = 1_800_000_000_000
@@ -185,7 +185,7 @@ def test_an_answer_tells_the_rate_of_which_least_is_left() -> None:
     demand = Demand(1, 1, 300, 0)
     shares = take(holds, *limits, demand=demand)
     assert shares is not None
-    assert fields(rate_lines(shares, X_RATES, NOW)) == {
+    assert fields(rate_lines(tightest(shares), X_RATES, NOW)) == {
         b"x-ratelimit-limit-requests": b"400",
         b"x-ratelimit-remaining-requests": b"199",
         b"x-ratelimit-reset-requests": b"13s",
@@ -193,12 +193,12 @@ def test_an_answer_tells_the_rate_of_which_least_is_left() -> None:
         b"x-ratelimit-remaining-tokens": b"700",
         b"x-ratelimit-reset-tokens": b"13s",
     }
-    assert fields(rate_lines(shares[:1], ANTHROPIC_RATES, NOW)) == {
+    assert fields(rate_lines(tightest(shares[:1]), ANTHROPIC_RATES, NOW)) == {
         b"anthropic-ratelimit-requests-limit": b"400",
         b"anthropic-ratelimit-requests-remaining": b"199",
         b"anthropic-ratelimit-requests-reset": moment(12_400, NOW),
     }
-    assert rate_lines((), X_RATES, NOW) == b""
+    assert rate_lines(tightest(()), X_RATES, NOW) == b""
 
 
 def test_anthropics_moments_are_rfc_3339_and_never_before_the_window_ends() -> None:

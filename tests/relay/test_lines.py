@@ -86,7 +86,7 @@ class Worker:
 
     async def admit(self, hold: int = 0, *limits: Limit) -> Exchange:
         x = a_call()
-        if (waiting := self.lines.admit(x, hold, limits)) is not None:
+        if (waiting := self.lines.admit(x, ACCOUNT, hold, limits)) is not None:
             await waiting
         return x
 
