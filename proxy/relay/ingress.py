@@ -21,7 +21,7 @@ from proxy.relay.answers import refusal, unparsed_refusal
 from proxy.relay.exchange import Exchange
 from proxy.relay.ids import IdSource
 from proxy.relay.request_body import ArrivedBody, ArrivingBody, body_of
-from proxy.relay.request_head import HEAD_BYTES_MAX, HeadReader, RequestHead
+from proxy.relay.request_head import HEAD_BYTES_MAX, HEAD_END, HeadReader, RequestHead
 from proxy.relay.sweep import Sweeper
 from proxy.telemetry import Stats
 
@@ -65,7 +65,7 @@ class Connection(asyncio.Protocol):
         self.exchange: Exchange | None = None
         self.phase = HEAD
         self.since = monotonic()
-        self.first_byte = 0.0  # of the request that is arriving or being served
+        self.first_byte = 0.0  # of a head that is not complete yet
         self.is_paused, self.stalled_at = False, 0.0
         self._transport: asyncio.Transport | None = None
         # The transport's own, while there is one: a stream calls it for each chunk.
@@ -178,40 +178,47 @@ class Connection(asyncio.Protocol):
         if self._body is not None or self.phase == LINGER:
             self._receive_more(data)
             return
-        front, arrived, scanned = self.front, self.first_byte, len(self._received)
-        if not arrived:
-            arrived = self.first_byte = monotonic()
-        if scanned:
-            data, self._received = self._received + data, b""
-        elif data.startswith(EMPTY_LINE):
-            data = data.lstrip(b"\r\n")  # RFC 9112 2.2: an empty line in front of a request is no harm
-        try:
-            found = front.heads.find(data, scanned, self._head)
-        except MalformedRequest:
-            self._refuse_unparsed()
-            return
-        if found is None:
-            self.phase, self.since = HEAD, arrived
-            self._received = data
-            return
-        head, length, at = found
+        front, head, arrived = self.front, self._head, self.first_byte or monotonic()
         body: ArrivedBody | ArrivingBody
-        if len(data) == at + length and not head.is_chunked:
-            body = ArrivedBody(data[at:])
+        # Most often the last head again, but for the length, and with all of its body.
+        block, _, content = data.partition(HEAD_END)
+        if head is not None and not self._received and block == head.form % len(content):
+            self._body = body = ArrivedBody(content)
+        elif (found := self._find(data, arrived)) is not None:
+            head, body = found
         else:
-            body, self._received = body_of(self, found, data)
+            return
         at_ms = time_ns() // 1_000_000
         # What `Exchange(...)` does, without the interpreter loop of its own that a class is called with.
         self.exchange = x = _blank(Exchange)
         Exchange.__init__(x, front.ids.next(at_ms), self, head, body, arrived, at_ms)
-        self._head, self._body, self.phase = head, body, BUSY
+        self.first_byte, self.phase = 0.0, BUSY
         if (arrival := self._arrival) is not None:
             arrival.set_result(None)
         else:
             # The connection keeps its task, and ends with it: telemetry has nothing to keep or to log.
             self._task = front.loop.create_task(self._serve())
-        if self._received or body.content is None:
-            self.steer_reading()
+
+    def _find(self, data: bytes, arrived: float) -> tuple[RequestHead, ArrivedBody | ArrivingBody] | None:
+        """The head and the body of a request, as far as it was received; None: no head, or not all of it."""
+        scanned = len(self._received)
+        if scanned:
+            data, self._received = self._received + data, b""
+        elif data.startswith(EMPTY_LINE):
+            data = data.lstrip(b"\r\n")  # RFC 9112 2.2: an empty line in front of a request is no harm
+        try:
+            found = self.front.heads.find(data, scanned)
+        except MalformedRequest:
+            self._refuse_unparsed()
+            return None
+        if found is None:
+            self.phase, self.since, self.first_byte = HEAD, arrived, arrived
+            self._received = data
+            return None
+        head = self._head = found[0]
+        self._body, self._received = body_of(self, found, data)
+        self.steer_reading()
+        return head, self._body
 
     def _receive_more(self, data: bytes) -> None:
         """While a request is served, or after the last one."""
@@ -283,7 +290,6 @@ class Connection(asyncio.Protocol):
                 self.close() if is_whole else self._linger()
                 return
             del x, body  # a connection that waits holds no request
-            self.first_byte = 0.0
             self.phase, self.since = KEEPALIVE, monotonic()
             arrival = self._arrival = create_future()
             if self._received or not self._is_reading:

@@ -25,15 +25,15 @@ LINE_BYTES_MAX = 16 * 1024  # the request line
 FIELD_BYTES_MAX = 16 * 1024  # one header: cookies and long betas are the long ones
 FIELDS_MAX = 100
 LENGTH_DIGITS_MAX = 15
-_LENGTH_END_MAX = LENGTH_DIGITS_MAX + 1
 JUDGED_EARLY_BYTES = 1024  # what is no HTTP shows in its first bytes
 
 MEMO_MAX = 4096  # heads; about 2 KB each
 REMEMBERED_BYTES_MAX = 8 * 1024  # of one head: nobody fills the memory with heads of 60 KB
 
-_END = b"\r\n\r\n"
+HEAD_END = b"\r\n\r\n"
 # The one header that differs between calls of one client, as clients spell it.
 _LENGTH, _LENGTH_TOO = b"\r\ncontent-length: ", b"\r\nContent-Length: "
+_NO_FORM = HEAD_END + b"%d"  # like no head: HEAD_END is in none
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -50,8 +50,7 @@ class RequestHead:
     is_chunked: bool
     length: int  # of the body, as this head's own Content-Length says
     is_remembered: bool  # others will begin with it
-    before: bytes = b""  # its bytes around the digits of its length; b"": it names none as clients do
-    after: bytes = b""
+    form: bytes = _NO_FORM  # `form % length` is all of it but HEAD_END, where it tells that as clients do
 
     @property
     def is_http10(self) -> bool:
@@ -76,19 +75,12 @@ class HeadReader:
         self._loop = loop
         self._memo: dict[tuple[bytes, bytes], RequestHead] = {}
 
-    def find(self, data: bytes, scanned: int = 0, last: RequestHead | None = None) -> Found | None:
+    def find(self, data: bytes, scanned: int = 0) -> Found | None:
         """The head at the beginning of `data`, None while it is incomplete.
 
-        `scanned` bytes were looked at before; `last` is the one before it on the same connection, most often
-        the same. Raises MalformedRequest, without an echo.
+        `scanned` bytes were looked at before. Raises MalformedRequest, without an echo.
         """
-        if last is not None and (before := last.before) and data.startswith(before):
-            at, after = len(before), last.after
-            stop = data.find(b"\r", at, at + _LENGTH_END_MAX)
-            digits = data[at:stop]
-            if data.startswith(after, stop) and digits.isdigit():
-                return last, int(digits), stop + len(after)
-        end = data.find(_END, scanned - 3 if scanned > 3 else 0)
+        end = data.find(HEAD_END, scanned - 3 if scanned > 3 else 0)
         if end < 0 or end > HEAD_BYTES_MAX:
             self._refuse_early(data)
             return None
@@ -116,7 +108,8 @@ class HeadReader:
             if len(self._memo) >= MEMO_MAX:
                 self._memo.clear()
             if after:
-                head = replace(head, before=before, after=b"\r" + after)
+                around = (before, (b"\r" + after).removesuffix(HEAD_END))
+                head = replace(head, form=b"%d".join(part.replace(b"%", b"%%") for part in around))
             self._memo[before, after] = head
         return head
 

@@ -9,7 +9,7 @@ from aiohttp.http_parser import HttpRequestParser
 
 from proxy.errors import MalformedRequest
 from proxy.relay import request_head
-from proxy.relay.request_head import HEAD_BYTES_MAX, Found, HeadReader, RequestHead
+from proxy.relay.request_head import HEAD_BYTES_MAX, HEAD_END, Found, HeadReader
 
 HEAD = b"POST /v1/chat/completions HTTP/1.1\r\nHost: a.test\r\nContent-Length: 5\r\nX-Title: a\r\n\r\n"
 
@@ -78,26 +78,36 @@ async def test_a_length_that_parsers_disagree_about_is_refused_also_beside_a_kno
 
 @pytest.mark.parametrize(
     "data",
-    [HEAD, HEAD + b"hello", HEAD.replace(b": 5", b": %d" % 10**14), HEAD.replace(b": 5", b": %d" % 10**15),
-     HEAD.replace(b": 5", b":  5"), HEAD.replace(b": 5", b": 5 "), HEAD.replace(b": 5", b": "),
-     HEAD.replace(b": 5", b": +5"), HEAD.replace(b": 5", b": 5\r\nContent-Length: 5"),
-     HEAD.replace(b": 5", b": 5\r\n X"), HEAD.replace(b"X-Title: a", b"X-Title: b"), HEAD[:-1], HEAD[:-2],
+    [HEAD, HEAD + b"hello!", HEAD.replace(b": 5", b":  5"), HEAD.replace(b": 5", b": 5 "),
+     HEAD.replace(b": 5", b": "), HEAD.replace(b": 5", b": +5"), HEAD.replace(b": 5", b": 05"),
+     HEAD.replace(b": 5", b": 5\r\nContent-Length: 5"), HEAD.replace(b": 5", b": 5\r\n X"),
+     HEAD.replace(b"X-Title: a", b"X-Title: b"), HEAD[:-1], HEAD[:-2], HEAD[: HEAD.index(b"5")],
      HEAD.replace(b"X-Title: a", b"X-Title: a\r\nX-More: b"), HEAD.replace(b"X-Title: a\r\n", b""),
-     HEAD.replace(b"5\r\n", b"5\r\n\r\n"), HEAD[: HEAD.index(b"5")], HEAD[: HEAD.index(b"5") + 1],
-     b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n" + HEAD],
+     HEAD.replace(b"5\r\n", b"5\r\n\r\n"), b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n" + HEAD,
+     b"5\r\n\r\nhello", b"%d\r\n\r\nhello", b"\r\n" + HEAD],
 )  # fmt: skip
-@pytest.mark.parametrize("last", [HEAD, HEAD.replace(b"Content-Length: 5\r\n", b"")], ids=["length", "none"])
-async def test_what_came_before_on_a_connection_changes_nothing(
-    reader: HeadReader, data: bytes, last: bytes
+async def test_a_form_is_that_of_no_other_head_and_of_no_other_length(
+    reader: HeadReader, data: bytes
 ) -> None:
-    def outcome(before: RequestHead | None) -> tuple[RequestHead, int, int] | str | None:
-        try:
-            it = reader.find(data, 0, before)
-        except MalformedRequest as e:
-            return str(e)
-        return it
+    for last in (HEAD, HEAD.replace(b"Content-Length: 5\r\n", b"")):
+        for more in (b"", b"hello"):
+            block, _, content = (data + more).partition(HEAD_END)
+            is_the_last = data + more == last + b"hello" and last is HEAD
+            assert (block == found(reader, last)[0].form % len(content)) is is_the_last
 
-    assert outcome(found(reader, last)[0]) == outcome(None)
+
+@pytest.mark.parametrize(
+    "of",
+    [HEAD, HEAD.replace(b"/v1", b"/%d1%%"), HEAD.replace(b"Title: a", b"Title: %s"),
+     HEAD.replace(b"X-Title: a\r\n", b"")],
+    ids=["in the middle", "a sign in front", "a sign behind", "at the end"],
+)  # fmt: skip
+async def test_a_form_with_a_length_is_the_head_with_that_length(reader: HeadReader, of: bytes) -> None:
+    form = found(reader, of)[0].form
+    for length in (0, 5, 123456, 10**15 - 1):
+        data = of.replace(b": 5", b": %d" % length)
+        assert form % length + HEAD_END == data
+        assert found(reader, data) == (found(reader, of)[0], length, len(data))
 
 
 async def test_a_head_that_comes_in_pieces_is_the_same_head(reader: HeadReader) -> None:
