@@ -138,13 +138,13 @@ _SHAPES = _Shapes()
 
 
 class Head(msgspec.Struct):
-    """The head of one answer. `end` is the offset of the first body byte."""
+    """The head of one answer, and what was received behind it."""
 
     status: int
     shape: Shape
     values: tuple[bytes | None, ...]  # those of its fields, then None
     lines: tuple[bytes, ...]  # its fields as they are written: `name: value` and the line's end
-    end: int
+    rest: bytes
 
     @classmethod
     def of(cls, status: int, fields: Iterable[Field] = ()) -> Head:
@@ -178,25 +178,26 @@ class Framing(msgspec.Struct, frozen=True):
     idle_s: int | None = None
 
 
-def parse(data: bytes | bytearray, scanned: int = 0) -> Head | None:
+def parse(data: bytes, scanned: int = 0) -> Head | None:
     """Parse a response head from the start of `data`; None when it is not complete yet.
 
     `scanned` is the number of bytes that an earlier call has already seen: a head that drips in is not
     searched again and again. Raises UpstreamGarbage.
     """
-    end = data.find(END_OF_HEAD, scanned - 3 if scanned > 3 else 0)
-    if end < 0:
+    drips = scanned and data.find(END_OF_HEAD, max(scanned - 3, 0)) < 0
+    block, end, rest = (b"", b"", b"") if drips else data.partition(END_OF_HEAD)
+    if not end:
         _refuse_early(data, scanned)
         return None
-    if end > HEAD_BYTES_MAX:
+    if len(block) > HEAD_BYTES_MAX:
         raise UpstreamGarbage(detail="head too long")
-    first, *lines = bytes(data[:end]).split(CRLF)
+    first, *lines = block.split(CRLF)
     if len(lines) > FIELDS_MAX:
         raise UpstreamGarbage(detail="too many fields")
     # Not strict, which costs a tenth of a head: a Line is three things.
     keys, values, written = zip(*map(_LINES.__getitem__, lines), _NO_LINE)  # noqa: B905
     shape = _SHAPES[first, keys]
-    return Head(shape.status, shape, values, written, end + 4)
+    return Head(shape.status, shape, values, written, rest)
 
 
 def framing(head: Head, method: str) -> Framing:
@@ -206,20 +207,21 @@ def framing(head: Head, method: str) -> Framing:
     another coding than chunked, chunked in HTTP/1.0.
     """
     shape, length = head.shape, None
-    said, idle = head.values[shape.length_at], head.values[shape.idle_at]
+    said = head.values[shape.length_at]
     if said is not None:
-        if not said.isdigit() or len(said) > CONTENT_LENGTH_DIGITS_MAX or shape.repeats_length:
+        if shape.repeats_length or len(said) > CONTENT_LENGTH_DIGITS_MAX or not said.isdigit():
             raise UpstreamGarbage(detail="content-length")
         length = int(said)
-    kind = shape.kind if method != "HEAD" else "none"
+    kind = "none" if method == "HEAD" else shape.kind
     if kind is None:
         raise UpstreamGarbage(detail="transfer-encoding that cannot be trusted")
     if kind == "eof":
         return Framing(kind, None, False)
+    idle = head.values[shape.idle_at]
     return Framing(kind, length, shape.keep_alive, None if idle is None else _idle_s(idle))
 
 
-def _refuse_early(data: bytes | bytearray, scanned: int) -> None:
+def _refuse_early(data: bytes, scanned: int) -> None:
     """Refuse what can no longer become a head, so that a client is not kept waiting for the rest of it."""
     if len(data) > HEAD_BYTES_MAX:
         raise UpstreamGarbage(detail="head too long")

@@ -124,10 +124,8 @@ class Pool:
             connection.abort()
             return
         idle[connection] = None
-        framing = connection.framing
-        keeps_s = IDLE_S
-        if framing is not None and framing.idle_s is not None:  # servers that say how long are believed
-            keeps_s = min(IDLE_S, framing.idle_s - IDLE_MARGIN_S)
+        kept_s = connection.kept_s  # servers that say how long are believed
+        keeps_s = IDLE_S if kept_s is None else min(IDLE_S, kept_s - IDLE_MARGIN_S)
         connection.idle_until = connection.last_activity + keeps_s
         if self._expiry is None:
             self._expiry = self._loop.call_later(EXPIRY_S, self.expire)

@@ -17,7 +17,7 @@ from enum import Enum, auto
 from time import monotonic
 
 from proxy.errors import JournalUnavailable, ProxyError, TimeLimit, UpstreamTimeout
-from proxy.http1.head import ABSENT, Head
+from proxy.http1.head import ABSENT, Framing, Head
 from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.ledger import entry
 from proxy.relay import answers
@@ -49,10 +49,14 @@ class Pump:
     """A Sink for one upstream connection (proxy/relay/upstream.py)."""
 
     __slots__ = (
-        "_attempt", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_hint",
-        "_is_broken", "_is_flushed", "_is_framed", "_last", "_plan", "_state", "_tap", "_tools",
-        "_way", "_x", "is_sent",
+        "_attempt", "_conn", "_delivery", "_done", "_drained_until", "_framing", "_head", "_held",
+        "_is_broken", "_is_flushed", "_is_framed", "_last", "_plan", "_state", "_tap", "_tools", "_way",
+        "_x", "is_sent",
     )  # fmt: skip
+
+    _head: Head  # of an answer that is judged
+    _framing: Framing  # of the same
+    _is_framed: bool  # of one that has ended: the upstream's framing is complete
 
     def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
         self._x = x
@@ -66,15 +70,12 @@ class Pump:
             upstream.name, mirror.name, credential.name, "sent", 0, "", tools.wall_ms()
         )
         x.attempts.append(attempt)
-        self._head: Head | None = None
         self._delivery: Writer | None = None
-        self._hint = NO_HINT  # what is in the last bytes of a terminal event
         self._held: list[bytes] = []  # an unhappy answer while it is judged; what waits for End to be written
         self._tap: Tap | None = None
         self._drained_until = 0.0  # > 0: the client has left, this is how long we read on
         self.is_sent = False  # a byte of the request may have been acted upon
         self._is_flushed = False  # End is written: nothing is held back any more
-        self._is_framed = False  # the upstream's framing is complete
         self._is_broken = False  # lost after the terminal event
         self._last = 0.0  # when something came, or the request was sent
 
@@ -85,7 +86,7 @@ class Pump:
         """
         x, self._conn = self._x, conn
         x.pump = self
-        conn.start(self, x.method)
+        conn.start(self, x.head.method)
         if x.client.is_paused:
             conn.pause_reading()
         self._tools.sweeper.add(self)
@@ -112,7 +113,8 @@ class Pump:
 
     def send(self, refused: BaseException | None) -> None:
         """Called when Begin is written (or could not be): nothing leaves before."""
-        if self._state is not WAITING or self._conn is None:
+        conn, x, plan = self._conn, self._x, self._plan
+        if conn is None or self._state is not WAITING:
             return  # the client left while Begin was being written, or the connection was lost
         if refused is not None:
             self._fail(JournalUnavailable())
@@ -120,25 +122,29 @@ class Pump:
         ARMED and crash_point("begin-written")
         self.is_sent = True
         self._last = now = monotonic()
-        self._x.sent = self._x.sent or now
-        plan = self._plan
-        self._conn.write([plan.head, plan.body] if plan.body else plan.head)
+        x.sent = x.sent or now
+        conn.write((plan.head, plan.body) if plan.body else plan.head)
         ARMED and crash_point("request-sent")
 
     # -- what the upstream sends --
 
-    def on_head(self, head: Head) -> None:
+    def on_head(self, head: Head, framing: Framing, whole: Sequence[bytes] | None) -> None:
         assert self._conn is not None
-        self._head, self._last = head, self._conn.last_activity
+        self._last = self._conn.last_activity
         attempt, status = self._attempt, head.status
         attempt.status = status
         vendor_id = head.values[head.shape.at.get(self._way.dialect.id_header, ABSENT)]
         if vendor_id is not None:
             attempt.upstream_id = vendor_id.decode("latin-1")[:128]
-        if status >= 300 and status != 304:
-            self._state = JUDGING
-        else:
-            self._begin_answer(head)
+        if status < 300 or status == 304:
+            self._begin_answer(head, framing)
+            if whole is not None:
+                self._complete(whole, True)
+            return
+        self._state = JUDGING
+        self._head, self._framing = head, framing
+        if whole is not None:
+            self.on_content(whole, True)
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
         if self._state is RELAYING:
@@ -153,12 +159,9 @@ class Pump:
             if self._conn is not None:
                 self._last = self._conn.last_activity
             self._is_framed = done
-            if not self._is_flushed:
-                self._held += pieces
-            else:
-                self._write(pieces, done)
-                if done:
-                    self._finish()
+            self._held += pieces
+            if self._is_flushed:
+                self._flush()
 
     def on_lost(self, error: ProxyError) -> None:
         if self._state in (WAITING, JUDGING):
@@ -179,53 +182,49 @@ class Pump:
     def upload_resume(self) -> None:
         """See upload_pause."""
 
-    def _begin_answer(self, head: Head) -> None:
+    def _begin_answer(self, head: Head, framing: Framing) -> None:
         """From here on the answer is the client's, unless it is lost before its first byte goes out."""
         self._state = RELAYING
-        conn, x, way = self._conn, self._x, self._way
-        assert conn is not None and conn.framing is not None and x.operation is not None
-        heading = heading_for(x, way.moulds, head, conn.framing)
+        x, way = self._x, self._way
+        heading = heading_for(x, way.moulds, head, framing)
         if self._plan.is_watched:
             self._tools.cooldowns.answered(
                 way.choice, self._attempt.started_ms if heading.is_event_stream else None
             )
         self._delivery = delivery_for(x, way, head, heading)
         self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
-        self._hint = x.operation.terminal_hint or NO_HINT
         if heading.is_event_stream:
             self._write((), False)  # the client learns at once that its stream has begun
             # Large prompts would stay in memory for the whole stream.
             self._tools.settling.drop_request(x)
 
     def _relay(self, pieces: Sequence[bytes], done: bool) -> None:
-        tap = self._tap
-        assert tap is not None
         if done:
-            tap.finish(pieces)
-            self._is_framed = True
-            self._complete(pieces)
+            self._complete(pieces, True)
             return
+        tap, operation = self._tap, self._x.operation
+        assert tap is not None and operation is not None
         for piece in pieces:
             tap.append(piece)
-        if pieces and pieces[-1].find(self._hint, TAIL) >= 0:
+        hint = operation.terminal_hint or NO_HINT
+        if pieces and pieces[-1].find(hint, TAIL) >= 0:
             tap.read()
             if tap.meter.complete:
-                self._complete(pieces)
+                self._complete(pieces, False)
                 return
         self._write(pieces, False)
         ARMED and crash_point("first-content")
         if self._delivery is not None and self._conn is not None and not self._drained_until:
-            self._conn.open_lane(self._delivery.lane(tap, self._hint))
+            self._conn.open_lane(self._delivery.lane(tap, hint))
 
     def _judge(self, done: bool) -> None:
         """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
-        assert self._head is not None
         status, body = self._head.status, b"".join(self._held)
         self._attempt.outcome = f"status:{status}"
         verdict = answers.judge(self._head, body)
         if verdict is answers.Verdict.VERBATIM:
             self._held = []
-            self._begin_answer(self._head)
+            self._begin_answer(self._head, self._framing)
             self._relay((body,) if body else (), done)
             return
         retry_after = answers.retry_after((self._head.value(b"retry-after") or b"").decode("latin-1"))
@@ -275,9 +274,12 @@ class Pump:
 
     # -- ends --
 
-    def _complete(self, pieces: Sequence[bytes]) -> None:
+    def _complete(self, pieces: Sequence[bytes], is_framed: bool) -> None:
         """The terminal event or the end of framing was seen: hold it back until End is written."""
-        self._state = ENDED
+        assert self._tap is not None
+        if is_framed:
+            self._tap.finish(pieces)
+        self._state, self._is_framed = ENDED, is_framed
         self._held += pieces
         if self._attempt.outcome == "sent":
             self._attempt.outcome = "ok"
@@ -285,22 +287,22 @@ class Pump:
         self._tools.settling.complete(self._x, self._tap, self._flush)
         ARMED and crash_point("end-appended")
 
-    def _flush(self, refused: BaseException | None) -> None:
-        """Continuation of the journal's flush. Could End not be written: the client gets what it paid for."""
-        ARMED and crash_point("end-written")
+    def _flush(self, refused: BaseException | None = None) -> None:
+        """What was held back goes out. Continuation of the journal's flush, then for what comes behind that.
+        Could End not be written: the client gets what it paid for."""
+        ARMED and not self._is_flushed and crash_point("end-written")
         self._is_flushed = True
         held, self._held = self._held, []
-        self._write(held, self._is_framed)
+        if not self._drained_until:
+            assert self._delivery is not None
+            self._delivery.write(held, self._is_framed, self._last)
         if self._is_framed:
-            self._finish()
+            ARMED and crash_point("last-bytes-sent")
+            if self._conn is not None:
+                self._conn.release()
+            self._close(None)
         elif self._is_broken:
             self._finish_broken()
-
-    def _finish(self) -> None:
-        ARMED and crash_point("last-bytes-sent")
-        if self._conn is not None:
-            self._conn.release()
-        self._close(None)
 
     def _finish_broken(self) -> None:
         """All events came, the framing did not end: the client must not see a clean end either."""

@@ -46,13 +46,15 @@ Lane = Callable[[bytes, bytes], bool]
 
 
 class Sink(Protocol):
-    """Who is told of an answer. Exactly one of `on_content(..., done=True)` and `on_lost` ends it.
+    """Who is told of an answer. Exactly one of `on_head` with the whole of it, `on_content(..., done=True)`
+    and `on_lost` ends it.
 
     After `abort()` nothing is called any more. Callbacks must not raise.
     """
 
-    def on_head(self, head: Head) -> None:
-        """The final head; `connection.framing` is set."""
+    def on_head(self, head: Head, framing: Framing, whole: Sequence[bytes] | None) -> None:
+        """The final head, and how its body ends. `whole`: all of the content, where it came along: nothing
+        more is told then; None: see `on_content`."""
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
         """Content as it came in one read. `done`: the framing is complete; `pieces` may be empty then."""
@@ -82,9 +84,9 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
     __slots__ = (
         "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_lane", "_later",
-        "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_received", "_reusable", "_sink",
-        "_transport", "_walker", "framing", "has_unread_bytes", "idle_until", "is_sending", "last_activity",
-        "origin", "served", "state", "writable",
+        "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_reusable", "_sink", "_transport",
+        "_walker", "has_unread_bytes", "idle_until", "is_sending", "kept_s", "last_activity", "origin",
+        "served", "state", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -101,9 +103,8 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._walker: Walker = NO_BODY
         self._method = ""
         self._head_bytes = b""
-        self._interim = 0
+        self._interim = 0  # heads of the current answer that were none yet
         self._asked = False  # a byte of the current request was written
-        self._received = False  # a byte of the current answer
         self._paused = False  # by the user
         self._is_resting = False  # paused by ourselves, until the next turn of the loop
         self._is_slowed = False  # its body comes in crumbs: it is walked in bites
@@ -111,13 +112,13 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._may_hold_more = False  # there may be bytes that no poll on the descriptor shows
         self.origin = origin
         self.state = IDLE
-        self.framing: Framing | None = None  # of the latest answer
         self._lane: Lane | None = None  # for the next read, if that is one whole chunk: see open_lane
         self.idle_until = 0.0  # its owner's: until when it may be used again
+        self.kept_s: int | None = None  # while it is idle, by the server, as the latest answer says
         self.served = 0
         self.writable = True
         self.is_sending = False  # set by who writes a request that is still coming in
-        self.last_activity = clock()  # seconds of the pool's clock: last byte received, or start()
+        self.last_activity = clock()  # seconds of the pool's clock: last byte received, or made
 
     # -- the exchange, as its owner drives it --------------------------------------------------------
 
@@ -126,16 +127,15 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
         Bytes that come before the first `write` are no answer: the connection is lost.
         """
-        self.last_activity = self._clock()
         self._sink = sink
-        self._asked = self._received = False
-        if self.state is CLOSED:
+        self._asked = False
+        self._interim = 0
+        if self.state is not IDLE:
+            assert self.state is CLOSED, self.state
             # Lost between check-out and now. Told as if it had been lost a moment later: one way, not two.
             asyncio.get_running_loop().call_soon(self._lose, self._lost_in_head("lost while idle"))
             return
-        assert self.state is IDLE, self.state
         self._method = method
-        self._interim = 0
         self.state = HEAD
 
     def write(self, data: bytes | Sequence[bytes]) -> None:
@@ -248,19 +248,20 @@ class UpstreamConnection(asyncio.BaseProtocol):
     # -- the answer ----------------------------------------------------------------------------------
 
     def _take_head(self, data: bytes) -> None:
-        self._received, scanned = True, 0
+        scanned = 0
         if self._head_bytes:
             scanned = len(self._head_bytes)
             data, self._head_bytes = self._head_bytes + data, b""
         try:
             head = parse(data, scanned)
             while head is not None and head.status < 200:
-                data = self._after_interim(head, data)
+                self._count_interim(head)
+                data = head.rest
                 head = parse(data)
             if head is None:
                 self._head_bytes = data
                 return
-            frame = self.framing = framing(head, self._method)
+            frame = framing(head, self._method)
         except UpstreamGarbage as error:
             self._lose(error)
             return
@@ -270,32 +271,30 @@ class UpstreamConnection(asyncio.BaseProtocol):
                 # It gave up waiting on an idle connection while our request was on its way (RFC 9110 15.5.9).
                 self._lose(UpstreamStale(detail="408 on an idle connection"))
                 return
-        data = data[head.end :]
-        if frame.length != len(data) or frame.kind != "length":
-            self._begin_body(head, frame, data)
+        self.kept_s, rest = frame.idle_s, head.rest
+        if frame.length != len(rest) or frame.kind != "length":
+            self._begin_body(head, frame)
             return
-        sink = self._sink  # is told of all at once, as of nearly all answers that are no streams
+        sink, self._sink = self._sink, None  # it is told of all at once, as of nearly all that are no streams
         assert sink is not None
-        self.state = BODY
-        sink.on_head(head)
-        if self.state is BODY:
-            self._complete((data,) if data else ())
+        self.state = COMPLETE
+        self.served += 1
+        sink.on_head(head, frame, (rest,) if rest else ())
 
-    def _after_interim(self, head: Head, data: bytes) -> bytes:
+    def _count_interim(self, head: Head) -> None:
         self._interim += 1
         if head.status == 101 or self._interim > INTERIM_ANSWERS_MAX:
             raise UpstreamGarbage(detail=f"interim answer {head.status}, number {self._interim}")
-        return data[head.end :]
 
-    def _begin_body(self, head: Head, frame: Framing, data: bytes) -> None:
+    def _begin_body(self, head: Head, frame: Framing) -> None:
         walker = self._walker = walker_for(frame)
-        pieces = walker.feed(data) if data else ()
+        pieces = walker.feed(head.rest) if head.rest else ()
         if walker.broken is not None and not pieces:
             self._lose(walker.broken)  # known before anybody was told of a head: still an ordinary failure
             return
         assert self._sink is not None
         self.state = BODY
-        self._sink.on_head(head)
+        self._sink.on_head(head, frame, None)
         if self.state is BODY:
             self._hand_over(pieces)
 
@@ -372,7 +371,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
             self._close()
 
     def _lost_in_head(self, why: str) -> ProxyError:
-        if self.served and not self._received:
+        if self.served and not self._head_bytes and not self._interim:  # of the answer nothing came
             return UpstreamStale(detail=why)
         return UpstreamClosed(detail=why)
 

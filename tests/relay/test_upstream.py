@@ -284,8 +284,8 @@ async def test_an_answer_may_be_left_from_within_a_callback(server, pool, mirror
     told = []
 
     class Leaver(Recorder):
-        def on_head(self, head):
-            super().on_head(head)
+        def on_head(self, head, framing, whole):
+            super().on_head(head, framing, whole)
             self.told("on_head")
 
         def on_content(self, pieces, done):
@@ -468,7 +468,7 @@ async def test_silence_can_be_told_from_activity(server, mirror):
     now[0] = 101.0
     sink = Recorder()
     send(connection, sink, "/")
-    assert (connection.last_activity, connection.state) == (101.0, State.HEAD)
+    assert (connection.last_activity, connection.state) == (100.0, State.HEAD)
     now[0] = 102.0
     await until(lambda: sink.content)
     assert (connection.last_activity, connection.state) == (102.0, State.BODY)
