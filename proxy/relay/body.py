@@ -302,7 +302,7 @@ def _as_numbers(doc: Mapping[str, Any], policy: Parameters) -> dict[str, Any]:
     return found
 
 
-def outgoing(x: Exchange, model: str, *, model_in_body: bool, include_usage: bool) -> bytes:
+def outgoing(x: Exchange, model: str, model_in_body: bool, *, include_usage: bool = False) -> bytes:
     """The body for one upstream: `model` is the model's name there.
 
     Only the value of `model` and, where asked for, `stream_options` change; they are spliced, or

@@ -28,7 +28,7 @@ from proxy.relay import body
 from proxy.relay.admission import Admission
 from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
-from proxy.relay.heads import Heads
+from proxy.relay.heads import HeadFacts, Heads
 from proxy.relay.heartbeat import heartbeat_for
 from proxy.relay.hooks import Hooks
 from proxy.relay.linking import changes_links
@@ -45,6 +45,7 @@ from proxy.relay.uploads import Sending
 from proxy.routing.selection import Choice, Wish, affinity, order
 
 if TYPE_CHECKING:
+    from proxy.routing.table import Route
     from proxy.snapshot import Snapshot
 
 RESEND_BYTES_MAX = 1 << 20  # a larger request is not kept, so it cannot be sent twice
@@ -93,15 +94,16 @@ class Relay:
             if (waiting := self.admission.identify(x, facts.digest or heads.digest(x, facts))) is not None:
                 await waiting
             if facts.is_session:
-                await self.sessions.serve(x, lambda x: self.choose(x, heads))
+                await self.sessions.serve(x, self.choose)
                 return
             if (waiting := self.bodies.read(x, facts)) is not None:
                 await waiting
             self.admission.authorize(x)
-            assert x.operation is not None
-            if x.operation.owns and not self.ownership.is_untouched(x) and await self.own(x):
+            operation = x.operation
+            assert operation is not None
+            if operation.owns and not self.ownership.is_untouched(x) and await self.own(x):
                 return
-            choices = self.choose(x, heads)
+            choices = self.choose(x)
             if (waiting := self.admission.admit(x)) is not None:
                 await waiting
             if facts.endpoint.proxy_read_timeout_ms is None:
@@ -147,39 +149,51 @@ class Relay:
             self.hooks.replace(x, task.callback)
         return False
 
-    def choose(self, x: Exchange, heads: Heads) -> list[Choice]:
+    def choose(self, x: Exchange) -> list[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere now, and
         UnknownModel when there never is."""
-        assert x.snapshot is not None and x.route is not None and x.key is not None
-        assert x.standing is not None and x.facts is not None
-        if x.bound is not None:
-            choices = [c for c in self.ownership.choices(x) if not self.cooldowns.is_cooling(c)]
-        elif (only := heads.only_choice(x.route, x)) is not None:
-            choices = [] if self.cooldowns.is_cooling(only) else [only]
+        heads, route = x.heads, x.route
+        assert heads is not None and route is not None
+        only = heads.only_choice(route, x) if x.bound is None else None
+        if only is None:
+            choices = self._in_order(x, heads.snapshot, route)
         else:
-            roll = affinity(x.key.account_id, x.content)
-            choices = order(
-                x.snapshot.candidates(x.route, x.standing.model),
-                x.snapshot.table.upstreams,
-                Wish(x.model, x.is_stream, x.facts.mirror or x.key.mirror),
-                self.cooldowns.is_cooling_at,
-                random() if roll is None else roll,  # noqa: S311 - spreads load, guards nothing
-                self.cooldowns.rank,
-            )
+            choices = [] if self.cooldowns.is_cooling(only) else [only]
         if not choices:
-            if x.bound is None and not x.snapshot.serves(x.route, x.standing.model):
+            assert x.standing is not None
+            if x.bound is None and not heads.snapshot.serves(route, x.standing.model):
                 raise UnknownModel("This model is not offered under this path.", param="model")
             raise CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
         return choices
 
+    def _in_order(self, x: Exchange, snapshot: Snapshot, route: Route) -> list[Choice]:
+        """The choices of a call that may have several; [] where all of them rest."""
+        assert x.key is not None and x.standing is not None and x.facts is not None
+        if x.bound is not None:
+            return [c for c in self.ownership.choices(x) if not self.cooldowns.is_cooling(c)]
+        roll = affinity(x.key.account_id, x.content)
+        return order(
+            snapshot.candidates(route, x.standing.model),
+            snapshot.table.upstreams,
+            Wish(x.model, x.is_stream, x.facts.mirror or x.key.mirror),
+            self.cooldowns.is_cooling_at,
+            random() if roll is None else roll,  # noqa: S311 - spreads load, guards nothing
+            self.cooldowns.rank,
+        )
+
     async def dispatch(self, x: Exchange, choices: list[Choice]) -> None:
-        """Begin, then try the choices until one has answered the client.
+        """Write Begin, then try the choices until one has answered the client.
 
         Fails over only while nothing has reached the client, and where the operation may be sent
         again: a task, an image, a video never once a request byte was written.
         """
-        assert x.operation is not None
-        self.begin(x)
+        if not self.journal.available:
+            raise JournalUnavailable(retry_after_s=5.0)
+        # Its continuation lets the first attempt send.
+        self.journal.append(entry.encode(self.settler.begin(x)), x.begin_written)
+        ARMED and crash_point("begin-appended")
+        operation = x.operation
+        assert operation is not None
         tools, error, tried = self.tools, None, 0
         for choice in choices:
             if tried == ATTEMPTS_MAX:
@@ -191,8 +205,8 @@ class Relay:
                 error = await self.admission.enter(x, choice.upstream)
                 if error is not None:
                     continue
-            plan = self.plan(x, choice, is_watched=is_watched)
-            way, fresh = plan.way, not x.operation.replayable  # what goes once finds no stale connection
+            plan = self.plan(x, choice, is_watched)
+            way, fresh = plan.way, not operation.replayable  # what goes once finds no stale connection
             while True:
                 tried += 1
                 pump = (UploadPump if plan.sending is not None else Pump)(x, plan, tools)
@@ -218,18 +232,20 @@ class Relay:
                 break
         raise error or CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
 
-    def begin(self, x: Exchange) -> None:
-        """Write Begin; its continuation lets the first attempt send. Raises JournalUnavailable."""
-        if not self.journal.available:
-            raise JournalUnavailable(retry_after_s=5.0)
-        begin = self.settler.begin(x)
-        self.journal.append(entry.encode(begin), x.begin_written)
-        ARMED and crash_point("begin-appended")
-
-    def plan(self, x: Exchange, choice: Choice, *, is_watched: bool) -> Plan:
+    def plan(self, x: Exchange, choice: Choice, is_watched: bool) -> Plan:
         """What goes to one upstream: path, headers, body; and how long it may take."""
-        assert x.heads is not None and x.facts is not None and x.operation is not None
-        operation = x.operation
+        facts = x.facts
+        assert facts is not None
+        way = facts.way
+        if way is None or way.calls != (choice, x.model, x.is_stream):
+            return self._plan(x, facts, choice, is_watched)
+        content = body.outgoing(x, choice.model, way.names_model)
+        return Plan(way, b"%bcontent-length: %d\r\n\r\n" % (way.head, len(content)), content, is_watched)
+
+    def _plan(self, x: Exchange, facts: HeadFacts, choice: Choice, is_watched: bool) -> Plan:
+        """The same for any call, and for the first one on its way."""
+        heads, operation = x.heads, x.operation
+        assert heads is not None and operation is not None
         injects = (
             x.is_stream
             and operation.include_usage
@@ -237,18 +253,18 @@ class Relay:
             and not body.asks_for_usage(x)
         )
         is_kept = changes_links(x) or (x.heartbeat is not None and x.heartbeat.needs_identity)
-        way = x.heads.way(x, x.facts, choice, hides_usage=injects, identity=injects or is_kept)
+        way = heads.way(x, facts, choice, hides_usage=injects, identity=injects or is_kept)
         head, content, sending = way.head, b"", None
         if x.upload is not None:
             sending = Sending(x.upload, choice.model if way.names_model else None)
             framing = sending.framing
         elif operation.request != "none":
-            content = body.outgoing(x, choice.model, model_in_body=way.names_model, include_usage=injects)
+            content = body.outgoing(x, choice.model, way.names_model, include_usage=injects)
             framing = b"content-length: %d\r\n" % len(content)
         else:
             framing = b""
-        if x.facts.body_coding and content == x.coded:
-            framing += b"content-encoding: %b\r\n" % x.facts.body_coding.encode()
+        if facts.body_coding and content == x.coded:
+            framing += b"content-encoding: %b\r\n" % facts.body_coding.encode()
         if way.dialect.sign is not None:
             head += way.dialect.sign(head, content, choice.credential.secret, self.tools.wall_ms())
         return Plan(way, head + framing + b"\r\n", content, is_watched, sending)

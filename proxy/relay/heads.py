@@ -53,7 +53,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(slots=True, eq=False)
 class HeadFacts:
-    """Shared between requests: nothing of it may be changed but `ways` and `standing`."""
+    """Shared between requests: nothing of it may be changed but `standing`, `way` and `ways`."""
 
     path: str
     query: str
@@ -72,6 +72,7 @@ class HeadFacts:
     plain_bytes: int = -1  # a body that is no longer is plain JSON (relay/body.py)
     digest: bytes = b""
     standing: Standing | None = None  # of the last call with this head; the next one looks if it is still so
+    way: Way | None = None  # of the last call that is sent as it came, and answered so
     ways: dict[tuple[str | bool, ...], Way] = field(default_factory=dict)
 
 
@@ -189,18 +190,27 @@ class Heads:
             if len(facts.ways) >= WAYS_MAX:
                 facts.ways.clear()
             way = facts.ways[key] = self._way(x, facts, choice, hides_usage, identity)
+        if way.is_plain:
+            facts.way = way
         return way
 
     def _way(self, x: Exchange, facts: HeadFacts, choice: Choice, hides_usage: bool, identity: bool) -> Way:
-        assert facts.operation is not None
+        operation = facts.operation
+        assert operation is not None
         upstream, times = choice.upstream, choice.upstream.timeouts
-        dialect = self.snapshot.dialects[upstream.operations[facts.operation.name].dialect]
+        dialect = self.snapshot.dialects[upstream.operations[operation.name].dialect]
         leave = self.snapshot.on_disconnect(x.standing.model if x.standing else None, upstream)
+        may_inject = x.is_stream and operation.include_usage and upstream.include_usage == "auto"
         return Way(
             choice,
+            (choice, x.model, x.is_stream),
             dialect,
             self._block(x, facts, choice, identity),
-            names_model=dialect.operations[facts.operation.name].model_at == "body",
+            is_plain=operation.request == "json"
+            and not (identity or may_inject or facts.body_coding or operation.task or operation.links)
+            and dialect.sign is None
+            and facts.endpoint.proxy_read_timeout_ms is None,
+            names_model=dialect.operations[operation.name].model_at == "body",
             hides_usage=hides_usage,
             may_change=identity,
             moulds=moulds_for(x, upstream, dialect, hides_usage),

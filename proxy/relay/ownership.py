@@ -81,7 +81,7 @@ class Ownership:
         operation = x.operation
         assert operation is not None
         kept_if, content, doc = operation.kept_if, x.content, x.doc
-        if kept_if is None or x.upload is not None or not 0 < len(content) <= LOOKED_AT_BYTES:
+        if kept_if is None or not 0 < len(content) <= LOOKED_AT_BYTES:  # an upload's is not held
             return False
         for member, by_default in kept_if:
             if doc.get(member, by_default):

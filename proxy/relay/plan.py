@@ -54,8 +54,10 @@ class Way:
     """What all calls with one head to one choice have in common; heads.py remembers it. Times in seconds."""
 
     choice: Choice
+    calls: tuple[Choice, str, bool]  # those that it is of: their choice, their model, whether they stream
     dialect: Dialect  # the upstream's
     head: bytes  # request line and fields, without what tells the body and the empty line
+    is_plain: bool  # only the call's own model may have to be changed in a request, and nothing in an answer
     names_model: bool  # the request says in its body which model is meant
     hides_usage: bool  # include_usage is put in: its event is left out again
     may_change: bool  # the answer on its way, so it must come uncompressed
