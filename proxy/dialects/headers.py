@@ -29,13 +29,13 @@ class RateHeaders:
     limit: bytes
     remaining: bytes
     reset: bytes
-    when: Callable[[float, int], bytes]
+    when: Callable[[int, int], bytes]
     """(milliseconds until the window ends, now in ms of the Unix epoch) -> the value of `reset`."""
 
 
-def span(ms: float, now_ms: int = 0) -> bytes:
+def span(ms: int, now_ms: int = 0) -> bytes:
     """`12s`, `6m0s`, `23h59m3s`: whole seconds, rounded up."""
-    return _span(-(-int(ms) // 1000))
+    return _span(-(-ms // 1000))
 
 
 @lru_cache(maxsize=256)  # a window ends in the same second for all answers of one
@@ -47,9 +47,9 @@ def _span(seconds: int) -> bytes:
     return f"{head}{seconds}s".encode()
 
 
-def moment(ms: float, now_ms: int) -> bytes:
+def moment(ms: int, now_ms: int) -> bytes:
     """RFC 3339, as Anthropic writes it: `2026-01-31T00:00:00Z`, rounded up to a second."""
-    at_s = -(-(now_ms + max(int(ms), 0)) // 1000)
+    at_s = -(-(now_ms + max(ms, 0)) // 1000)
     return f"{datetime.fromtimestamp(at_s, UTC):%Y-%m-%dT%H:%M:%SZ}".encode()
 
 

@@ -74,8 +74,9 @@ def hold_bound(
         held = _held(doc)
         n = max(n, _least(held, _HELD_COUNTS) or 1)
     usage = Usage(calls=1)
-    if _BEYOND_MESSAGES.isdisjoint(doc) and _are_texts(doc.get("messages")):
-        usage.input = body_len // BYTES_PER_TOKEN
+    is_spoken = _BEYOND_MESSAGES.isdisjoint(doc)
+    if is_spoken and (texts := plain_bound({"messages": doc.get("messages")}, body_len, None, None)):
+        usage.input = texts[0]
     else:
         _bound_input(usage, doc, body_len)
     if kind in _KINDS:
@@ -95,11 +96,18 @@ def is_text(kind: str) -> bool:
 def plain_bound(
     doc: Mapping[str, Any], body_len: int, context: int | None, max_output: int | None
 ) -> tuple[int, int] | None:
-    """(tokens of input, tokens of output) of a conversation in which nothing is asked for but one text.
-
-    None: it is none; `hold_bound` knows.
-    """
-    if not _asks_for_one_text(doc) or not _are_texts(doc.get("messages")):
+    """(tokens of input, tokens of output) of a conversation in which each message is one string and nothing
+    is asked for but one text: `hold_bound`, in 3 us. None: it is none."""
+    messages = doc.get("messages")
+    if type(messages) is not list or not _asks_for_one_text(doc):
+        return None
+    try:
+        for message in messages:
+            if type(message["content"]) is not str:
+                return None
+            if (len(message) != 2 or "role" not in message) and not _is_but_text(message):
+                return None
+    except (TypeError, KeyError):  # no message, or without content
         return None
     tokens = body_len // BYTES_PER_TOKEN
     if context is not None and tokens > context:
@@ -257,19 +265,7 @@ _BEYOND_MESSAGES = frozenset({
     "system", "input", "prompt", "tools", "web_search_options", "cache_control",
 })  # fmt: skip
 _asks_for_one_text = (_BEYOND_MESSAGES | _HOLDERS | {"n", "best_of", "modalities"}).isdisjoint
-_BEYOND_TEXT = frozenset({"type", "cache_control", "images"})  # in a message
-
-
-def _are_texts(messages: object) -> bool:
-    """Is each message one string? `_bound_input` finds their text only, in 3 us."""
-    if type(messages) is not list:
-        return False
-    for message in messages:
-        if type(message) is not dict or type(message.get("content")) is not str:
-            return False
-        if (len(message) != 2 or "role" not in message) and not _BEYOND_TEXT.isdisjoint(message):
-            return False
-    return True
+_is_but_text = frozenset({"type", "cache_control", "images"}).isdisjoint  # a message
 
 
 _STANDS_FOR_MORE = frozenset({"previous_response_id", "conversation", "assistant_id"})

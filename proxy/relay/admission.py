@@ -183,9 +183,22 @@ class Admission:
         """
         standing = x.standing
         assert standing is not None
-        if len(x.content) > body.PARSE_IN_THREAD_BYTES or standing.operation.calls_in:
+        size, rate = len(x.content), standing.text_rate
+        if size > body.PARSE_IN_THREAD_BYTES or standing.operation.calls_in:
             return self._admit_long(x, standing, standing.operation)
-        hold_nanos = self.hold(x, standing)
+        if (
+            rate is None
+            or (plain := plain_bound(x.doc, size, standing.context, standing.max_output)) is None
+            or x.content_bound
+        ):
+            hold_nanos = self.hold(x, standing)
+        else:  # the same for a plain conversation, as nearly all are
+            tokens, output = plain
+            x.input_bound, x.output_bound = plain
+            if standing.tier.hold == "estimate":
+                output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
+            x.tokens_expected = tokens + output
+            hold_nanos = rate.cost_nanos(tokens, output)
         return self._lines.admit(x, standing.key.account_id, hold_nanos, standing.limits, standing.found)
 
     async def _admit_long(self, x: Exchange, standing: Standing, operation: OperationSpec) -> None:
@@ -215,19 +228,10 @@ class Admission:
 
     def hold(self, x: Exchange, standing: Standing) -> int:
         """What is set aside for a call in nanos, by the operation's written formula (money.md 5)."""
-        size, rate = len(x.content) + x.content_bound, standing.text_rate
-        if rate is not None:
-            plain = plain_bound(x.doc, size, standing.context, standing.max_output)
-            if plain is not None:
-                tokens, output = plain
-                x.input_bound, x.output_bound = tokens, output
-                if standing.tier.hold == "estimate":
-                    output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
-                x.tokens_expected = tokens + output
-                return rate.cost_nanos(tokens, output)
         operation = standing.operation
         if not operation.billed:
             return 0
+        size = len(x.content) + x.content_bound
         bound = hold_bound(operation.kind, x.doc, size, standing.context, standing.max_output)
         usage = bound.usage if operation.amounts is None else operation.amounts(x.doc)
         x.input_bound, x.output_bound = usage.input_tokens_all(), usage.output_tokens_all()

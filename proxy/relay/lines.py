@@ -56,10 +56,11 @@ class Lines:
         """
         if account in self._lines:
             return self._wait(x, account, hold_nanos, limits)
-        gate, footing, now_ms, tokens = self._gate, found.footing, self._wall_ms(), x.tokens_expected
-        ticket = None if footing is None else gate.admit_again(footing, hold_nanos, now_ms, tokens)
+        # By the moment when the call came: so is what else is decided about it.
+        gate, footing, at_ms, tokens = self._gate, found.footing, x.at_ms, x.tokens_expected
+        ticket = None if footing is None else gate.admit_again(footing, hold_nanos, at_ms, tokens)
         if ticket is None:
-            got = gate.admit(account, hold_nanos, limits, now_ms, tokens, found)
+            got = gate.admit(account, hold_nanos, limits, at_ms, tokens, found)
             if type(got) is not Ticket:
                 return self._wait(x, account, hold_nanos, limits)
             ticket = got
