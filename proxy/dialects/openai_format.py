@@ -37,19 +37,19 @@ _CACHED = ("cached_tokens", "prompt_cache_hit_tokens", "num_cached_tokens")
 _CACHE_WRITE = ("cache_write_tokens", "cache_creation_input_tokens", "cache_creation_tokens")
 
 
-class _InputDetails(Struct, forbid_unknown_fields=True):
+class _InputDetails(Struct, forbid_unknown_fields=True, gc=False):
     cached_tokens: _Count | None = 0
     audio_tokens: Literal[0] | None = 0
     text_tokens: _Count | None = 0
 
 
-class _OutputDetails(Struct):
+class _OutputDetails(Struct, gc=False):
     reasoning_tokens: _Count | None = 0
     audio_tokens: Literal[0] | None = 0
     image_tokens: Literal[0] | None = 0
 
 
-class _Ordinary(Struct, forbid_unknown_fields=True):
+class _Ordinary(Struct, forbid_unknown_fields=True, gc=False):
     """OpenAI's own names for a call of text, which most answers have and no others."""
 
     prompt_tokens: _Count
@@ -204,21 +204,24 @@ _ONLY_TEXT = (
 )
 
 
-class _OrdinaryChoice(Struct):
-    finish_reason: str | None = None
+_Name = Annotated[str, Meta(max_length=NAME_CHARS_MAX)]
+
+
+class _OrdinaryChoice(Struct, gc=False):
+    finish_reason: str
     usage: None = None
     error: None = None
 
 
-class _OrdinaryAnswer(Struct):
+class _OrdinaryAnswer(Struct, gc=False):
     """A whole answer of chat and completions whose vendor does nothing special in what we look at."""
 
     object: Literal["chat.completion", "text_completion"]
-    choices: list[_OrdinaryChoice]
+    choices: Annotated[list[_OrdinaryChoice], Meta(min_length=1)]
     usage: _Ordinary
-    id: str = ""
-    model: str = ""
-    service_tier: str | None = None
+    id: _Name = ""
+    model: _Name = ""
+    service_tier: _Name | None = None
     error: None = None
     code: None = None
     error_code: None = None
@@ -281,29 +284,26 @@ class CompletionMeter(AnswerMeter):
             self._drop_text()
 
     def read_all(self, content: bytes) -> None:
-        if self._pointers is not USAGE or len(content) > PIECE_BYTES_MAX or not self._is_ordinary(content):
+        """Reads what OpenAI answers to most calls in a third of the time of `_on_event` (1 us)."""
+        usage = None
+        if self._pointers is USAGE and len(content) <= PIECE_BYTES_MAX:
+            try:  # what is not wanted is checked as well, but for its UTF-8
+                told = _read_answer(content if content.isascii() else content.decode())
+                usage = _figures(told.usage, 1)
+            except (MsgspecError, UnicodeDecodeError, RecursionError):
+                pass  # something is special about it
+        if usage is None or not usage.output:  # without an output there may be text to be kept
             super().read_all(content)
+            return
+        self._usage, self.events, self.complete, self.finished = usage, 1, True, True
+        self.model, self.vendor_id = told.model, told.id
+        if told.service_tier:
+            self.service_tier = told.service_tier
 
     def _on_whole(self, doc: dict[str, Any]) -> None:
         self._on_event(doc)
         if doc.get("object") == "error" or doc.get("error_code"):  # Mistral, Baidu
             self.error = True
-
-    def _is_ordinary(self, content: bytes) -> bool:
-        """Read what OpenAI answers to most calls in a third of the time of `_on_event` (1 us), or nothing."""
-        try:  # what is not wanted is checked as well, but for its UTF-8
-            told = _read_answer(content if content.isascii() else content.decode())
-        except (MsgspecError, UnicodeDecodeError, RecursionError):
-            return False
-        usage = _figures(told.usage, 1)
-        if usage is None or not usage.output:
-            return False  # there may be text to be kept
-        self._usage, self.events, self.complete = usage, 1, True
-        self.model, self.vendor_id = told.model[:NAME_CHARS_MAX], told.id[:NAME_CHARS_MAX]
-        self.service_tier = (told.service_tier or "")[:NAME_CHARS_MAX]
-        for choice in told.choices:
-            self.finished |= choice.finish_reason is not None
-        return True
 
     def _keep_message(self, message: dict[str, Any]) -> None:
         for name in _TEXTS:

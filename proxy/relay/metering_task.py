@@ -101,36 +101,23 @@ class Tap(Struct, eq=False):
 
     def finish(self, pieces: Sequence[bytes]) -> None:
         """The framing ended behind these last pieces: read all that is unread."""
-        meter = self.meter
-        if (
-            not (self.total or self.unread)
-            and len(pieces) == 1
-            and self._decoder is None
-            and self.sighting is None
-        ):
-            self.total = len(pieces[0])  # as nearly all that are no streams
-            meter.read_all(pieces[0])
-        else:
-            self.unread += pieces
-            self._finish(meter)
-        if texts := meter.take_text():
-            self._texts += texts
-
-    def _finish(self, meter: Meter) -> None:
-        if not self.total and self._decoder is None and self.sighting is None:
-            content = b"".join(self.unread)
-            self.unread.clear()
+        unread = self.unread
+        unread += pieces
+        if self.total or self._decoder is not None or self.sighting is not None:
+            self.read()
+            self.meter.finish()
+            if self.sighting is not None:
+                self.sighting.finish()
+        else:  # all of it at once, as nearly all that are no streams
+            content = unread[0] if len(unread) == 1 else b"".join(unread)
+            unread.clear()
             self.total = len(content)
-            meter.read_all(content)
-            return
-        self.read()
-        meter.finish()
-        if self.sighting is not None:
-            self.sighting.finish()
+            self.meter.read_all(content)
 
     def counted_output(self) -> int:
         """Tokens of the generated text so far, by our own tokenizer; of what was too long to keep, by
         its bytes."""
+        self._texts += self.meter.take_text()
         self._count()
         return self._counted + (self.meter.unread_bytes + self._unreadable) // BYTES_PER_TOKEN
 

@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
+from proxy.dialects.answer import AnswerMeter
 from proxy.dialects.openai_format import COUNT_MAX, CompletionMeter, _read_any, _read_ordinary, read_usage
 from tests.dialects.answers import said
 
@@ -100,7 +101,7 @@ def test_what_openai_answers_takes_the_short_way():
 def test_answers_are_read_the_same_on_both_ways(answer: dict[str, Any], operation: str, pad: int):
     body = json.dumps({**answer, "pad": "x" * pad}).encode()
     told = read(operation, body)
-    with patch.object(CompletionMeter, "_is_ordinary", lambda *_: False):
+    with patch.object(CompletionMeter, "read_all", AnswerMeter.read_all):
         assert read(operation, body) == told
 
 
@@ -121,5 +122,5 @@ def test_answers_are_read_the_same_on_both_ways(answer: dict[str, Any], operatio
 def test_what_is_passed_over_is_as_valid_as_what_is_read(odd: bytes):
     body = json.dumps(CHAT).encode().replace(b"{", b'{"created": %b, ' % odd, 1)
     told = read("chat", body)
-    with patch.object(CompletionMeter, "_is_ordinary", lambda *_: False):
+    with patch.object(CompletionMeter, "read_all", AnswerMeter.read_all):
         assert read("chat", body) == told
