@@ -24,7 +24,7 @@ from proxy.access.limits import (
     is_told,
     tightest,
 )
-from proxy.ledger.balances import Slice, Slices
+from proxy.ledger.balances import LOW_CALLS, Slice, Slices
 
 Back = Sequence[tuple[str, int]]  # (bucket, count) of limits that go back to control at once
 NOTHING: Mapping[str, Any] = {}
@@ -67,16 +67,13 @@ class Ticket(Struct, gc=False):
     hold_nanos: int
     shares: Sequence[Share]  # of its limits
     tokens: int  # that it may use
-    footing: Footing | None = None  # what it was admitted at once by
+    told: Sequence[Share] = ()  # as of its footing
+    footing: Footing | None = None  # what it was admitted again by
     there: Sequence[Share] = ()  # of the limits of the upstream that it is at
 
     @property
     def demand(self) -> Counts:
         return 1, 1, self.tokens, self.hold_nanos
-
-    def told(self) -> Sequence[Share]:
-        """What answers tell of."""
-        return (self.footing is not None and self.footing.told) or tightest(self.shares)
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,11 +92,11 @@ class Gate:
         self.limits = limits
 
     def admit_again(self, footing: Footing, hold_nanos: int, now_ms: int, tokens: int) -> Ticket | None:
-        """`admit` of nearly every call: its account has one slice, and its limits are where they were. None:
-        it is free, that is not so, or there is no room: `admit` knows."""
+        """`admit` of nearly every call: its account has one slice with enough also for the next ones, and its
+        limits are where they were. None: it is free, that is not so, or there is no room: `admit` knows."""
         money, parts = footing.money, footing.parts
         left_nanos = money.free - hold_nanos
-        if left_nanos < 0 or not (hold_nanos and money.is_only):
+        if left_nanos < LOW_CALLS * hold_nanos or not (hold_nanos and money.is_only):
             return None
         for part in parts:
             if part.free < 1 or part.ends_ms <= now_ms:
@@ -109,7 +106,16 @@ class Gate:
             part.touched = True
         money.free = left_nanos
         money.touched = True
-        return Ticket(footing.account, money.lease, left_nanos, hold_nanos, footing.shares, tokens, footing)
+        return Ticket(
+            footing.account,
+            money.lease,
+            left_nanos,
+            hold_nanos,
+            footing.shares,
+            tokens,
+            footing.told,
+            footing,
+        )
 
     def admit(
         self,

@@ -69,7 +69,7 @@ class Admission:
     """Identifies, authorizes and admits calls."""
 
     def __init__(self, desk: Desk) -> None:
-        self._desk, self._keys = desk, desk.keys
+        self._desk, self._keys, self._gate = desk, desk.keys, desk.gate
         self._standings: dict[tuple[str, str, str], Standing] = {}
         self._looking_up: dict[bytes, asyncio.Task[KeyRecord | ProxyError]] = {}
         self._lines = Lines(desk.channel, desk.gate, desk.stats, desk.wall_ms)
@@ -183,22 +183,32 @@ class Admission:
         """
         standing = x.standing
         assert standing is not None
-        size, rate = len(x.content), standing.text_rate
-        if size > body.PARSE_IN_THREAD_BYTES or standing.operation.calls_in:
-            return self._admit_long(x, standing, standing.operation)
+        size, rate = len(x.content) + x.content_bound, standing.text_rate
         if (
             rate is None
+            or size > body.PARSE_IN_THREAD_BYTES
             or (plain := plain_bound(x.doc, size, standing.context, standing.max_output)) is None
-            or x.content_bound
         ):
-            hold_nanos = self.hold(x, standing)
-        else:  # the same for a plain conversation, as nearly all are
-            tokens, output = plain
-            x.input_bound, x.output_bound = plain
-            if standing.tier.hold == "estimate":
-                output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
-            x.tokens_expected = tokens + output
-            hold_nanos = rate.cost_nanos(tokens, output)
+            return self._admit(x, standing)
+        # As `hold`, for a plain conversation: nearly all are.
+        tokens, output = x.input_bound, x.output_bound = plain
+        if standing.tier.hold == "estimate":
+            output = min(output, self._desk.estimates.get(x.model, ESTIMATE_FLOOR_TOKENS))
+        x.tokens_expected = expected = tokens + output
+        hold_nanos, footing = rate.cost_nanos(tokens, output), standing.found.footing
+        if footing is not None and footing.account not in self._lines.waiting:
+            x.ticket = self._gate.admit_again(footing, hold_nanos, x.at_ms, expected)
+            if x.ticket is not None:
+                return None
+        return self._line_up(x, standing, hold_nanos)
+
+    def _admit(self, x: Exchange, standing: Standing) -> Awaitable[None] | None:
+        """What is no plain conversation, or takes long to look through."""
+        if len(x.content) > body.PARSE_IN_THREAD_BYTES or standing.operation.calls_in:
+            return self._admit_long(x, standing, standing.operation)
+        return self._line_up(x, standing, self.hold(x, standing))
+
+    def _line_up(self, x: Exchange, standing: Standing, hold_nanos: int) -> Awaitable[None] | None:
         return self._lines.admit(x, standing.key.account_id, hold_nanos, standing.limits, standing.found)
 
     async def _admit_long(self, x: Exchange, standing: Standing, operation: OperationSpec) -> None:
@@ -209,9 +219,7 @@ class Admission:
             hold_nanos += await asyncio.to_thread(
                 gathered.hold_nanos, x, standing, estimates, ESTIMATE_FLOOR_TOKENS
             )
-        account = standing.key.account_id
-        waiting = self._lines.admit(x, account, hold_nanos, standing.limits, standing.found)
-        if waiting is not None:
+        if (waiting := self._line_up(x, standing, hold_nanos)) is not None:
             await waiting
 
     def admit_for(self, x: Exchange, usage: Usage) -> Awaitable[None] | None:
@@ -269,7 +277,8 @@ def _stand(x: Exchange, key: KeyRecord, operation: OperationSpec) -> Standing:
     sale = snapshot.sale(x.model or operation.name, tier, key.overrides) if operation.billed else FREE
     if sale is None:
         raise ModelNotPriced(param="model")
-    is_text = operation.billed and operation.amounts is None and bounds.is_text(operation.kind)
+    is_particular = operation.amounts is not None or operation.calls_in
+    is_text = operation.billed and not is_particular and bounds.is_text(operation.kind)
     limits = key.limits(tier.name, tier.limits.amounts())
     if model is not None and model.limits is not None:
         limits += limits_of(f"m:{model.pattern}", model.limits.amounts())

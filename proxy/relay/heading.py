@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
-from proxy.access.limits import rate_lines
+from proxy.access.limits import rate_lines, tightest
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
 from proxy.http1.head import SHAPES_REMEMBERED_MAX, Framing, Head, Kind, Shape
@@ -134,7 +134,7 @@ def heading_for(x: Exchange, moulds: Moulds, head: Head, frame: Framing) -> Head
         mould = moulds.make(head, frame, keep_alive, ticket is not None)
     rates = b""
     if ticket is not None and x.dialect is not None:
-        rates = rate_lines(ticket.told(), x.dialect.rates, x.at_ms)
+        rates = rate_lines(ticket.told or tightest(ticket.shares), x.dialect.rates, x.at_ms)
     relay_ms = (x.sent - x.uploaded) * 1000
     block = (
         mould.start,

@@ -43,27 +43,23 @@ class Lines:
         self._stats = stats
         self._wall_ms = wall_ms
         self._gate = gate
-        self._lines: dict[int, deque[_Waiting]] = {}
+        self.waiting: dict[int, deque[_Waiting]] = {}  # the line of each account that has one
         self._topping_up: set[int] = set()
 
     def admit(
         self, x: Exchange, account: int, hold_nanos: int, limits: tuple[Limit, ...], found: Found = NOWHERE
     ) -> Awaitable[None] | None:
-        """Fill in `x.ticket`: None when it is done, else what must be waited for. `found`: where
-        the last call with the same limits was admitted.
+        """Fill in `x.ticket`: None when it is done, else what must be waited for. `found` keeps where that
+        was, for the next call with the same limits.
 
         Raises LimitExceeded, NoCredit, StationFault, Overloaded.
         """
-        if account in self._lines:
+        if account in self.waiting:
             return self._wait(x, account, hold_nanos, limits)
         # By the moment when the call came: so is what else is decided about it.
-        gate, footing, at_ms, tokens = self._gate, found.footing, x.at_ms, x.tokens_expected
-        ticket = None if footing is None else gate.admit_again(footing, hold_nanos, at_ms, tokens)
-        if ticket is None:
-            got = gate.admit(account, hold_nanos, limits, at_ms, tokens, found)
-            if type(got) is not Ticket:
-                return self._wait(x, account, hold_nanos, limits)
-            ticket = got
+        ticket = self._gate.admit(account, hold_nanos, limits, x.at_ms, x.tokens_expected, found)
+        if type(ticket) is not Ticket:
+            return self._wait(x, account, hold_nanos, limits)
         x.ticket = ticket
         if ticket.left_nanos < LOW_CALLS * hold_nanos:
             self._top_up(x, hold_nanos)
@@ -71,9 +67,9 @@ class Lines:
 
     async def _wait(self, x: Exchange, account: int, hold_nanos: int, limits: tuple[Limit, ...]) -> None:
         """In the line of its account; the first one begins it."""
-        line = self._lines.get(account)
+        line = self.waiting.get(account)
         if line is None:
-            line = self._lines[account] = deque()
+            line = self.waiting[account] = deque()
             spawn("admission line", self._serve(account, line))
         elif len(line) >= LINE_MAX:
             raise Overloaded(retry_after_s=1.0)
@@ -98,7 +94,7 @@ class Lines:
                     self._give(self._gate.close(first.x.ticket, 0))
                     first.x.ticket = None
         finally:
-            del self._lines[account]
+            del self.waiting[account]
             for waiting in line:  # a bug of ours, or the end of the worker: nobody waits for ever
                 if not waiting.admitted.done():
                     waiting.admitted.set_result(InternalError())

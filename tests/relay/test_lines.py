@@ -158,7 +158,7 @@ async def test_who_leaves_while_control_is_asked_takes_nothing(both: Both) -> No
     await until(lambda: control.asked == ["limit"])
     waiting.cancel()
     control.busy.set()
-    await until(lambda: not worker.lines._lines)
+    await until(lambda: not worker.lines.waiting)
     assert worker.gate.slices.figures(ACCOUNT)[1] == 0
     await until(lambda: control.limits.busy() == {})
     assert (await worker.admit(10, ONE)).ticket is not None
@@ -182,7 +182,7 @@ async def test_what_is_granted_too_late_is_not_lost(both: Both, monkeypatch: pyt
 async def test_a_line_that_is_served_is_gone(both: Both) -> None:
     _, worker = both
     await worker.admit(10)
-    assert worker.lines._lines == {}
+    assert worker.lines.waiting == {}
 
 
 async def test_a_line_that_breaks_lets_nobody_wait(both: Both, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,7 +195,7 @@ async def test_a_line_that_breaks_lets_nobody_wait(both: Both, monkeypatch: pyte
     monkeypatch.setitem(control.server._handlers, "slice", lambda peer, args: nonsense(args))
     answers = await asyncio.gather(*(worker.admit(10) for _ in range(3)), return_exceptions=True)
     assert [type(answer) for answer in answers] == [InternalError] * 3
-    assert worker.lines._lines == {}
+    assert worker.lines.waiting == {}
 
 
 async def test_an_upstreams_limit_refuses_without_telling_it_and_is_free_when_the_call_goes_on(
