@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from proxy.dialects import anthropic_format as fmt
 from proxy.dialects.answer import NO_USAGE
-from proxy.dialects.base import ANY, Dialect, Meter, OperationSpec, Rules, UsagePointers
+from proxy.dialects.base import ANY, Dialect, MakeMeter, OperationSpec, Rules, UsagePointers
 from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES
 from proxy.dialects.owned import DEEP, SUCCEEDED, IdIn, IdOut, Listing, Results, Task
 from proxy.dialects.rules import NOTHING, UNREAD, RuledMeter
@@ -111,9 +111,8 @@ _SPECS = (
 OPERATIONS: dict[str, OperationSpec] = {spec.name: spec for spec in _SPECS}
 
 
-def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
-    """A fresh meter for one answer."""
-    return (fmt.MessagesMeter if operation.rules is None else RuledMeter)(operation, is_event_stream)
+def meter_of(operation: OperationSpec) -> MakeMeter:
+    return fmt.MessagesMeter if operation.rules is None else RuledMeter
 
 
 REQUEST_PASS = frozenset({
@@ -147,5 +146,5 @@ ANTHROPIC = Dialect(
     id_header=b"request-id",
     own_id_headers=(b"x-request-id", b"request-id"),
     rates=ANTHROPIC_RATES,
-    make_meter=make_meter,
+    meter_of=meter_of,
 )

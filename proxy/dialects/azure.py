@@ -70,7 +70,7 @@ AZURE = Dialect(
     stream_error=fmt.in_stream(error_body),
     heartbeat=KEEP_ALIVE,
     id_header=b"apim-request-id",
-    make_meter=fmt.make_meter,
+    meter_of=fmt.meter_of,
 )
 
 AZURE_V1 = replace(

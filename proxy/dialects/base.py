@@ -144,7 +144,7 @@ class OperationSpec:
     terminal_hint: bytes = b""  # in the tail of a read: it may hold the terminal event
     meter: UsagePointers | None = None
     rules: Rules | None = None  # how its answers are read; None: the dialect's own meter knows
-    own_meter: Callable[[OperationSpec, bool], Meter] | None = None  # of what rules cannot say
+    own_meter: MakeMeter | None = None  # of what rules cannot say
     foretold: Foretell | None = None
     amounts: Callable[[Mapping[str, Any]], Usage] | None = None  # of kind "amounts": what a request asks for
     naming: Naming | None = None  # which model is billed, where the request has none
@@ -217,6 +217,9 @@ class Meter(Protocol):
         """Generated text since the last call, kept only while no usage is known, for counting."""
 
 
+MakeMeter = Callable[[OperationSpec, bool], Meter]  # a fresh one: whether it is an event stream is a hint
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Dialect:
     """One family of wire formats.
@@ -245,5 +248,9 @@ class Dialect:
     id_header: bytes = b"x-request-id"  # how the vendor names its request id
     own_id_headers: tuple[bytes, ...] = (b"x-request-id",)  # how we name ours
     rates: RateHeaders = X_RATES  # how callers are told what is left of their limits
-    make_meter: Callable[[OperationSpec, bool], Meter] = field(kw_only=True)
-    """(operation, is_event_stream) -> a fresh meter for one answer with status < 400 or not."""
+    meter_of: Callable[[OperationSpec], MakeMeter] = field(kw_only=True)
+    """What reads the answers to an operation, with status < 400 or not."""
+
+    def make_meter(self, operation: OperationSpec, is_event_stream: bool) -> Meter:
+        """A fresh one, for one answer."""
+        return self.meter_of(operation)(operation, is_event_stream)

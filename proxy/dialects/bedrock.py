@@ -14,8 +14,8 @@ import orjson
 
 from proxy.dialects import anthropic_format
 from proxy.dialects.answer import known_int
-from proxy.dialects.base import ANY, Dialect, Meter, OperationSpec, Pointer, Rules, UsagePointers
-from proxy.dialects.rules import NOTHING, RuledMeter, reading
+from proxy.dialects.base import ANY, Dialect, OperationSpec, Pointer, Rules, UsagePointers
+from proxy.dialects.rules import NOTHING, RuledMeter, meter_of, reading
 from proxy.metering.events import SseSplitter
 from proxy.metering.eventstream import FrameSplitter, frame
 from proxy.metering.usage import Usage
@@ -163,11 +163,6 @@ _SPECS = (
 OPERATIONS: dict[str, OperationSpec] = {spec.name: spec for spec in _SPECS}
 
 
-def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
-    """A fresh meter for one answer."""
-    return (operation.own_meter or RuledMeter)(operation, is_event_stream)
-
-
 # -- errors ----------------------------------------------------------------------------------------
 
 # What AWS's SDKs raise, by status; the body names it where a header is missing.
@@ -228,5 +223,5 @@ BEDROCK = Dialect(
     stream_error=stream_error,
     id_header=b"x-amzn-requestid",
     own_id_headers=(b"x-request-id", b"x-amzn-requestid"),
-    make_meter=make_meter,
+    meter_of=meter_of,
 )  # fmt: skip

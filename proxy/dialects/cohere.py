@@ -15,7 +15,7 @@ from proxy.dialects import headers
 from proxy.dialects import openai_format as fmt
 from proxy.dialects.answer import known_int
 from proxy.dialects.base import ANY, KEEP_ALIVE, Dialect, OperationSpec, Rules
-from proxy.dialects.rules import RuledMeter, reading
+from proxy.dialects.rules import meter_of, reading
 from proxy.metering.usage import Usage
 
 # -- usage -----------------------------------------------------------------------------------------
@@ -160,5 +160,5 @@ COHERE = Dialect(
     stream_error=stream_error,
     heartbeat=KEEP_ALIVE,
     id_header=b"x-debug-trace-id",
-    make_meter=RuledMeter,
+    meter_of=meter_of,
 )

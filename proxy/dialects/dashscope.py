@@ -14,7 +14,7 @@ from proxy.dialects import headers
 from proxy.dialects import openai_format as fmt
 from proxy.dialects.answer import known_int
 from proxy.dialects.base import ANY, KEEP_ALIVE, Dialect, OperationSpec, Rules
-from proxy.dialects.rules import RuledMeter, reading
+from proxy.dialects.rules import meter_of, reading
 from proxy.metering.usage import Usage
 
 
@@ -113,5 +113,5 @@ DASHSCOPE = Dialect(
     stream_error=stream_error,
     heartbeat=KEEP_ALIVE,
     id_header=b"x-request-id",
-    make_meter=RuledMeter,
+    meter_of=meter_of,
 )

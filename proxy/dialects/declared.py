@@ -17,7 +17,7 @@ from proxy.dialects.answer import COUNT_MAX, known_int
 from proxy.dialects.base import ANY, Dialect, Once, OperationSpec, Pointer, Rules, UsagePointers
 from proxy.dialects.naming import Naming
 from proxy.dialects.owned import Callback, Condition, IdIn, IdOut, Listing, Many, Task, first, text_of
-from proxy.dialects.rules import RuledMeter
+from proxy.dialects.rules import meter_of
 from proxy.errors import ParameterRefused
 from proxy.metering.usage import Usage
 
@@ -53,7 +53,7 @@ def dialect(row: Row) -> Dialect:
         query_pass={name: frozenset() for name in row["query_pass"]},
         error_body=body,
         stream_error=body,
-        make_meter=RuledMeter,
+        meter_of=meter_of,
     )
 
 

@@ -16,7 +16,7 @@ from proxy.dialects.answer import known_int
 from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules, Session
 from proxy.dialects.gemini_resources import FILE_OPERATIONS, NAMED, UPLOAD_PATH, cached_contents
 from proxy.dialects.realtime import TurnMeter
-from proxy.dialects.rules import make_meter, reading
+from proxy.dialects.rules import meter_of, reading
 from proxy.metering.usage import Usage
 
 # -- usage -----------------------------------------------------------------------------------------
@@ -256,5 +256,5 @@ GEMINI = Dialect(
     error_body=error_body,
     stream_error=stream_error,
     heartbeat=b"\r\n\r\n",  # nothing dispatches nothing; a comment is what google-genai takes for an error
-    make_meter=make_meter,
+    meter_of=meter_of,
 )

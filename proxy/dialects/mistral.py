@@ -58,5 +58,5 @@ MISTRAL = Dialect(
     stream_error=fmt.in_stream(error_body),
     heartbeat=KEEP_ALIVE,
     id_header=b"mistral-correlation-id",
-    make_meter=fmt.make_meter,
+    meter_of=fmt.meter_of,
 )

@@ -13,7 +13,7 @@ import orjson
 from proxy.dialects import headers
 from proxy.dialects.answer import known_int
 from proxy.dialects.base import ANY, Dialect, OperationSpec, Rules
-from proxy.dialects.rules import RuledMeter, reading
+from proxy.dialects.rules import meter_of, reading
 from proxy.metering.usage import Usage
 
 
@@ -88,5 +88,5 @@ OLLAMA = Dialect(
     response_pass=headers.RESPONSE,
     error_body=error_body,
     stream_error=stream_error,
-    make_meter=RuledMeter,
+    meter_of=meter_of,
 )

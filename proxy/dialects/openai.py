@@ -38,5 +38,5 @@ OPENAI = Dialect(
     error_body=fmt.error_body,
     stream_error=fmt.in_stream(fmt.error_body),
     heartbeat=KEEP_ALIVE,
-    make_meter=fmt.make_meter,
+    meter_of=fmt.meter_of,
 )

@@ -14,7 +14,7 @@ import orjson
 from msgspec import Meta, MsgspecError, Struct, ValidationError, convert, json
 
 from proxy.dialects.answer import COUNT_MAX, NAME_CHARS_MAX, PIECE_BYTES_MAX, AnswerMeter, known_int
-from proxy.dialects.base import ANY, DONE, Meter, OperationSpec, Pointer, UsagePointers
+from proxy.dialects.base import ANY, DONE, MakeMeter, OperationSpec, Pointer, UsagePointers
 from proxy.dialects.owned import DEEP, IdIn
 from proxy.dialects.rules import NOTHING, RuledMeter
 from proxy.metering.usage import Usage
@@ -329,10 +329,8 @@ class CompletionMeter(AnswerMeter):
                 self._keep_text(function.get(name))
 
 
-def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
-    """A fresh meter for one answer."""
-    kind = operation.own_meter or (CompletionMeter if operation.rules is None else RuledMeter)
-    return kind(operation, is_event_stream)
+def meter_of(operation: OperationSpec) -> MakeMeter:
+    return operation.own_meter or (CompletionMeter if operation.rules is None else RuledMeter)
 
 
 # -- errors ----------------------------------------------------------------------------------------

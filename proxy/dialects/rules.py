@@ -14,7 +14,7 @@ from msgspec.structs import replace
 from orjson import dumps
 
 from proxy.dialects.answer import COUNT_MAX, AnswerMeter, known_int, look_up
-from proxy.dialects.base import ANY, Meter, OperationSpec, Pointer, Rules, Tools, UsagePointers
+from proxy.dialects.base import ANY, MakeMeter, OperationSpec, Pointer, Rules, Tools, UsagePointers
 from proxy.dialects.owned import meets
 from proxy.metering.alike import PADDED
 from proxy.metering.events import JsonSplitter
@@ -191,9 +191,9 @@ class RuledMeter(AnswerMeter):
             self._tools[kind] = count
 
 
-def make_meter(operation: OperationSpec, is_event_stream: bool) -> Meter:
-    """A fresh meter for one answer, of a family whose operations all have rules."""
-    return (operation.own_meter or RuledMeter)(operation, is_event_stream)
+def meter_of(operation: OperationSpec) -> MakeMeter:
+    """Of a family whose operations all have rules."""
+    return operation.own_meter or RuledMeter
 
 
 @cache

@@ -213,6 +213,7 @@ class Heads:
             names_model=dialect.operations[operation.name].model_at == "body",
             hides_usage=hides_usage,
             may_change=identity,
+            make_meter=dialect.meter_of(operation),
             moulds=moulds_for(x, upstream, dialect, hides_usage),
             reuses=upstream.trust == "full",
             connect_s=times.connect_ms / 1000,

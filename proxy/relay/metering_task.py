@@ -13,7 +13,7 @@ from time import perf_counter
 
 from msgspec import Struct
 
-from proxy.dialects.base import Dialect, Meter
+from proxy.dialects.base import MakeMeter, Meter
 from proxy.http1.head import Head
 from proxy.metering.count import count_tokens, is_exact
 from proxy.metering.decode import Decoder
@@ -136,13 +136,13 @@ class Tap(Struct, eq=False):
             self._chars = 0
 
 
-def tap_for(x: Exchange, dialect: Dialect, head: Head, is_event_stream: bool, queue: MeterQueue) -> Tap:
-    """The tap of one answer: the upstream's dialect says how it reads, its head how it is coded."""
+def tap_for(x: Exchange, make_meter: MakeMeter, head: Head, is_event_stream: bool, queue: MeterQueue) -> Tap:
+    """The tap of one answer: its head says how it is coded."""
     operation = x.operation
     assert operation is not None
     coding = head.shape.coding
     decoder = None if coding is None else Decoder(coding)
-    meter = dialect.make_meter(operation, is_event_stream)
+    meter = make_meter(operation, is_event_stream)
     if operation.foretold is not None and head.status < 300:
         assert x.standing is not None
         meter.foretell(operation.foretold(x.doc, x.standing.price.content, head.value))

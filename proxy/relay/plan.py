@@ -12,7 +12,7 @@ from typing import Protocol
 
 import msgspec
 
-from proxy.dialects.base import Dialect
+from proxy.dialects.base import Dialect, MakeMeter
 from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Moulds
@@ -62,6 +62,7 @@ class Way:
     hides_usage: bool  # include_usage is put in: its event is left out again
     may_change: bool  # the answer on its way, so it must come uncompressed
     moulds: Moulds  # of the heads of answers
+    make_meter: MakeMeter  # for their contents
     reuses: bool  # connections, for one call after the other
     connect_s: float
     first_byte_s: float

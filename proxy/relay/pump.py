@@ -192,7 +192,7 @@ class Pump:
                 way.choice, self._attempt.started_ms if heading.is_event_stream else None
             )
         self._delivery = delivery_for(x, way, head, heading)
-        self._tap = tap_for(x, way.dialect, head, heading.is_event_stream, self._tools.meters)
+        self._tap = tap_for(x, way.make_meter, head, heading.is_event_stream, self._tools.meters)
         if heading.is_event_stream:
             self._write((), False)  # the client learns at once that its stream has begun
             # Large prompts would stay in memory for the whole stream.

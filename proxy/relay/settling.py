@@ -14,6 +14,8 @@ from logging import getLogger
 from time import monotonic
 from typing import Any, NamedTuple
 
+from msgspec import Struct
+
 from proxy import telemetry
 from proxy.access.admission import Gate, Ticket
 from proxy.dialects.base import Meter
@@ -48,7 +50,7 @@ _OVER = frozenset({entry.SETTLED, entry.VOID})
 Then = Callable[[BaseException | None], None]
 
 
-class _Early(NamedTuple):
+class _Early(Struct, frozen=True, gc=False):
     """What else there is to say of a call that was not simply answered."""
 
     status: int = 0  # what the client is answered where no upstream's answer is relayed
@@ -224,8 +226,7 @@ class Settler:
         """The only way out of `live`: the call is written down with what it costs, its hold is resolved."""
         begin, at_s, arrived, uploaded, answered = x.begin, monotonic(), x.arrived, x.uploaded, x.answered
         assert begin is not None
-        status, cut = early
-        status, vendor_id, model, size, events = status or x.status, "", "", 0, 0
+        status, vendor_id, model, size, events = early.status or x.status, "", "", 0, 0
         if tap is not None:
             meter, size = tap.meter, tap.total
             vendor_id, model, events = meter.vendor_id, meter.model, meter.events
@@ -241,7 +242,7 @@ class Settler:
             status,
             vendor_id,
             model,
-            cut,
+            early.why,
             size,
             events,
             int((uploaded - arrived) * 1000),

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from proxy.dialects import DIALECTS, answer
 from proxy.dialects.answer import TEXT_CHARS_MAX
 from proxy.dialects.base import Meter, OperationSpec, Rules, UsagePointers
-from proxy.dialects.rules import make_meter
+from proxy.dialects.rules import meter_of
 from proxy.metering.alike import EVENTS_MAX, Alike
 from proxy.metering.usage import Usage
 from tests.dialects.answers import said
@@ -279,7 +279,7 @@ def test_events_that_tell_more_than_their_text_are_parsed():
         meter=UsagePointers((("usage",),), lambda raw: Usage(input=raw["in"]), adds_up=True),
         rules=Rules(text=(("text",),)),
     )
-    meter = make_meter(operation, True)
+    meter = meter_of(operation)(operation, True)
     for word in (b"a", b"b", b"c"):
         meter.feed(b'data: {"text":"%b","usage":{"in":2}}\n\n' % word)
     usage = meter.usage()
