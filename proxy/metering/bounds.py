@@ -98,16 +98,15 @@ def plain_bound(
 ) -> tuple[int, int] | None:
     """(tokens of input, tokens of output) of a conversation in which each message is one string and nothing
     is asked for but one text: `hold_bound`, in 3 us. None: it is none."""
-    messages = doc.get("messages")
-    if type(messages) is not list or not _asks_for_one_text(doc):
+    if not _asks_for_one_text(doc):
         return None
     try:
-        for message in messages:
+        for message in doc["messages"]:
             if type(message["content"]) is not str:
                 return None
             if (len(message) != 2 or "role" not in message) and not _is_but_text(message):
                 return None
-    except (TypeError, KeyError):  # no message, or without content
+    except (TypeError, KeyError):  # there are none, or it is none, or has no content
         return None
     tokens = body_len // BYTES_PER_TOKEN
     if context is not None and tokens > context:

@@ -24,10 +24,11 @@ class IdSource:
     def next(self, now_ms: int) -> str:
         if now_ms > self._last_ms:
             self._last_ms = now_ms
-            self._value = now_ms << 80 | _FIXED | self._random(12) << 64 | self._random(61)
+            value = now_ms << 80 | _FIXED | self._random(12) << 64 | self._random(61)
         else:
-            self._value += 1
-        return f"{self._value:032x}"
+            value = self._value + 1
+        self._value = value
+        return value.to_bytes(16).hex()
 
 
 def dashed(id_hex: str) -> bytes:
