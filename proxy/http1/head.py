@@ -88,8 +88,8 @@ class Shape:
     also with the same values: a vendor's have few shapes."""
 
     __slots__ = (
-        "at", "coding", "connection", "idle_at", "is_remembered", "keep_alive", "kind", "length_at", "names",
-        "reason", "repeats_length", "status", "version",
+        "at", "coding", "connection", "idle_at", "is_plain", "is_remembered", "keep_alive", "kind",
+        "length_at", "names", "reason", "repeats_length", "status", "version",
     )  # fmt: skip
 
     def __init__(self, first: bytes, keys: Sequence[bytes]) -> None:
@@ -107,6 +107,8 @@ class Shape:
         self.keep_alive = _keeps_alive(self.version, self.connection)
         # How the body ends where there may be one; None: two readers could disagree.
         self.kind = self._kind(_joined(b"transfer-encoding", keys))
+        # Its length is all that must be read from a head, as of nearly all answers that are no streams.
+        self.is_plain = self.kind == "length" and not self.repeats_length and self.idle_at == ABSENT
 
     def _kind(self, coding: bytes | None) -> Kind | None:
         has_length = self.length_at != ABSENT
@@ -137,7 +139,7 @@ class _Shapes(dict[tuple[bytes, tuple[bytes, ...]], Shape]):
 _SHAPES = _Shapes()
 
 
-class Head(msgspec.Struct):
+class Head(msgspec.Struct, gc=False):
     """The head of one answer, and what was received behind it."""
 
     status: int
@@ -165,7 +167,7 @@ class Head(msgspec.Struct):
         return self.values[self.shape.at.get(name, ABSENT)]
 
 
-class Framing(msgspec.Struct, frozen=True):
+class Framing(msgspec.Struct, frozen=True, gc=False):
     """How a body ends, and whether its connection lasts.
 
     `length` is what Content-Length declares, also where there is no body (HEAD, 304). `idle_s` is how long
@@ -209,9 +211,11 @@ def framing(head: Head, method: str) -> Framing:
     shape, length = head.shape, None
     said = head.values[shape.length_at]
     if said is not None:
-        if shape.repeats_length or len(said) > CONTENT_LENGTH_DIGITS_MAX or not said.isdigit():
+        if not said.isdigit() or len(said) > CONTENT_LENGTH_DIGITS_MAX or shape.repeats_length:
             raise UpstreamGarbage(detail="content-length")
         length = int(said)
+        if shape.is_plain and method != "HEAD":
+            return Framing("length", length, shape.keep_alive)
     kind = "none" if method == "HEAD" else shape.kind
     if kind is None:
         raise UpstreamGarbage(detail="transfer-encoding that cannot be trusted")

@@ -75,7 +75,7 @@ class Delivery(Struct, eq=False):
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here. The first call sends the head as well."""
         x = self._x
-        size = sum(map(len, pieces))
+        size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
         x.response_bytes += size
         if self._chunked:
             pieces = (b"%x\r\n" % size, *pieces, b"\r\n") if size else ()

@@ -28,7 +28,7 @@ RATES = tuple({dialect.rates.prefix for dialect in DIALECTS.values()})
 _STREAMS = (b"text/event-stream", b"application/x-ndjson", b"application/stream+json")
 
 
-class Heading(Struct):
+class Heading(Struct, gc=False):
     head: bytes
     chunked: bool
     is_event_stream: bool
@@ -136,11 +136,11 @@ def heading_for(x: Exchange, moulds: Moulds, head: Head, frame: Framing) -> Head
     if ticket is not None and x.dialect is not None:
         rates = rate_lines(ticket.told or tightest(ticket.shares), x.dialect.rates, x.at_ms)
     relay_ms = (x.sent - x.uploaded) * 1000
-    block = (
+    block = [
         mould.start,
         *compress(head.lines, mould.admitted),
         mould.added,
         mould.ours.replace(ID, dashed(x.id)),
         mould.rest % ((relay_ms, rates, frame.length) if mould.has_length else (relay_ms, rates)),
-    )
+    ]
     return Heading(b"".join(block), mould.chunked, mould.is_event_stream)

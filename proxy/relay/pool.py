@@ -11,7 +11,7 @@ import asyncio
 import socket
 import ssl
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -73,7 +73,7 @@ class Pool:
         self._idle_max = idle_max
         self._resolver = Resolver(loop, clock, getaddrinfo or loop.getaddrinfo)
         # A dict is a stack that also forgets from its middle: the latest parked is taken first.
-        self._idle: dict[Origin, dict[UpstreamConnection, None]] = {}
+        self._idle: defaultdict[Origin, dict[UpstreamConnection, None]] = defaultdict(dict)
         self._open: Counter[Origin] = Counter()  # with those that are being connected
         self._connections: set[UpstreamConnection] = set()
         self._expiry: asyncio.TimerHandle | None = None
@@ -117,10 +117,8 @@ class Pool:
 
     def park(self, connection: UpstreamConnection) -> None:
         """Keep a connection for the next request to its origin."""
-        idle = self._idle.get(connection.origin)
-        if idle is None:
-            idle = self._idle[connection.origin] = {}
-        if self._is_closed or len(idle) >= self._idle_max:
+        idle = self._idle[connection.origin]
+        if len(idle) >= self._idle_max:
             connection.abort()
             return
         idle[connection] = None
@@ -149,13 +147,15 @@ class Pool:
         for connection in expired:
             connection.abort()
         self.stats.expired += len(expired)
-        self._idle = {origin: idle for origin, idle in self._idle.items() if idle}
+        for origin in [origin for origin, idle in self._idle.items() if not idle]:
+            del self._idle[origin]
         if self._idle:
             self._expiry = self._loop.call_later(EXPIRY_S, self.expire)
 
     def close(self) -> None:
         """Abort every connection; those of running exchanges without a word to their sinks."""
         self._is_closed = True
+        self._idle_max = 0
         if self._expiry is not None:
             self._expiry.cancel()
         for connection in list(self._connections):

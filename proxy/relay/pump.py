@@ -21,7 +21,7 @@ from proxy.http1.head import ABSENT, Framing, Head
 from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.ledger import entry
 from proxy.relay import answers
-from proxy.relay.delivery import NO_HINT, TAIL, Writer, delivery_for
+from proxy.relay.delivery import NO_HINT, TAIL, Delivery, Writer, delivery_for
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import heading_for
 from proxy.relay.metering_task import Tap, tap_for
@@ -191,7 +191,10 @@ class Pump:
             self._tools.cooldowns.answered(
                 way.choice, self._attempt.started_ms if heading.is_event_stream else None
             )
-        self._delivery = delivery_for(x, way, head, heading)
+        if way.is_plain:
+            self._delivery = Delivery(x, head.status, heading.head, heading.chunked)
+        else:
+            self._delivery = delivery_for(x, way, head, heading)
         self._tap = tap_for(x, way.make_meter, head, heading.is_event_stream, self._tools.meters)
         if heading.is_event_stream:
             self._write((), False)  # the client learns at once that its stream has begun

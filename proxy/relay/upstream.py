@@ -175,7 +175,6 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
         The whole request must have been written: an answer may come before its request has ended.
         """
-        self._sink = self._lane = None
         transport = self._transport
         if (
             transport is None
@@ -185,8 +184,9 @@ class UpstreamConnection(asyncio.BaseProtocol):
             or transport.is_closing()
             or transport.get_write_buffer_size()
         ):
-            self._close()
+            self.abort()
             return
+        self._lane = None
         self._walker = NO_BODY
         self.state = IDLE
         if self._paused or self._is_resting or self._may_hold_more:
