@@ -146,18 +146,18 @@ class Settler:
 
     def complete(self, x: Exchange, tap: Tap | None, then: Then) -> None:
         """The answer is whole and read. `then` runs when End is written and releases its last bytes."""
-        begin, standing, meter = x.begin, x.standing, None if tap is None else tap.meter
-        if x.attempts[-1].status >= 400 or (meter is not None and meter.error):
+        begin, standing = x.begin, x.standing
+        if x.attempts[-1].status >= 400 or (tap is not None and tap.meter.error):
             self._close(x, tap, entry.UPSTREAM_ERROR, then=then)
             return
         if (
-            meter is not None and begin is not None and standing is not None and x.ownership is None
-            and not (meter.degraded or x.is_drained or x.settled)
+            tap is not None and begin is not None and standing is not None and x.ownership is None
+            and not (tap.meter.degraded or x.is_drained or x.settled)
         ):  # fmt: skip
-            price, rate, usage = standing.price, standing.text_rate, meter.usage()
+            price, rate, usage = standing.price, standing.text_rate, tap.meter.usage()
             if usage is not None:
                 if price.has_variants:
-                    price, rate = self._narrowed(x, price, meter), None
+                    price, rate = self._narrowed(x, price, tap.meter), None
                 bill = plain_bill(begin, usage, price, rate, standing.context, x.output_bound)
                 if bill is not None:
                     x.settled, x.outcome = True, COMPLETE
@@ -224,19 +224,18 @@ class Settler:
         self, x: Exchange, tap: Tap | None, bill: Bill, price: Price, then: Then | None, early: _Early = _NOT
     ) -> entry.End:
         """The only way out of `live`: the call is written down with what it costs, its hold is resolved."""
-        begin, at_s, arrived, uploaded, answered = x.begin, monotonic(), x.arrived, x.uploaded, x.answered
+        begin, at_s, uploaded = x.begin, monotonic(), x.uploaded
         assert begin is not None
-        status, vendor_id, model, size, events = early.status or x.status, "", "", 0, 0
-        if tap is not None:
-            meter, size = tap.meter, tap.total
+        if tap is None:
+            status, vendor_id, model, size, events = early.status or x.status, "", "", 0, 0
+        else:
+            meter, size, status = tap.meter, tap.total, x.status or x.attempts[-1].status
             vendor_id, model, events = meter.vendor_id, meter.model, meter.events
-            if not status and x.attempts:
-                status = x.attempts[-1].status
-            if size and not answered:
-                answered = at_s
-        ttft_ms = -1
-        if answered:  # it may be before the request was uploaded
-            ttft_ms = int((answered - uploaded) * 1000) if answered > uploaded else 0
+        answered = x.answered or (at_s if size else 0.0)  # it may be before the request was uploaded
+        if answered > uploaded:
+            ttft_ms = int((answered - uploaded) * 1000)
+        else:
+            ttft_ms = 0 if answered else -1
         went = Course(
             x.attempts,
             status,
@@ -245,9 +244,9 @@ class Settler:
             early.why,
             size,
             events,
-            int((uploaded - arrived) * 1000),
+            int((uploaded - x.arrived) * 1000),
             ttft_ms,
-            int((at_s - arrived) * 1000),
+            int((at_s - x.arrived) * 1000),
             x.facts.user_agent if x.facts is not None else "",
         )
         end = ended(begin, bill, price.id, x.outcome, self._wall_ms(), went)
