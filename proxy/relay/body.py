@@ -302,19 +302,20 @@ def _as_numbers(doc: Mapping[str, Any], policy: Parameters) -> dict[str, Any]:
     return found
 
 
-def outgoing(x: Exchange, model: str, model_in_body: bool, *, include_usage: bool = False) -> bytes:
-    """The body for one upstream: `model` is the model's name there.
+def outgoing(x: Exchange, model: str | None, *, include_usage: bool = False) -> bytes:
+    """The body for one upstream: `model` is the model's name there; None: it is not told in the body.
 
     Only the value of `model` and, where asked for, `stream_options` change; they are spliced, or
     put in front where they were missing. A body whose members stay goes as it came, coded or not.
     """
-    changes_model = model_in_body and x.doc.get("model") != model
-    if not changes_model and not include_usage:
+    if model is not None and x.doc.get("model") == model:
+        model = None  # it stays
+    if model is None and not include_usage:
         return x.coded or x.content
     body = x.content
     edits: list[tuple[int, int, bytes]] = []
     inserts: list[tuple[str, bytes]] = []
-    if changes_model:
+    if model is not None:
         value = orjson.dumps(model)
         if span := span_of(x, "model"):
             edits.append((*span, value))

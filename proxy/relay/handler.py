@@ -32,7 +32,7 @@ from proxy.relay.heads import HeadFacts, Heads
 from proxy.relay.heartbeat import heartbeat_for
 from proxy.relay.hooks import Hooks
 from proxy.relay.linking import changes_links
-from proxy.relay.ownership import Ownership
+from proxy.relay.ownership import Ownership, is_untouched
 from proxy.relay.pages import Pages
 from proxy.relay.plan import ATTEMPTS_MAX, Plan, Tools
 from proxy.relay.pool import Pool
@@ -101,7 +101,7 @@ class Relay:
             self.admission.authorize(x)
             operation = x.operation
             assert operation is not None
-            if operation.owns and not self.ownership.is_untouched(x) and await self.own(x):
+            if operation.owns and not is_untouched(x) and await self.own(x):
                 return
             choices = self.choose(x)
             if (waiting := self.admission.admit(x)) is not None:
@@ -192,12 +192,8 @@ class Relay:
         # Its continuation lets the first attempt send.
         self.journal.append(entry.encode(self.settler.begin(x)), x.begin_written)
         ARMED and crash_point("begin-appended")
-        operation = x.operation
-        assert operation is not None
         tools, error, tried = self.tools, None, 0
         for choice in choices:
-            if tried == ATTEMPTS_MAX:
-                break
             is_watched = self.cooldowns.needs_word(choice)
             if is_watched and not self.cooldowns.begin(choice, is_stream=x.is_stream):
                 continue  # it began to cool while the list was walked
@@ -206,7 +202,7 @@ class Relay:
                 if error is not None:
                     continue
             plan = self.plan(x, choice, is_watched)
-            way, fresh = plan.way, not operation.replayable  # what goes once finds no stale connection
+            way, fresh = plan.way, plan.way.goes_once  # what goes once finds no stale connection
             while True:
                 tried += 1
                 pump = (UploadPump if plan.sending is not None else Pump)(x, plan, tools)
@@ -228,7 +224,7 @@ class Relay:
                 if failure.retry is not Retry.REPLAY or fresh or not may_resend(x) or tried == ATTEMPTS_MAX:
                     break
                 fresh = True  # a stale pooled connection: once more, on a new one
-            if error.retry is Retry.NO or (pump.is_sent and not may_resend(x)):
+            if error.retry is Retry.NO or tried == ATTEMPTS_MAX or (pump.is_sent and not may_resend(x)):
                 break
         raise error or CredentialsCooling(retry_after_s=self.cooldowns.shortest_s())
 
@@ -239,7 +235,7 @@ class Relay:
         way = facts.way
         if way is None or way.calls != (choice, x.model, x.is_stream):
             return self._plan(x, facts, choice, is_watched)
-        content = body.outgoing(x, choice.model, way.names_model)
+        content = body.outgoing(x, way.model)
         return Plan(way, b"%bcontent-length: %d\r\n\r\n" % (way.head, len(content)), content, is_watched)
 
     def _plan(self, x: Exchange, facts: HeadFacts, choice: Choice, is_watched: bool) -> Plan:
@@ -256,10 +252,10 @@ class Relay:
         way = heads.way(x, facts, choice, hides_usage=injects, identity=injects or is_kept)
         head, content, sending = way.head, b"", None
         if x.upload is not None:
-            sending = Sending(x.upload, choice.model if way.names_model else None)
+            sending = Sending(x.upload, way.model)
             framing = sending.framing
         elif operation.request != "none":
-            content = body.outgoing(x, choice.model, way.names_model, include_usage=injects)
+            content = body.outgoing(x, way.model, include_usage=injects)
             framing = b"content-length: %d\r\n" % len(content)
         else:
             framing = b""

@@ -210,11 +210,12 @@ class Heads:
             and not (identity or may_inject or facts.body_coding or operation.task or operation.links)
             and dialect.sign is None
             and facts.endpoint.proxy_read_timeout_ms is None,
-            names_model=dialect.operations[operation.name].model_at == "body",
+            model=choice.model if dialect.operations[operation.name].model_at == "body" else None,
             hides_usage=hides_usage,
             may_change=identity,
             make_meter=dialect.meter_of(operation),
             moulds=moulds_for(x, upstream, dialect, hides_usage),
+            goes_once=not operation.replayable,
             reuses=upstream.trust == "full",
             connect_s=times.connect_ms / 1000,
             first_byte_s=(times.first_byte_stream_ms if x.is_stream else times.first_byte_whole_ms) / 1000,

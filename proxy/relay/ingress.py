@@ -43,7 +43,9 @@ EMPTY_LINE = (b"\r", b"\n")  # or the rest of one
 LIMIT_S = {HEAD: HEAD_S, KEEPALIVE: KEEPALIVE_S, BODY: BODY_IDLE_S, LINGER: LINGER_S}
 
 Handle = Callable[[Exchange], Awaitable[None]]
+# What `Exchange(...)` does, without the interpreter loop of its own that a class is called with.
 _blank: Callable[[type[Exchange]], Exchange] = object.__new__
+_fill = Exchange.__init__
 
 
 def _drop(data: bytes | Sequence[bytes]) -> None:
@@ -189,9 +191,8 @@ class Connection(asyncio.Protocol):
         else:
             return
         at_ms = time_ns() // 1_000_000
-        # What `Exchange(...)` does, without the interpreter loop of its own that a class is called with.
         self.exchange = x = _blank(Exchange)
-        Exchange.__init__(x, front.ids.next(at_ms), self, head, body, arrived, at_ms)
+        _fill(x, front.ids.next(at_ms), self, head, body, arrived, at_ms)
         self.first_byte, self.phase = 0.0, BUSY
         if (arrival := self._arrival) is not None:
             arrival.set_result(None)

@@ -60,6 +60,20 @@ class Fate(Enum):
 OVER, GOES_ON, EXISTS = Fate  # as globals: a look-up in the class takes 75 ns
 
 
+def is_untouched(x: Exchange) -> bool:
+    """Nothing that lives at a vendor is in a call: one look, which a plain conversation needs no more
+    than. False: `Ownership.names` and `watch` know."""
+    operation = x.operation
+    assert operation is not None
+    kept_if, content, doc = operation.kept_if, x.content, x.doc
+    if kept_if is None or not 0 < len(content) <= LOOKED_AT_BYTES:  # an upload's is not held
+        return False
+    for member, by_default in kept_if:
+        if doc.get(member, by_default):
+            return False
+    return operation.places.are_free_of(content, doc)
+
+
 class Ownership:
     """The bindings of one worker."""
 
@@ -73,20 +87,6 @@ class Ownership:
         self._told: dict[tuple[str, str, str], str] = {}  # identity -> the look that was journaled last
 
     # -- requests --
-
-    @staticmethod
-    def is_untouched(x: Exchange) -> bool:
-        """Nothing that lives at a vendor is in a call: one look, which a plain conversation needs no more
-        than. False: `names` and `watch` know."""
-        operation = x.operation
-        assert operation is not None
-        kept_if, content, doc = operation.kept_if, x.content, x.doc
-        if kept_if is None or not 0 < len(content) <= LOOKED_AT_BYTES:  # an upload's is not held
-            return False
-        for member, by_default in kept_if:
-            if doc.get(member, by_default):
-                return False
-        return operation.places.are_free_of(content, doc)
 
     def names(self, x: Exchange) -> dict[str, str]:
         """id -> where it stands, of everything that a request names. Raises MalformedRequest."""

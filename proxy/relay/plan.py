@@ -58,11 +58,12 @@ class Way:
     dialect: Dialect  # the upstream's
     head: bytes  # request line and fields, without what tells the body and the empty line
     is_plain: bool  # only the call's own model may have to be changed in a request, and nothing in an answer
-    names_model: bool  # the request says in its body which model is meant
+    model: str | None  # as the request's body is to name it; None: that does not tell
     hides_usage: bool  # include_usage is put in: its event is left out again
     may_change: bool  # the answer on its way, so it must come uncompressed
     moulds: Moulds  # of the heads of answers
     make_meter: MakeMeter  # for their contents
+    goes_once: bool  # a request, whatever becomes of it
     reuses: bool  # connections, for one call after the other
     connect_s: float
     first_byte_s: float

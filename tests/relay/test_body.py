@@ -191,21 +191,21 @@ async def test_a_coded_body_is_understood_and_goes_on_as_it_was_sent(coding: str
     x = parsed_call(CODED[coding], body_limit=len(PLAIN))
     await parse(x, coded_facts(coding))
     assert (x.model, x.content) == ("m", PLAIN)
-    assert outgoing(x, "m", model_in_body=True, include_usage=False) is x.coded
+    assert outgoing(x, "m") is x.coded
     assert x.coded == CODED[coding]
 
 
 async def test_a_coded_body_of_which_something_must_change_goes_decoded() -> None:
     x = parsed_call(CODED["gzip"], body_limit=len(PLAIN))
     await parse(x, coded_facts("gzip"))
-    sent = outgoing(x, "theirs", model_in_body=True, include_usage=False)
+    sent = outgoing(x, "theirs")
     assert sent == PLAIN.replace(b'"m"', b'"theirs"')
 
 
 async def test_a_coded_body_from_which_a_route_drops_something_goes_decoded() -> None:
     x = parsed_call(CODED["zstd"], body_limit=len(PLAIN), parameters=Parameters(drop=("messages",)))
     await parse(x, coded_facts("zstd"))
-    assert outgoing(x, "m", model_in_body=True, include_usage=False) == b'{"model":"m"}'
+    assert outgoing(x, "m") == b'{"model":"m"}'
 
 
 @pytest.mark.parametrize("coding", ["gzip, gzip", "compress", "aes128gcm", "gzip;q=1"])
@@ -372,10 +372,10 @@ def test_a_text_is_counted_until_it_is_too_long() -> None:
 # -- sending on ------------------------------------------------------------------------------------
 
 
-async def sent_on(content: bytes, model: str = "theirs", **how: bool) -> bytes:
+async def sent_on(content: bytes, model: str | None = "theirs", **how: bool) -> bytes:
     x = parsed_call(content, default_model="usual")
     await parse(x, FACTS)
-    return outgoing(x, model, **({"model_in_body": True, "include_usage": False} | how))
+    return outgoing(x, model, **how)
 
 
 async def test_a_model_of_the_same_name_changes_nothing() -> None:
@@ -400,7 +400,7 @@ async def test_the_value_of_model_is_all_that_changes(content: bytes, sent: byte
 
 
 async def test_a_model_in_the_path_leaves_the_body_alone() -> None:
-    assert await sent_on(b'{"model":"m"}', model_in_body=False) == b'{"model":"m"}'
+    assert await sent_on(b'{"model":"m"}', None) == b'{"model":"m"}'
 
 
 @pytest.mark.parametrize(
@@ -458,7 +458,7 @@ def test_any_body_means_the_same_but_for_its_model(
         _run(x)
     except (UnicodeEncodeError, BodyNotJson):
         return  # a lone surrogate is no text
-    sent = outgoing(x, theirs, model_in_body=True, include_usage=False)
+    sent = outgoing(x, theirs)
     assert json.loads(sent) == document | {"model": theirs}
     start, end = place(x, "model")
     assert sent.startswith(content[:start]) and sent.endswith(content[end:])
