@@ -36,7 +36,6 @@ class PoolStats:
     """Totals since the process began."""
 
     opened: int = 0
-    reused: int = 0
     poisoned: int = 0  # idle, and bytes came that nobody had asked for
     unclean: int = 0  # at check-out something was readable: such bytes, or the end of file
     expired: int = 0
@@ -100,7 +99,6 @@ class Pool:
             elif connection.has_unread_bytes():
                 self.stats.unclean += 1
             else:
-                self.stats.reused += 1
                 return connection
             connection.abort()
         return None

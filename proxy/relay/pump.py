@@ -123,7 +123,7 @@ class Pump:
         self.is_sent = True
         self._last = now = monotonic()
         x.sent = x.sent or now
-        conn.write((plan.head, plan.body) if plan.body else plan.head)
+        conn.write((plan.head, plan.body) if plan.body else (plan.head,))
         ARMED and crash_point("request-sent")
 
     # -- what the upstream sends --

@@ -30,7 +30,7 @@ class Connection(Protocol):
 
     @property
     def writable(self) -> bool: ...
-    def write(self, data: bytes | Sequence[bytes]) -> None: ...
+    def write(self, pieces: Sequence[bytes]) -> None: ...
 
 
 class Upload:
@@ -231,4 +231,4 @@ class Sending:
                 await self._room
                 self.last_activity = monotonic()
         if self._length is None:
-            connection.write(b"0\r\n\r\n")
+            connection.write((b"0\r\n\r\n",))

@@ -80,13 +80,13 @@ class Owner(Protocol):
 
 
 class UpstreamConnection(asyncio.BaseProtocol):
-    """One connection and the exchange on it. `served` counts the answers that it has completed."""
+    """One connection and the exchange on it. `has_served`: it has completed an answer."""
 
     __slots__ = (
         "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_lane", "_later",
         "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_reusable", "_sink", "_transport",
-        "_walker", "has_unread_bytes", "idle_until", "is_sending", "kept_s", "last_activity", "origin",
-        "served", "state", "writable",
+        "_walker", "has_served", "has_unread_bytes", "idle_until", "is_sending", "kept_s", "last_activity",
+        "origin", "state", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -115,7 +115,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._lane: Lane | None = None  # for the next read, if that is one whole chunk: see open_lane
         self.idle_until = 0.0  # its owner's: until when it may be used again
         self.kept_s: int | None = None  # while it is idle, by the server, as the latest answer says
-        self.served = 0
+        self.has_served = False
         self.writable = True
         self.is_sending = False  # set by who writes a request that is still coming in
         self.last_activity = clock()  # seconds of the pool's clock: last byte received, or made
@@ -138,16 +138,13 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._method = method
         self.state = HEAD
 
-    def write(self, data: bytes | Sequence[bytes]) -> None:
+    def write(self, pieces: Sequence[bytes]) -> None:
         """Send request bytes; nothing happens on a connection that was lost."""
         if self.state is CLOSED:
             return
         assert self._transport is not None
         self._asked = True
-        if isinstance(data, bytes):
-            self._transport.write(data)
-        else:
-            self._transport.writelines(data)
+        self._transport.writelines(pieces)
 
     def pause_reading(self) -> None:
         """Stop reading the answer: the client is slower than the upstream."""
@@ -267,7 +264,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
             return
         if not frame.keep_alive:
             self._reusable = False
-            if head.status == 408 and self.served:
+            if head.status == 408 and self.has_served:
                 # It gave up waiting on an idle connection while our request was on its way (RFC 9110 15.5.9).
                 self._lose(UpstreamStale(detail="408 on an idle connection"))
                 return
@@ -278,7 +275,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         sink, self._sink = self._sink, None  # it is told of all at once, as of nearly all that are no streams
         assert sink is not None
         self.state = COMPLETE
-        self.served += 1
+        self.has_served = True
         sink.on_head(head, frame, (rest,) if rest else ())
 
     def _count_interim(self, head: Head) -> None:
@@ -317,7 +314,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
     def _complete(self, pieces: Sequence[bytes]) -> None:
         sink, self._sink = self._sink, None
         self.state = COMPLETE
-        self.served += 1
+        self.has_served = True
         assert sink is not None
         sink.on_content(pieces, True)
 
@@ -371,7 +368,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
             self._close()
 
     def _lost_in_head(self, why: str) -> ProxyError:
-        if self.served and not self._head_bytes and not self._interim:  # of the answer nothing came
+        if self.has_served and not self._head_bytes and not self._interim:  # of the answer nothing came
             return UpstreamStale(detail=why)
         return UpstreamClosed(detail=why)
 

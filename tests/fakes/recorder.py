@@ -77,7 +77,7 @@ def send(connection: UpstreamConnection, sink: Recorder, path: str, method: str 
     """Start an exchange and write a small request."""
     connection.start(sink, method)
     connection.write(
-        [f"{method} {path} HTTP/1.1\r\nhost: upstream\r\ncontent-length: 2\r\n\r\n".encode(), b"{}"]
+        (f"{method} {path} HTTP/1.1\r\nhost: upstream\r\ncontent-length: 2\r\n\r\n".encode(), b"{}")
     )
 
 

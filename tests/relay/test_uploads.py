@@ -42,8 +42,8 @@ class Upstream:
         self.is_sending = False
         self.taken: list[bytes] = []
 
-    def write(self, data: bytes | Sequence[bytes]) -> None:
-        self.taken += [data] if isinstance(data, bytes) else data
+    def write(self, pieces: Sequence[bytes]) -> None:
+        self.taken += pieces
 
     @property
     def content(self) -> bytes:

@@ -269,7 +269,7 @@ async def test_after_abort_the_upstream_is_left_and_nothing_is_told(server, pool
     assert not sink.ended.done()
     assert sink.content == b"hello"
     assert pool.open == 0
-    connection.write(b"ignored")
+    connection.write((b"ignored",))
     connection.pause_reading()
     connection.resume_reading()
     connection.release()
