@@ -45,13 +45,12 @@ class Cooldowns:
         self._rests: dict[Place, _Rest] = {}
         self._failures: dict[Place, int] = {}  # of mirrors, since their last answer
         self._trials: dict[Place, int] = {}  # mirrors that were never measured: until when one call tries
+        self.is_calm = True  # nothing rests, and no mirror failed since its last answer
         self.measures = Measures()
 
     # -- questions --
 
     def is_cooling(self, choice: Choice) -> bool:
-        if not self._rests:
-            return False
         return self.is_cooling_at(choice.upstream.name, choice.credential.name, choice.model)
 
     def is_cooling_at(self, upstream: str, credential: str, model: str) -> bool:
@@ -82,13 +81,8 @@ class Cooldowns:
         left = [r.until_ms - now for p, r in self._rests.items() if p.credential and r.until_ms > now]
         return max(1.0, min(left, default=1000) / 1000)
 
-    def needs_word(self, choice: Choice) -> bool:
-        """Must `begin` and `answered` be called for this choice? Not on the plain path."""
-        if self._rests or self._failures:
-            return True
-        return len(choice.upstream.mirrors) > 1
-
     # -- what happens to a call --
+    # While all is calm, the only mirror of an upstream needs no word of a call that begins or is answered.
 
     def begin(self, choice: Choice, *, is_stream: bool) -> bool:
         """A call is about to try it; False: its credential began to rest. Half-open, this call is the one
@@ -119,6 +113,7 @@ class Cooldowns:
                 self.measures.forgive(place)
         mirror = choice.mirror_place
         self._failures.pop(mirror, None)
+        self._look_round()
         if len(choice.upstream.mirrors) > 1:
             first_byte_s = None if began_ms is None else (now - began_ms) / 1000
             self.measures.answered(mirror, first_byte_s, now)
@@ -144,6 +139,7 @@ class Cooldowns:
         if len(choice.upstream.mirrors) > 1:
             self.measures.failed(place, self._wall_ms())
         count = self._failures[place] = self._failures.get(place, 0) + 1
+        self._look_round()
         if count >= FAILURES_IN_A_ROW or place in self._rests:  # a trial fails at once
             self._rest(place, LOCAL_S)
             self._tell("health", {**place._asdict(), "event": event})
@@ -152,13 +148,19 @@ class Cooldowns:
         known = self._rests.get(place)
         until_ms = self._wall_ms() + int(1000 * rest_s)
         self._rests[place] = _Rest(max(until_ms, known.until_ms) if known is not None else until_ms)
+        self._look_round()
+
+    def _look_round(self) -> None:
+        self.is_calm = not (self._rests or self._failures)
 
     # -- control's word --
 
     def cool(self, place: Place, until_ms: int) -> None:
         self._rests[place] = _Rest(until_ms)
+        self._look_round()
 
     def uncool(self, place: Place) -> None:
         if self._rests.pop(place, None) is not None:
             self.measures.forgive(place)
         self._failures.pop(place, None)
+        self._look_round()

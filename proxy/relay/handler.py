@@ -158,7 +158,8 @@ class Relay:
         if only is None:
             choices = self._in_order(x, heads.snapshot, route)
         else:
-            choices = [] if self.cooldowns.is_cooling(only) else [only]
+            is_free = self.cooldowns.is_calm or not self.cooldowns.is_cooling(only)
+            choices = [only] if is_free else []
         if not choices:
             assert x.standing is not None
             if x.bound is None and not heads.snapshot.serves(route, x.standing.model):
@@ -194,7 +195,7 @@ class Relay:
         ARMED and crash_point("begin-appended")
         tools, error, tried = self.tools, None, 0
         for choice in choices:
-            is_watched = self.cooldowns.needs_word(choice)
+            is_watched = not self.cooldowns.is_calm or len(choice.upstream.mirrors) > 1
             if is_watched and not self.cooldowns.begin(choice, is_stream=x.is_stream):
                 continue  # it began to cool while the list was walked
             if choice.upstream.limits is not None:

@@ -149,8 +149,7 @@ def test_what_says_nothing_about_a_mirror_counts_against_none(node: Node) -> Non
     for outcome in (UpstreamStale.code, UpstreamRefused.code, "ok", "client_left", "status:400"):
         for _ in range(20):
             node.cooldowns.failed(choice(CDN), outcome)
-    assert not node.cooldowns.needs_word(choice(upstream="plain"))
-    assert node.told == []
+    assert node.cooldowns.is_calm and node.told == []
 
 
 def test_half_open_a_mirror_is_tried_first_by_one_call_and_a_failure_closes_it_at_once(node: Node) -> None:
@@ -221,9 +220,22 @@ def test_what_was_measured_is_forgotten_and_measured_again(node: Node) -> None:
     assert node.order() == ["direct", "cdn", "hk"]
 
 
-def test_the_only_mirror_of_a_healthy_upstream_needs_no_word(node: Node) -> None:
-    assert not node.cooldowns.needs_word(choice(upstream="plain"))
-    assert node.cooldowns.needs_word(choice())
+def test_all_is_calm_while_nothing_rests_and_no_mirror_has_failed(node: Node) -> None:
+    assert node.cooldowns.is_calm
+    node.fail(choice(CDN), 1)
+    assert not node.cooldowns.is_calm
+    node.answer(choice(CDN), 0.1)
+    assert node.cooldowns.is_calm
+    node.cooldowns.report(choice(), 429, 1.0)
+    assert not node.cooldowns.is_calm
+    node.now_ms += 2_000  # a rest that is over is on until a call has tried
+    assert not node.cooldowns.is_calm and not node.cooldowns.is_cooling(choice())
+    node.answer(choice(), 0.1)
+    assert node.cooldowns.is_calm
+    node.cooldowns.cool(choice().places[1], node.now_ms + 1_000)
+    assert not node.cooldowns.is_calm
+    node.cooldowns.uncool(choice().places[1])
+    assert node.cooldowns.is_calm
 
 
 # -- several workers ---------------------------------------------------------------------------------
