@@ -7,6 +7,7 @@ what is warm is answered without it. Decisions are taken in proxy/access, this m
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 
@@ -141,10 +142,8 @@ class Admission:
         standing = facts.standing
         if (
             standing is None
-            or standing.key is not x.key
-            or standing.name != x.model
-            or standing.operation is not x.operation
-            or not standing.since_ms <= x.at_ms < standing.until_ms
+            or standing.calls != (x.key, x.model, x.operation)
+            or not (standing.is_lasting or standing.since_ms <= x.at_ms < standing.until_ms)
         ):
             standing = facts.standing = self._stand(x)
         x.standing = standing
@@ -161,9 +160,8 @@ class Admission:
         known = self._standings.get((key.digest, x.model, operation.name))
         if (
             known is not None
-            and known.key is key
+            and known.calls == (key, x.model, operation)
             and known.snapshot is x.snapshot
-            and known.operation is operation
             and known.since_ms <= x.at_ms < known.until_ms
         ):
             return known
@@ -283,12 +281,13 @@ def _stand(x: Exchange, key: KeyRecord, operation: OperationSpec) -> Standing:
     if model is not None and model.limits is not None:
         limits += limits_of(f"m:{model.pattern}", model.limits.amounts())
     return Standing(
-        key=key,
+        calls=(key, x.model, operation),
         snapshot=snapshot,
-        operation=operation,
-        name=x.model,
+        is_lasting=since_ms == -math.inf and until_ms == math.inf,
         since_ms=since_ms,
         until_ms=until_ms,
+        key=key,
+        operation=operation,
         tier=tier,
         model=model,
         context=None if model is None else model.context,

@@ -102,14 +102,15 @@ class Runner(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Standing:
-    """What a key may do with a model under a table, and at what price; true as long as its first six are."""
+    """What a key may do with a model under a table, and at what price; true as long as its first five are."""
 
-    key: KeyRecord
+    calls: tuple[KeyRecord, str, OperationSpec]  # of whom, with which model as they have it ("": none), what
     snapshot: Snapshot
-    operation: OperationSpec
-    name: str  # of the model, as the request has it; "": it has none
-    since_ms: float  # the account has the tier
+    is_lasting: bool  # the account has the tier at any time, else:
+    since_ms: float  # from here on
     until_ms: float
+    key: KeyRecord
+    operation: OperationSpec
     tier: Tier
     model: Model | None  # None: a route without models
     context: int | None  # tokens of the model's, where they are known
