@@ -8,6 +8,7 @@ this coroutine: it happens in the pump, so that it also happens when this corout
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass
 from random import random
 from typing import TYPE_CHECKING
@@ -149,17 +150,27 @@ class Relay:
             self.hooks.replace(x, task.callback)
         return False
 
-    def choose(self, x: Exchange) -> list[Choice]:
+    def choose(self, x: Exchange) -> Sequence[Choice]:
         """Where the call may be tried, in order. Raises CredentialsCooling when there is nowhere now, and
         UnknownModel when there never is."""
+        facts = x.facts
+        assert facts is not None
+        model, choices = facts.only
+        if model == x.model and x.bound is None and self.cooldowns.is_calm:
+            return choices
+        return self._choose(x, facts)
+
+    def _choose(self, x: Exchange, facts: HeadFacts) -> Sequence[Choice]:
+        """The same for any call."""
         heads, route = x.heads, x.route
         assert heads is not None and route is not None
         only = heads.only_choice(route, x) if x.bound is None else None
+        choices: Sequence[Choice] = ()
         if only is None:
             choices = self._in_order(x, heads.snapshot, route)
-        else:
-            is_free = self.cooldowns.is_calm or not self.cooldowns.is_cooling(only)
-            choices = [only] if is_free else []
+        elif not self.cooldowns.is_cooling(only):
+            choices = (only,)
+            facts.only = x.model, choices
         if not choices:
             assert x.standing is not None
             if x.bound is None and not heads.snapshot.serves(route, x.standing.model):
@@ -182,7 +193,7 @@ class Relay:
             self.cooldowns.rank,
         )
 
-    async def dispatch(self, x: Exchange, choices: list[Choice]) -> None:
+    async def dispatch(self, x: Exchange, choices: Sequence[Choice]) -> None:
         """Write Begin, then try the choices until one has answered the client.
 
         Fails over only while nothing has reached the client, and where the operation may be sent

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from typing import TYPE_CHECKING
@@ -53,7 +53,7 @@ DEFAULT_PORTS = {"http": 80, "https": 443}
 
 @dataclass(slots=True, eq=False)
 class HeadFacts:
-    """Shared between requests: nothing of it may be changed but `standing`, `way` and `ways`."""
+    """Shared between requests: nothing of it may be changed from `standing` on."""
 
     path: str
     query: str
@@ -72,6 +72,7 @@ class HeadFacts:
     plain_bytes: int = -1  # a body that is no longer is plain JSON (relay/body.py)
     digest: bytes = b""
     standing: Standing | None = None  # of the last call with this head; the next one looks if it is still so
+    only: tuple[str | None, Sequence[Choice]] = (None, ())  # the last model that had but one choice, and that
     way: Way | None = None  # of the last call that is sent as it came, and answered so
     ways: dict[tuple[str | bool, ...], Way] = field(default_factory=dict)
 

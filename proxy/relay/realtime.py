@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from logging import getLogger
 from typing import Any
 from urllib.parse import parse_qs
@@ -55,7 +55,7 @@ _DATA = (WSMsgType.TEXT, WSMsgType.BINARY)
 _SIGNS = (WSMsgType.PING, WSMsgType.PONG)
 
 Socket = WebSocketResponse[bool] | ClientWebSocketResponse[bool]
-Choose = Callable[[Exchange], list[Choice]]
+Choose = Callable[[Exchange], Sequence[Choice]]
 Report = Callable[[Choice, int, float | None], None]
 
 
@@ -178,7 +178,7 @@ class _Session:
         except ConnectionError as e:
             raise UpstreamClosed from e
 
-    async def _dial(self, choices: list[Choice]) -> Choice:
+    async def _dial(self, choices: Sequence[Choice]) -> Choice:
         """Try the choices in their order. Raises the last failure."""
         x = self._x
         assert x.heads is not None and x.operation is not None

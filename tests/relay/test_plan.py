@@ -1,16 +1,22 @@
-"""A call that is like the last one with its head is sent as any other would be, and only such a call is."""
+"""A call that is like the last one with its head goes where any other would go, and is sent as any other."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from functools import cache
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
 import pytest
 
+from proxy.errors import CredentialsCooling
+from proxy.relay.cooldown import Cooldowns
 from proxy.relay.exchange import Exchange
 from proxy.relay.handler import Relay
 from proxy.relay.heads import HeadFacts, Heads
-from proxy.routing.selection import Choice
+from proxy.relay.request_head import RequestHead
+from proxy.routing.selection import Choice, Place
 from proxy.snapshot import Snapshot
 from tests.fakes.calls import call
 from tests.routing.compiling import compile_text
@@ -44,8 +50,15 @@ def relay() -> Relay:
     return Relay(*[None] * 12)  # type: ignore[arg-type]
 
 
+@cache
+def head(path: str, *fields: tuple[str, str]) -> RequestHead:
+    """The same for all calls."""
+    return call(path, *fields).head
+
+
 def with_body(heads: Heads, path: str, *fields: tuple[str, str], **doc: Any) -> tuple[Exchange, HeadFacts]:
     x = call(path, *fields)
+    x.head = head(path, *fields)
     facts = heads.accept(x)
     if facts.route is None:
         heads.match(x, facts)
@@ -99,3 +112,24 @@ def test_what_has_more_to_it_is_looked_at_each_time(
     x, facts = with_body(heads, path, *fields.items(), **doc)
     way = relay.plan(x, choice(heads, "theirs"), False).way
     assert (facts.way is way) is way.is_plain is is_plain
+
+
+def test_the_only_choice_is_found_again_while_nothing_rests(heads: Heads, relay: Relay) -> None:
+    relay.cooldowns = Cooldowns(lambda: 0, lambda op, args: None)
+    model_for = heads.snapshot.model_for
+
+    def chosen(model: str) -> Sequence[Choice]:
+        x, _ = with_body(heads, CHAT, model=model)
+        x.standing = SimpleNamespace(model=model_for(model))  # type: ignore[assignment]
+        return relay.choose(x)
+
+    mine, ours = chosen("gpt-4o-mini"), chosen("ours")
+    assert ([c.model for c in mine], [c.model for c in ours]) == (["gpt-4o-mini"], ["theirs"])
+    assert chosen("ours") is ours and chosen("ours") is ours
+    assert chosen("gpt-4o-mini") == mine
+    for place in (Place("vendor", "", "main"), Place("vendor", "", "main", "gpt-4o-mini")):
+        relay.cooldowns.cool(place, 1000)
+        with pytest.raises(CredentialsCooling):
+            chosen("gpt-4o-mini")
+        relay.cooldowns.uncool(place)
+        assert chosen("gpt-4o-mini") == mine
