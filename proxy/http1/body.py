@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from proxy.errors import UpstreamGarbage
-from proxy.http1.head import CRLF, FIELD_BYTES, FIELDS_MAX, HEAD_BYTES_MAX, Framing
+from proxy.http1.head import CRLF, FIELD_BYTES, FIELDS_MAX, HEAD_BYTES_MAX, Kind
 
 CHUNK_LINE_BYTES_MAX = 1024  # a size and its extensions, which nobody sends
 CHUNK_SIZE_DIGITS_MAX = 15  # below 2**60 bytes, so that no sum can overflow anybody's 64 bits
@@ -217,13 +217,13 @@ class ChunkedWalker:
             raise UpstreamGarbage(detail="not a trailer field")
 
 
-def walker_for(framing: Framing) -> Walker:
-    """Return a fresh walker for a body framed like this."""
-    if framing.kind == "chunked":
+def walker_for(kind: Kind, length: int | None) -> Walker:
+    """Return a fresh walker for a body that ends like this."""
+    if kind == "chunked":
         return ChunkedWalker()
-    if framing.kind == "eof":
+    if kind == "eof":
         return EofWalker()
-    return LengthWalker(framing.length or 0 if framing.kind == "length" else 0)
+    return LengthWalker(length or 0 if kind == "length" else 0)
 
 
 # What plain size lines say: a stream has few of them. Never 0: what follows the last chunk is no data.

@@ -31,7 +31,7 @@ TOKEN_BYTES = b"!#$%&'*+-.^_`|~0123456789ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklm
 
 _VERSIONS: dict[bytes, tuple[int, int]] = {b"HTTP/1.1 ": (1, 1), b"HTTP/1.0 ": (1, 0)}
 _PREFIX = b"HTTP/1."
-_NO_BODY_STATUSES = frozenset({204, 304})
+_NO_BODY_STATUSES = frozenset({*range(100, 200), 204, 304})
 _DECIDING = frozenset({b"connection", b"content-encoding", b"content-type", b"transfer-encoding"})
 
 Field = tuple[bytes, bytes]
@@ -88,8 +88,8 @@ class Shape:
     also with the same values: a vendor's have few shapes."""
 
     __slots__ = (
-        "at", "coding", "connection", "idle_at", "is_plain", "is_remembered", "keep_alive", "kind",
-        "length_at", "names", "reason", "repeats_length", "status", "version",
+        "at", "coding", "connection", "idle_at", "is_remembered", "keep_alive", "kind", "length_at", "names",
+        "reason", "repeats_length", "status", "version",
     )  # fmt: skip
 
     def __init__(self, first: bytes, keys: Sequence[bytes]) -> None:
@@ -97,7 +97,8 @@ class Shape:
         self.is_remembered = sum(map(len, keys)) <= SHAPE_REMEMBERED_BYTES_MAX
         self.names = tuple(key.partition(b":")[0] for key in keys)
         self.at = {name: at for at, name in reversed([*enumerate(self.names)])}  # where each is first
-        self.length_at = self.at.get(b"content-length", ABSENT)
+        # An interim head may say what it likes: it has no body.
+        self.length_at = self.at.get(b"content-length", ABSENT) if self.status >= 200 else ABSENT
         self.idle_at = self.at.get(b"keep-alive", ABSENT)
         self.repeats_length = self.names.count(b"content-length") > 1
         # What must be undone before the content can be read: the first Content-Encoding, None for identity.
@@ -107,8 +108,6 @@ class Shape:
         self.keep_alive = _keeps_alive(self.version, self.connection)
         # How the body ends where there may be one; None: two readers could disagree.
         self.kind = self._kind(_joined(b"transfer-encoding", keys))
-        # Its length is all that must be read from a head, as of nearly all answers that are no streams.
-        self.is_plain = self.kind == "length" and not self.repeats_length and self.idle_at == ABSENT
 
     def _kind(self, coding: bytes | None) -> Kind | None:
         has_length = self.length_at != ABSENT
@@ -147,14 +146,18 @@ class Head(msgspec.Struct, gc=False):
     values: tuple[bytes | None, ...]  # those of its fields, then None
     lines: tuple[bytes, ...]  # its fields as they are written: `name: value` and the line's end
     rest: bytes
+    kind: Kind  # how its body ends
+    length: int | None  # what Content-Length declares, also where there is no body (HEAD, 304)
+    keep_alive: bool  # the connection lasts
+    idle_s: int | None  # how long the server says that it keeps an idle connection; None: it does not say
 
     @classmethod
     def of(cls, status: int, fields: Iterable[Field] = ()) -> Head:
-        """One that never was on the wire. Names are lower-case."""
-        lines = b"".join([b"%b: %b\r\n" % field for field in fields])
-        head = parse(b"HTTP/1.1 %d \r\n%b\r\n" % (status, lines))
-        assert head is not None
-        return head
+        """One that never was on the wire, and that no body follows. Names are lower-case."""
+        lines = [b"%b: %b" % field for field in fields]
+        keys, values, written = zip(*map(_LINES.__getitem__, lines), _NO_LINE)  # noqa: B905
+        shape = _SHAPES[b"HTTP/1.1 %d " % status, keys]
+        return cls(status, shape, values, written, b"", "none", None, shape.keep_alive, None)
 
     @property
     def fields(self) -> list[Field]:
@@ -167,24 +170,14 @@ class Head(msgspec.Struct, gc=False):
         return self.values[self.shape.at.get(name, ABSENT)]
 
 
-class Framing(msgspec.Struct, frozen=True, gc=False):
-    """How a body ends, and whether its connection lasts.
-
-    `length` is what Content-Length declares, also where there is no body (HEAD, 304). `idle_s` is how long
-    the server says that it keeps an idle connection; None: it does not say.
-    """
-
-    kind: Kind
-    length: int | None
-    keep_alive: bool
-    idle_s: int | None = None
-
-
-def parse(data: bytes, scanned: int = 0) -> Head | None:
-    """Parse a response head from the start of `data`; None when it is not complete yet.
+def parse(data: bytes, method: str = "GET", scanned: int = 0) -> Head | None:
+    """Parse the head of the answer to a `method` request from the start of `data`; None when it is not
+    complete yet.
 
     `scanned` is the number of bytes that an earlier call has already seen: a head that drips in is not
-    searched again and again. Raises UpstreamGarbage.
+    searched again and again. Raises UpstreamGarbage, also where two readers could disagree how the body ends
+    (RFC 9112 6.3): length and chunked together, a repeated length, another coding than chunked, chunked in
+    HTTP/1.0.
     """
     drips = scanned and data.find(END_OF_HEAD, max(scanned - 3, 0)) < 0
     block, end, rest = (b"", b"", b"") if drips else data.partition(END_OF_HEAD)
@@ -199,30 +192,18 @@ def parse(data: bytes, scanned: int = 0) -> Head | None:
     # Not strict, which costs a tenth of a head: a Line is three things.
     keys, values, written = zip(*map(_LINES.__getitem__, lines), _NO_LINE)  # noqa: B905
     shape = _SHAPES[first, keys]
-    return Head(shape.status, shape, values, written, rest)
-
-
-def framing(head: Head, method: str) -> Framing:
-    """Decide how the body of `head`, the answer to a `method` request, ends (RFC 9112 6.3).
-
-    Raises UpstreamGarbage where two readers could disagree: length and chunked together, a repeated length,
-    another coding than chunked, chunked in HTTP/1.0.
-    """
-    shape, length = head.shape, None
-    said = head.values[shape.length_at]
+    length, said = None, values[shape.length_at]
     if said is not None:
         if not said.isdigit() or len(said) > CONTENT_LENGTH_DIGITS_MAX or shape.repeats_length:
             raise UpstreamGarbage(detail="content-length")
         length = int(said)
-        if shape.is_plain and method != "HEAD":
-            return Framing("length", length, shape.keep_alive)
-    kind = "none" if method == "HEAD" else shape.kind
+    kind = shape.kind if method != "HEAD" else "none"
     if kind is None:
         raise UpstreamGarbage(detail="transfer-encoding that cannot be trusted")
-    if kind == "eof":
-        return Framing(kind, None, False)
-    idle = head.values[shape.idle_at]
-    return Framing(kind, length, shape.keep_alive, None if idle is None else _idle_s(idle))
+    keep_alive = shape.keep_alive and kind != "eof"
+    idle = values[shape.idle_at]
+    idle_s = None if idle is None else _idle_s(idle)
+    return Head(shape.status, shape, values, written, rest, kind, length, keep_alive, idle_s)
 
 
 def _refuse_early(data: bytes, scanned: int) -> None:

@@ -15,7 +15,7 @@ from msgspec import Struct
 from proxy.access.limits import rate_lines, tightest
 from proxy.dialects import DIALECTS
 from proxy.dialects.base import Dialect
-from proxy.http1.head import SHAPES_REMEMBERED_MAX, Framing, Head, Kind, Shape
+from proxy.http1.head import SHAPES_REMEMBERED_MAX, Head, Kind, Shape
 from proxy.http1.headers import REASONS, Admission, status_line
 from proxy.relay.answers import ID, own_lines
 from proxy.relay.exchange import Exchange
@@ -66,13 +66,13 @@ class Moulds(dict[tuple[Shape, Kind, bool, bool], Mould]):
     def __init__(self, terms: Terms) -> None:
         self._terms = terms
 
-    def make(self, head: Head, frame: Framing, keep_alive: bool, tells_rates: bool) -> Mould:
+    def make(self, head: Head, keep_alive: bool, tells_rates: bool) -> Mould:
         terms, kind = self._terms, (head.value(b"content-type") or b"").lower()
         is_event_stream = kind.startswith(_STREAMS) or terms.streams_unasked
-        is_sized = frame.kind == "length" and not (terms.hides_usage and is_event_stream)
-        has_length = frame.length is not None and (is_sized or frame.kind == "none")
+        is_sized = head.kind == "length" and not (terms.hides_usage and is_event_stream)
+        has_length = head.length is not None and (is_sized or head.kind == "none")
         # For 1.0 the end of the connection is the end of the body.
-        chunked = not is_sized and frame.kind != "none" and not terms.is_http10
+        chunked = not is_sized and head.kind != "none" and not terms.is_http10
         framing = {
             b"x-accel-buffering: no\r\n": is_event_stream,  # nginx in front must not collect events
             b"content-length: %d\r\n": has_length,
@@ -94,7 +94,7 @@ class Moulds(dict[tuple[Shape, Kind, bool, bool], Mould]):
         if head.shape.is_remembered:
             if len(self) == SHAPES_REMEMBERED_MAX:
                 self.clear()
-            self[head.shape, frame.kind, keep_alive, tells_rates] = mould
+            self[head.shape, head.kind, keep_alive, tells_rates] = mould
         return mould
 
 
@@ -125,13 +125,13 @@ def moulds_for(x: Exchange, upstream: Upstream, vendor: Dialect, hides_usage: bo
     )
 
 
-def heading_for(x: Exchange, moulds: Moulds, head: Head, frame: Framing) -> Heading:
+def heading_for(x: Exchange, moulds: Moulds, head: Head) -> Heading:
     """`head` is the upstream's."""
     standing, keep_alive = x.standing, x.keep_alive
     ticket = x.ticket if standing is not None and standing.tells_rates else None
-    mould = moulds.get((head.shape, frame.kind, keep_alive, ticket is not None))
+    mould = moulds.get((head.shape, head.kind, keep_alive, ticket is not None))
     if mould is None:
-        mould = moulds.make(head, frame, keep_alive, ticket is not None)
+        mould = moulds.make(head, keep_alive, ticket is not None)
     rates = b""
     if ticket is not None and x.dialect is not None:
         rates = rate_lines(ticket.told or tightest(ticket.shares), x.dialect.rates, x.at_ms)
@@ -141,6 +141,6 @@ def heading_for(x: Exchange, moulds: Moulds, head: Head, frame: Framing) -> Head
         *compress(head.lines, mould.admitted),
         mould.added,
         mould.ours.replace(ID, dashed(x.id)),
-        mould.rest % ((relay_ms, rates, frame.length) if mould.has_length else (relay_ms, rates)),
+        mould.rest % ((relay_ms, rates, head.length) if mould.has_length else (relay_ms, rates)),
     ]
     return Heading(b"".join(block), mould.chunked, mould.is_event_stream)

@@ -17,7 +17,7 @@ from enum import Enum, auto
 from time import monotonic
 
 from proxy.errors import JournalUnavailable, ProxyError, TimeLimit, UpstreamTimeout
-from proxy.http1.head import ABSENT, Framing, Head
+from proxy.http1.head import ABSENT, Head
 from proxy.journal.crashpoint import ARMED, crash_point
 from proxy.ledger import entry
 from proxy.relay import answers
@@ -49,13 +49,11 @@ class Pump:
     """A Sink for one upstream connection (proxy/relay/upstream.py)."""
 
     __slots__ = (
-        "_attempt", "_conn", "_delivery", "_done", "_drained_until", "_framing", "_head", "_held",
-        "_is_broken", "_is_flushed", "_is_framed", "_last", "_plan", "_state", "_tap", "_tools", "_way",
-        "_x", "is_sent",
+        "_attempt", "_conn", "_delivery", "_done", "_drained_until", "_head", "_held", "_is_broken",
+        "_is_flushed", "_is_framed", "_last", "_plan", "_state", "_tap", "_tools", "_way", "_x", "is_sent",
     )  # fmt: skip
 
     _head: Head  # of an answer that is judged
-    _framing: Framing  # of the same
     _is_framed: bool  # of one that has ended: the upstream's framing is complete
 
     def __init__(self, x: Exchange, plan: Plan, tools: Tools) -> None:
@@ -128,7 +126,7 @@ class Pump:
 
     # -- what the upstream sends --
 
-    def on_head(self, head: Head, framing: Framing, whole: Sequence[bytes] | None) -> None:
+    def on_head(self, head: Head, whole: Sequence[bytes] | None) -> None:
         assert self._conn is not None
         self._last = self._conn.last_activity
         attempt, status = self._attempt, head.status
@@ -137,12 +135,12 @@ class Pump:
         if vendor_id is not None:
             attempt.upstream_id = vendor_id.decode("latin-1")[:128]
         if status < 300 or status == 304:
-            self._begin_answer(head, framing)
+            self._begin_answer(head)
             if whole is not None:
                 self._complete(whole, True)
             return
         self._state = JUDGING
-        self._head, self._framing = head, framing
+        self._head = head
         if whole is not None:
             self.on_content(whole, True)
 
@@ -182,11 +180,11 @@ class Pump:
     def upload_resume(self) -> None:
         """See upload_pause."""
 
-    def _begin_answer(self, head: Head, framing: Framing) -> None:
+    def _begin_answer(self, head: Head) -> None:
         """From here on the answer is the client's, unless it is lost before its first byte goes out."""
         self._state = RELAYING
         x, way = self._x, self._way
-        heading = heading_for(x, way.moulds, head, framing)
+        heading = heading_for(x, way.moulds, head)
         if self._plan.is_watched:
             self._tools.cooldowns.answered(
                 way.choice, self._attempt.started_ms if heading.is_event_stream else None
@@ -227,7 +225,7 @@ class Pump:
         verdict = answers.judge(self._head, body)
         if verdict is answers.Verdict.VERBATIM:
             self._held = []
-            self._begin_answer(self._head, self._framing)
+            self._begin_answer(self._head)
             self._relay((body,) if body else (), done)
             return
         retry_after = answers.retry_after((self._head.value(b"retry-after") or b"").decode("latin-1"))

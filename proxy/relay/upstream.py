@@ -16,7 +16,7 @@ from typing import Protocol, cast
 
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
 from proxy.http1.body import LAST_TWO, NO_BODY, PLAIN_CHUNKS, EofWalker, Walker, walker_for
-from proxy.http1.head import CRLF, Framing, Head, framing, parse
+from proxy.http1.head import CRLF, Head, parse
 from proxy.routing.table import Origin
 
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
@@ -52,9 +52,9 @@ class Sink(Protocol):
     After `abort()` nothing is called any more. Callbacks must not raise.
     """
 
-    def on_head(self, head: Head, framing: Framing, whole: Sequence[bytes] | None) -> None:
-        """The final head, and how its body ends. `whole`: all of the content, where it came along: nothing
-        more is told then; None: see `on_content`."""
+    def on_head(self, head: Head, whole: Sequence[bytes] | None) -> None:
+        """The final head. `whole`: all of the content, where it came along: nothing more is told then; None:
+        see `on_content`."""
 
     def on_content(self, pieces: Sequence[bytes], done: bool) -> None:
         """Content as it came in one read. `done`: the framing is complete; `pieces` may be empty then."""
@@ -250,48 +250,47 @@ class UpstreamConnection(asyncio.BaseProtocol):
             scanned = len(self._head_bytes)
             data, self._head_bytes = self._head_bytes + data, b""
         try:
-            head = parse(data, scanned)
+            head = parse(data, self._method, scanned)
             while head is not None and head.status < 200:
                 self._count_interim(head)
                 data = head.rest
-                head = parse(data)
+                head = parse(data, self._method)
             if head is None:
                 self._head_bytes = data
                 return
-            frame = framing(head, self._method)
         except UpstreamGarbage as error:
             self._lose(error)
             return
-        if not frame.keep_alive:
+        if not head.keep_alive:
             self._reusable = False
             if head.status == 408 and self.has_served:
                 # It gave up waiting on an idle connection while our request was on its way (RFC 9110 15.5.9).
                 self._lose(UpstreamStale(detail="408 on an idle connection"))
                 return
-        self.kept_s, rest = frame.idle_s, head.rest
-        if frame.length != len(rest) or frame.kind != "length":
-            self._begin_body(head, frame)
+        self.kept_s, rest = head.idle_s, head.rest
+        if head.length != len(rest) or head.kind != "length":
+            self._begin_body(head)
             return
         sink, self._sink = self._sink, None  # it is told of all at once, as of nearly all that are no streams
         assert sink is not None
         self.state = COMPLETE
         self.has_served = True
-        sink.on_head(head, frame, (rest,) if rest else ())
+        sink.on_head(head, (rest,) if rest else ())
 
     def _count_interim(self, head: Head) -> None:
         self._interim += 1
         if head.status == 101 or self._interim > INTERIM_ANSWERS_MAX:
             raise UpstreamGarbage(detail=f"interim answer {head.status}, number {self._interim}")
 
-    def _begin_body(self, head: Head, frame: Framing) -> None:
-        walker = self._walker = walker_for(frame)
+    def _begin_body(self, head: Head) -> None:
+        walker = self._walker = walker_for(head.kind, head.length)
         pieces = walker.feed(head.rest) if head.rest else ()
         if walker.broken is not None and not pieces:
             self._lose(walker.broken)  # known before anybody was told of a head: still an ordinary failure
             return
         assert self._sink is not None
         self.state = BODY
-        self._sink.on_head(head, frame, None)
+        self._sink.on_head(head, None)
         if self.state is BODY:
             self._hand_over(pieces)
 

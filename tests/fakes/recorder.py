@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable, Sequence
 
 from proxy.errors import ProxyError
-from proxy.http1.head import Framing, Head
+from proxy.http1.head import Head
 from proxy.relay.pool import Pool
 from proxy.relay.upstream import UpstreamConnection
 from proxy.routing.table import Mirror
@@ -25,7 +25,7 @@ class Recorder:
         self.upload: list[str] = []
         self.ended: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
 
-    def on_head(self, head: Head, framing: Framing, whole: Sequence[bytes] | None) -> None:
+    def on_head(self, head: Head, whole: Sequence[bytes] | None) -> None:
         assert not self.ended.done()
         self.heads.append(head)
         if whole is not None:

@@ -284,8 +284,8 @@ async def test_an_answer_may_be_left_from_within_a_callback(server, pool, mirror
     told = []
 
     class Leaver(Recorder):
-        def on_head(self, head, framing, whole):
-            super().on_head(head, framing, whole)
+        def on_head(self, head, whole):
+            super().on_head(head, whole)
             self.told("on_head")
 
         def on_content(self, pieces, done):
