@@ -109,7 +109,7 @@ class Tap(Struct, eq=False):
             if self.sighting is not None:
                 self.sighting.finish()
         else:  # all of it at once, as nearly all that are no streams
-            content = unread[0] if len(unread) == 1 else b"".join(unread)
+            content = b"".join(unread)  # copies nothing where there is but one piece
             unread.clear()
             self.total = len(content)
             self.meter.read_all(content)

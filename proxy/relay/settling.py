@@ -146,24 +146,23 @@ class Settler:
 
     def complete(self, x: Exchange, tap: Tap | None, then: Then) -> None:
         """The answer is whole and read. `then` runs when End is written and releases its last bytes."""
-        begin, standing = x.begin, x.standing
+        begin, standing, outcome = x.begin, x.standing, COMPLETE
         if x.attempts[-1].status >= 400 or (tap is not None and tap.meter.error):
-            self._close(x, tap, entry.UPSTREAM_ERROR, then=then)
-            return
-        if (
+            outcome = entry.UPSTREAM_ERROR
+        elif (
             tap is not None and begin is not None and standing is not None and x.ownership is None
             and not (tap.meter.degraded or x.is_drained or x.settled)
+            and (usage := tap.meter.usage()) is not None
         ):  # fmt: skip
-            price, rate, usage = standing.price, standing.text_rate, tap.meter.usage()
-            if usage is not None:
-                if price.has_variants:
-                    price, rate = self._narrowed(x, price, tap.meter), None
-                bill = plain_bill(begin, usage, price, rate, standing.context, x.output_bound)
-                if bill is not None:
-                    x.settled, x.outcome = True, COMPLETE
-                    self._end(x, tap, bill, price, then)
-                    return
-        self._close(x, tap, COMPLETE, then=then)
+            price, rate = standing.price, standing.text_rate
+            if price.has_variants:
+                price, rate = self._narrowed(x, price, tap.meter), None
+            bill = plain_bill(begin, usage, price, rate, standing.context, x.output_bound)
+            if bill is not None:
+                x.settled, x.outcome = True, COMPLETE
+                self._end(x, tap, bill, price, then)
+                return
+        self._close(x, tap, outcome, then=then)
 
     def interrupt(
         self, x: Exchange, tap: Tap | None, outcome: str, why: str, *, is_sent: bool = False
