@@ -12,15 +12,15 @@ from typing import Protocol
 from msgspec import Struct
 
 from proxy.dialects.base import DONE
-from proxy.http1.body import LAST_TWO
-from proxy.http1.head import Head
+from proxy.http1.body import LAST_TWO, PLAIN_CHUNKS
+from proxy.http1.head import CRLF, Head
 from proxy.metering.events import EVENT_END, NULL_AND_END, USAGE, UsageEventFilter, is_whole_and_other
 from proxy.relay.exchange import Exchange
 from proxy.relay.heading import Heading
 from proxy.relay.linking import Relinking, changes_links, is_held
 from proxy.relay.metering_task import Tap
 from proxy.relay.plan import Way
-from proxy.relay.upstream import Lane
+from proxy.relay.upstream import Receiver, UpstreamConnection
 
 
 def delivery_for(x: Exchange, way: Way, head: Head, heading: Heading) -> Writer:
@@ -47,7 +47,9 @@ BEFORE_ENDS = slice(-3, -2)
 class Writer(Protocol):
     """What a pump gives content to."""
 
-    def lane(self, tap: Tap, hint: bytes, hides_usage: bool = False, /) -> Lane | None:
+    def lane(
+        self, tap: Tap, hint: bytes, connection: UpstreamConnection, hides_usage: bool = False, /
+    ) -> Receiver | None:
         """Where whole chunks behind what was written may go without it: to the client as they came, and to
         the tap. So until the next `write`. What has `hint` in its tail may be the end, and is not taken."""
 
@@ -65,18 +67,19 @@ class Delivery(Struct, eq=False):
     _status: int
     _head: bytes
     _chunked: bool
-    _lane: Lane | None = None
+    _lane: Receiver | None = None
 
-    def lane(self, tap: Tap, hint: bytes, hides_usage: bool = False, /) -> Lane:
+    def lane(
+        self, tap: Tap, hint: bytes, connection: UpstreamConnection, hides_usage: bool = False, /
+    ) -> Receiver:
         if self._lane is None:
-            self._lane = _lane(self._x, self._chunked, tap, hint, hides_usage)
+            self._lane = _lane(self._x, self._chunked, tap, hint, connection, hides_usage)
         return self._lane
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         """The next content; `last`: it ends here. The first call sends the head as well."""
         x = self._x
         size = len(pieces[0]) if len(pieces) == 1 else sum(map(len, pieces))
-        x.response_bytes += size
         if self._chunked:
             pieces = (b"%x\r\n" % size, *pieces, b"\r\n") if size else ()
             if last:
@@ -93,33 +96,42 @@ class Delivery(Struct, eq=False):
         """Nothing is held back."""
 
 
-def _lane(x: Exchange, chunked: bool, tap: Tap, hint: bytes, hides_usage: bool) -> Lane:
+def _lane(
+    x: Exchange, chunked: bool, tap: Tap, hint: bytes, connection: UpstreamConnection, hides_usage: bool
+) -> Receiver:
     """One function for all that is done with most of a stream; what it needs it has as its own.
 
     Slices and `partition` instead of `find` and `endswith`: those unpack their arguments, which is dearer.
     """
     client, unread = x.client, tap.unread
-    quiet_until = 0  # of x.response_bytes: up to there the tap need not know of what it has to read
+    room = 0  # bytes that may be unread before the tap has to know
     other = b"}" if hint == DONE else None  # before the last line ends: an object, not the terminal event
 
-    def take(data: bytes, content: bytes) -> bool:
-        nonlocal quiet_until
+    def take(data: bytes) -> None:
+        nonlocal room
+        size = len(data)
+        first, lines, inside = PLAIN_CHUNKS[size]
+        if not (connection.has_lane and data[first] in lines and data[LAST_TWO] == CRLF):
+            connection.receive(data)
+            return
+        content = data[inside]
         if content[BEFORE_ENDS] != other and content.find(hint, TAIL) >= 0:
-            return False
+            connection.receive(data)
+            return
         if hides_usage:
             # Most reads have no usage, or end in their only one, which is null. Else the filter has to say.
             rest = content.partition(USAGE)[2]
             is_known = rest == NULL_AND_END or (not rest and content[LAST_TWO] == EVENT_END)
             if not is_known and not is_whole_and_other(content):
-                return False
-        x.response_bytes = sent = x.response_bytes + len(content)
+                connection.receive(data)
+                return
         write = client.write  # another once the client has left
         write(data if chunked else content)
-        if unread and sent <= quiet_until:
+        room -= size
+        if unread and room >= 0:
             unread.append(content)
         else:
-            quiet_until = sent + tap.append(content)
-        return True
+            room = tap.append(content)
 
     return take
 
@@ -133,9 +145,11 @@ class _Filtered:
         self._out = out
         self._filter = UsageEventFilter()
 
-    def lane(self, tap: Tap, hint: bytes, hides_usage: bool = False, /) -> Lane | None:
+    def lane(
+        self, tap: Tap, hint: bytes, connection: UpstreamConnection, hides_usage: bool = False, /
+    ) -> Receiver | None:
         """Between events only."""
-        return self._out.lane(tap, hint, True) if self._filter.is_between else None
+        return self._out.lane(tap, hint, connection, True) if self._filter.is_between else None
 
     def write(self, pieces: Sequence[bytes], last: bool, now: float) -> None:
         passing = self._filter.feed(pieces)

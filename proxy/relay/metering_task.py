@@ -44,6 +44,7 @@ class Tap(Struct, eq=False):
     _chars: int = 0
     _counted: int = 0
     _unreadable: int = 0  # bytes that could not be decoded
+    _total_before: int = 0
 
     def append(self, content: bytes) -> int:
         """Hand over the next content of the answer: no parsing, no copy. So many bytes more may be put into
@@ -59,6 +60,12 @@ class Tap(Struct, eq=False):
             self.is_waiting = True
             self._queue.add(self)
         return room
+
+    def has_grown(self) -> bool:
+        """Was anything handed over since this was asked last? As long as it is asked less often than the
+        queue comes to it."""
+        before, self._total_before = self._total_before, self.total
+        return bool(self.unread) or self.total != before
 
     def read_in_turn(self) -> None:
         """The queue has come to it."""

@@ -216,7 +216,7 @@ class Pump:
         self._write(pieces, False)
         ARMED and crash_point("first-content")
         if self._delivery is not None and self._conn is not None and not self._drained_until:
-            self._conn.open_lane(self._delivery.lane(tap, hint))
+            self._conn.open_lane(self._delivery.lane(tap, hint, self._conn))
 
     def _judge(self, done: bool) -> None:
         """An answer with a bad status has been read: the client's, or a reason to try elsewhere."""
@@ -362,9 +362,11 @@ class Pump:
 
     def check(self, now: float) -> None:
         """The sweep: time limits, and those of a client that has left."""
-        silent = now - self._last
         if self._state is CLOSED:
             return
+        if self._tap is not None and self._tap.has_grown():
+            self._last = now  # a lane tells nobody else
+        silent = now - self._last
         if self._drained_until and now > self._drained_until:
             if self._state is ENDED:
                 self._finish_broken()
@@ -380,7 +382,7 @@ class Pump:
         elif self._state is JUDGING:
             if silent > JUDGE_S:  # since its head
                 self._judge(False)
-        elif self._conn is not None and now - max(self._last, self._conn.last_activity) > self._way.idle_s:
+        elif silent > self._way.idle_s:
             self._out_of_time(UpstreamTimeout())
 
     def _out_of_time(self, error: ProxyError) -> None:

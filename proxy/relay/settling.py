@@ -229,6 +229,7 @@ class Settler:
             status, vendor_id, model, size, events = early.status or x.status, "", "", 0, 0
         else:
             meter, size, status = tap.meter, tap.total, x.status or x.attempts[-1].status
+            x.response_bytes = size
             vendor_id, model, events = meter.vendor_id, meter.model, meter.events
         answered = x.answered or (at_s if size else 0.0)  # it may be before the request was uploaded
         if answered > uploaded:

@@ -15,8 +15,8 @@ from functools import partial
 from typing import Protocol, cast
 
 from proxy.errors import ProxyError, UpstreamClosed, UpstreamGarbage, UpstreamStale
-from proxy.http1.body import LAST_TWO, NO_BODY, PLAIN_CHUNKS, EofWalker, Walker, walker_for
-from proxy.http1.head import CRLF, Head, parse
+from proxy.http1.body import NO_BODY, EofWalker, Walker, walker_for
+from proxy.http1.head import Head, parse
 from proxy.routing.table import Origin
 
 INTERIM_ANSWERS_MAX = 16  # 1xx heads before the real one; more is a flood
@@ -41,8 +41,7 @@ class State(Enum):
 IDLE, HEAD, BODY, COMPLETE, CLOSED = State  # a global costs 8 ns, a member of an Enum 75, per read
 
 
-# Of a read that was one whole chunk: it as it came, and its content. False: it is to be told to the sink.
-Lane = Callable[[bytes, bytes], bool]
+Receiver = Callable[[bytes], None]
 
 
 class Sink(Protocol):
@@ -85,8 +84,8 @@ class UpstreamConnection(asyncio.BaseProtocol):
     __slots__ = (
         "_asked", "_clock", "_head_bytes", "_interim", "_is_resting", "_is_slowed", "_lane", "_later",
         "_may_hold_more", "_method", "_owner", "_paused", "_readable", "_reusable", "_sink", "_transport",
-        "_walker", "has_served", "has_unread_bytes", "idle_until", "is_sending", "kept_s", "last_activity",
-        "origin", "state", "writable",
+        "_walker", "data_received", "has_lane", "has_served", "has_unread_bytes", "idle_until", "is_sending",
+        "kept_s", "last_activity", "origin", "state", "writable",
     )  # fmt: skip
 
     def __init__(
@@ -112,13 +111,15 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._may_hold_more = False  # there may be bytes that no poll on the descriptor shows
         self.origin = origin
         self.state = IDLE
-        self._lane: Lane | None = None  # for the next read, if that is one whole chunk: see open_lane
+        self.data_received: Receiver = self.receive  # what the loop calls: a lane may stand in for it
+        self._lane: Receiver | None = None  # that does
+        self.has_lane = False  # it may take the next read: see open_lane
         self.idle_until = 0.0  # its owner's: until when it may be used again
         self.kept_s: int | None = None  # while it is idle, by the server, as the latest answer says
         self.has_served = False
         self.writable = True
         self.is_sending = False  # set by who writes a request that is still coming in
-        self.last_activity = clock()  # seconds of the pool's clock: last byte received, or made
+        self.last_activity = clock()  # seconds of the pool's clock: last byte beside a lane, or made
 
     # -- the exchange, as its owner drives it --------------------------------------------------------
 
@@ -158,9 +159,18 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if self._later and not self._is_resting:
             self._rest()  # from the next turn on: the caller may be in the midst of something
 
-    def open_lane(self, lane: Lane | None) -> None:
-        """From here on whole chunks go there, until something else comes and the sink is told of it."""
-        self._lane = lane if self._walker.is_between and not self._later else None
+    def open_lane(self, lane: Receiver | None) -> None:
+        """From here on reads go to `lane` at once, the shortest way of a stream. What is not one whole plain
+        chunk, and all while `has_lane` is False, it hands to `receive`, which tells the sink."""
+        self.has_lane = lane is not None and self._walker.is_between and not self._later
+        if lane is not None and lane is not self._lane:
+            self._lane = lane
+            self._let_receive(lane)
+
+    def _let_receive(self, receiver: Receiver) -> None:
+        self.data_received = receiver
+        if self._transport is not None:
+            self._transport.set_protocol(self)  # uvloop's looks once for what it is to call
 
     def abort(self) -> None:
         """Close at once and say nothing more to the sink: a vendor stops generating when nobody listens."""
@@ -183,7 +193,9 @@ class UpstreamConnection(asyncio.BaseProtocol):
         ):
             self.abort()
             return
-        self._lane = None
+        if self._lane is not None:
+            self._lane, self.has_lane = None, False
+            self._let_receive(self.receive)
         self._walker = NO_BODY
         self.state = IDLE
         if self._paused or self._is_resting or self._may_hold_more:
@@ -201,13 +213,10 @@ class UpstreamConnection(asyncio.BaseProtocol):
         self._transport = cast(asyncio.Transport, transport)  # uvloop's is one by duck typing only
         self._readable.register(transport.get_extra_info("socket").fileno(), select.POLLIN)
 
-    def data_received(self, data: bytes) -> None:
-        clock, lane = self._clock, self._lane
+    def receive(self, data: bytes) -> None:
+        """Whatever comes next."""
+        clock = self._clock
         self.last_activity = clock()
-        if lane is not None:  # as most of a stream
-            first, lines, content = PLAIN_CHUNKS[len(data)]
-            if data[first] in lines and data[LAST_TWO] == CRLF and lane(data, data[content]):
-                return
         if self.state is BODY:
             self._walk(self._later + data)
         elif self.state is HEAD and self._asked:
@@ -231,6 +240,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._end(str(exc or "connection lost"))
         self._transport = None
+        self._lane, self.data_received = None, lambda _: None  # no cycle
 
     def pause_writing(self) -> None:
         self.writable = False
@@ -319,7 +329,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
 
     def _walk(self, data: bytes) -> None:
         """Hand over the content of a read, or of its first bite."""
-        self._lane = None
+        self.has_lane = False
         if self._is_resting:
             self._later = data  # over TLS more may come, decrypted already
             return
@@ -381,7 +391,7 @@ class UpstreamConnection(asyncio.BaseProtocol):
         if self.state is CLOSED:
             return
         self.state = CLOSED
-        self._lane = None
+        self.has_lane = False
         self._walker = NO_BODY
         self._head_bytes = self._later = b""
         if self._transport is not None:

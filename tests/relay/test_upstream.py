@@ -31,6 +31,7 @@ from tests.fakes.upstream_server import (
     drip,
     head,
     stream,
+    unchunked,
     whole,
 )
 from tests.waiting import until
@@ -490,13 +491,17 @@ async def test_whole_chunks_take_the_lane_and_all_else_goes_to_the_sink(server, 
         connection = await acquire(pool, mirror, fresh=True)
         told, taken = bytearray(), []
 
-        def take(data: bytes, content: bytes, told: bytearray = told, taken: list[bytes] = taken) -> bool:
-            assert data == chunk(content)
-            if content == b"two":
-                return False
-            told.extend(content)
-            taken.append(data)
-            return True
+        def take(
+            data: bytes,
+            connection: UpstreamConnection = connection,
+            told: bytearray = told,
+            taken: list[bytes] = taken,
+        ) -> None:
+            if connection.has_lane and data in (reads[0], reads[3], reads[4]):
+                told.extend(unchunked(data))
+                taken.append(data)
+            else:
+                connection.receive(data)
 
         def on_content(sink: Recorder, told: bytearray = told) -> None:
             told.extend(sink.content)
@@ -515,3 +520,29 @@ async def test_whole_chunks_take_the_lane_and_all_else_goes_to_the_sink(server, 
         assert taken[-6:] == [reads[0], reads[3], reads[4]] * 2
         assert len(taken) <= 8
         connection.abort()
+
+
+async def test_a_lane_ends_with_its_answer(server, pool, mirror):
+    """What the loop calls is the connection's own again before the next exchange."""
+    pieces = [b"data: %d\n\n" % number for number in range(5)]
+    server.script("/", stream(b"".join(pieces), range(0, 50, 9), gap_s=0.02))
+    taken: list[bytes] = []
+    for _ in range(2):
+        connection = await acquire(pool, mirror)
+
+        def take(data: bytes, connection: UpstreamConnection = connection) -> None:
+            taken.append(data)
+            connection.receive(data)
+
+        sink = Recorder(lambda sink, take=take, connection=connection: connection.open_lane(take))
+        send(connection, sink, "/")
+        assert await sink.end() == b"".join(pieces)
+        assert taken, "the loop called it"
+        connection.release()
+        taken.clear()
+        again = Recorder()
+        assert await acquire(pool, mirror) is connection
+        send(connection, again, "/")
+        assert await again.end() == b"".join(pieces)
+        assert not taken
+        connection.release()
