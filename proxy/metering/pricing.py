@@ -73,7 +73,9 @@ class Price:
     multiplied: bool = True
     tools: Mapping[str, int] = field(default_factory=dict)
     units: Mapping[str, int] = field(default_factory=dict)
-    has_variants: bool = False  # can `narrowed` make a difference?
+    # By what `narrowed` makes a difference.
+    service_tiers: Mapping[str, Any] = field(default_factory=dict)
+    sizes: Mapping[str, int] = field(default_factory=dict)
 
     @cached_property
     def _levels(self) -> tuple[tuple[int, Figures], ...]:
@@ -130,7 +132,8 @@ def price_from_content(content: Mapping[str, Any]) -> Price:
         multiplied=bool(content.get("multiplied", True)),
         tools=content.get("tools", {}),
         units=content.get("units", {}),
-        has_variants=bool(content.get("service_tiers") or content.get("sizes")),
+        service_tiers=content.get("service_tiers", {}),
+        sizes=content.get("sizes", {}),
     )
 
 

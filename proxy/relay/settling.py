@@ -155,7 +155,7 @@ class Settler:
             and (usage := tap.meter.usage()) is not None
         ):  # fmt: skip
             price, rate = standing.price, standing.text_rate
-            if price.has_variants:
+            if price.sizes or tap.meter.service_tier in price.service_tiers:
                 price, rate = self._narrowed(x, price, tap.meter), None
             bill = plain_bill(begin, usage, price, rate, standing.context, x.output_bound)
             if bill is not None:
@@ -202,7 +202,7 @@ class Settler:
         price, figures = standing.price, Figures()
         if tap is not None:
             reported = tap.meter.usage()
-            if price.has_variants and reported is not None:
+            if reported is not None and (price.sizes or tap.meter.service_tier in price.service_tiers):
                 price = self._narrowed(x, price, tap.meter)
             is_final = reported is not None and (then is not None or tap.meter.usage_is_final())
             figures = Figures(reported, is_final)
