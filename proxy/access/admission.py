@@ -15,7 +15,7 @@ from msgspec import Struct
 from proxy.access.limits import (
     CALLS,
     REQUESTS,
-    Counts,
+    Demand,
     Limit,
     LimitBook,
     Part,
@@ -67,13 +67,12 @@ class Ticket(Struct, gc=False):
     hold_nanos: int
     shares: Sequence[Share]  # of its limits
     tokens: int  # that it may use
-    told: Sequence[Share] = ()  # as of its footing
     footing: Footing | None = None  # what it was admitted again by
     there: Sequence[Share] = ()  # of the limits of the upstream that it is at
 
     @property
-    def demand(self) -> Counts:
-        return 1, 1, self.tokens, self.hold_nanos
+    def demand(self) -> Demand:
+        return Demand(tokens=self.tokens, spend=self.hold_nanos)
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +112,6 @@ class Gate:
             hold_nanos,
             footing.shares,
             tokens,
-            footing.told,
             footing,
         )
 
@@ -128,7 +126,7 @@ class Gate:
     ) -> Ticket | Shortage:
         """All or nothing. A free call (`hold_nanos` 0) takes limits only; `tokens` is what it may use.
         `found` keeps where that was."""
-        demand = 1, 1, tokens, hold_nanos
+        demand = Demand(tokens=tokens, spend=hold_nanos)
         shares, wants = self.limits.find(limits, demand, now_ms)
         if wants:
             return Shortage(tuple(wants), None)

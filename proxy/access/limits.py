@@ -52,9 +52,6 @@ class Demand(NamedTuple):
     spend: int = 0  # nanos
 
 
-Counts = tuple[int, int, int, int]  # by unit: a Demand is one
-
-
 @dataclass(frozen=True, slots=True)
 class Limit:
     """One limit of one owner. `bucket` is its identity in the station, e.g. `k12:requests_per_minute`."""
@@ -120,7 +117,7 @@ class LimitBook:
         self._small = SMALL_PER_WORKER * workers
         self._parts: dict[str, Part] = {}
 
-    def find(self, limits: Iterable[Limit], demand: Counts, now_ms: int) -> tuple[list[Share], list[Want]]:
+    def find(self, limits: Iterable[Limit], demand: Demand, now_ms: int) -> tuple[list[Share], list[Want]]:
         """The slices that a call may take of, and what is not at hand. Takes nothing."""
         shares: list[Share] = []
         wants: list[Want] = []
@@ -134,7 +131,7 @@ class LimitBook:
                 shares.append((limit, part))
         return shares, wants
 
-    def take(self, shares: Iterable[Share], demand: Counts) -> None:
+    def take(self, shares: Iterable[Share], demand: Demand) -> None:
         """Take of what `find` gave in the same breath."""
         for limit, part in shares:
             part.free -= demand[limit.unit]
@@ -152,7 +149,7 @@ class LimitBook:
         part.left = left
 
     def release(
-        self, shares: Iterable[Share], demand: Counts, cost_nanos: int, usage: Mapping[str, Any]
+        self, shares: Iterable[Share], demand: Demand, cost_nanos: int, usage: Mapping[str, Any]
     ) -> list[tuple[str, int]]:
         """A call ended. Returns (bucket, count) of what goes back to control at once."""
         back = []

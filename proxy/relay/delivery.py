@@ -41,7 +41,7 @@ def _writer_for(x: Exchange, head: Head, heading: Heading) -> Writer:
 
 TAIL = -64  # bytes of a read where a terminal event is looked for before the meter confirms it
 NO_HINT = bytes(1 - TAIL)  # is never found there
-BEFORE_ENDS = slice(-3, -2)
+BEFORE_ENDS = slice(-3, -2)  # the last sign of a read that ends in an event, in front of its two line ends
 
 
 class Writer(Protocol):

@@ -134,7 +134,9 @@ def heading_for(x: Exchange, moulds: Moulds, head: Head) -> Heading:
         mould = moulds.make(head, keep_alive, ticket is not None)
     rates = b""
     if ticket is not None and x.dialect is not None:
-        rates = rate_lines(ticket.told or tightest(ticket.shares), x.dialect.rates, x.at_ms)
+        footing = ticket.footing
+        told = (footing and footing.told) or tightest(ticket.shares)
+        rates = rate_lines(told, x.dialect.rates, x.at_ms)
     relay_ms = (x.sent - x.uploaded) * 1000
     block = [
         mould.start,

@@ -202,10 +202,9 @@ class Settler:
         price, figures = standing.price, Figures()
         if tap is not None:
             reported = tap.meter.usage()
-            if reported is not None and (price.sizes or tap.meter.service_tier in price.service_tiers):
+            if reported is not None:
                 price = self._narrowed(x, price, tap.meter)
-            is_final = reported is not None and (then is not None or tap.meter.usage_is_final())
-            figures = Figures(reported, is_final)
+                figures = Figures(reported, then is not None or tap.meter.usage_is_final())
         fate = OVER if x.ownership is None else x.ownership.conclude(x, outcome)
         bill, unsettled = self._bill(x, tap, price, fate, figures)
         if tap is not None and tap.meter.degraded:

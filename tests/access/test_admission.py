@@ -205,7 +205,8 @@ def test_what_answers_tell_of_is_the_same_where_a_call_is_admitted_again() -> No
         assert isinstance(first, Ticket) and found.footing is not None
         again = entered.admit_again(found.footing, 10, NOW, 0)
         assert again is not None and tightest(again.shares) == tightest(first.shares) != ()
-        assert again.told == (tightest(again.shares) if is_one_of_each else ())
+        assert again.footing is not None
+        assert again.footing.told == (tightest(again.shares) if is_one_of_each else ())
 
 
 def test_what_is_lent_for_one_call_goes_back_after_it() -> None:
