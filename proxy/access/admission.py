@@ -95,7 +95,7 @@ class Gate:
         limits are where they were. None: it is free, that is not so, or there is no room: `admit` knows."""
         money, parts = footing.money, footing.parts
         left_nanos = money.free - hold_nanos
-        if left_nanos < LOW_CALLS * hold_nanos or not (hold_nanos and money.is_only):
+        if not (money.low <= left_nanos >= LOW_CALLS * hold_nanos and hold_nanos and money.is_only):
             return None
         for part in parts:
             if part.free < 1 or part.ends_ms <= now_ms:

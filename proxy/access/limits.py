@@ -15,11 +15,11 @@ from typing import Any, NamedTuple
 
 from proxy.dialects.headers import RateHeaders
 from proxy.ledger.amounts import as_text
+from proxy.ledger.balances import AHEAD_PART, CALLS_AHEAD, Spending
 from proxy.metering.usage import Usage
 
 SMALL_PER_WORKER = 10  # a limit below this many per worker is counted one by one
 SLICES_PER_WORKER = 4  # a slice is this part of a worker's fair share: small enough to share
-CALLS_AHEAD = 4  # of tokens and money: what so many calls take
 
 CALLS, REQUESTS, TOKENS, SPEND = range(4)  # what a limit counts: places in a Demand
 EVER = "ever"
@@ -85,20 +85,18 @@ class Want:
 
 
 @dataclass(slots=True, eq=False)
-class Part:
+class Part(Spending):
     """A worker's slice of one window. Running calls keep theirs when a new window begins."""
 
     until_ms: int  # end of the window; 0: none
     ends_ms: float  # until then new calls take of it: the same, or never, or no more
     granted: int = 0  # all that ever came, less what was given back
-    spent: int = 0  # of tokens and money
     free: int = 0  # below zero where calls used more than they took
     left: int = 0  # of the limit, for everybody, when control was asked last
-    touched: bool = True  # since the last `idle`
 
     @classmethod
     def new(cls, until_ms: int) -> Part:
-        return cls(until_ms, until_ms or math.inf)
+        return cls(until_ms, until_ms or math.inf, touched=True)
 
     @property
     def held(self) -> int:
@@ -197,7 +195,7 @@ class LimitBook:
             part.free += amount
 
     def idle(self, now_ms: int) -> list[tuple[str, int, int]]:
-        """Forget ended windows; give back what nobody used since the last call of this: (bucket, end of the
+        """Once a second: forget ended windows; give back what nobody used since then: (bucket, end of the
         window, amount)."""
         back = []
         for bucket, part in list(self._parts.items()):
@@ -207,7 +205,7 @@ class LimitBook:
             if is_over or not (part.until_ms or part.granted):
                 del self._parts[bucket]
                 part.ends_ms = -math.inf
-            part.touched = False
+            part.look()
         return back
 
     def held(self) -> list[tuple[str, int, int]]:
@@ -217,7 +215,8 @@ class LimitBook:
     def _want(self, limit: Limit, part: Part | None, count: int, free: int) -> Want:
         need = count - free
         if limit.unit in (TOKENS, SPEND):
-            most = need + max(CALLS_AHEAD * count, part.held if part is not None else 0)
+            held, spent = (part.held, part.pace // AHEAD_PART) if part is not None else (0, 0)
+            most = need + max(CALLS_AHEAD * count, held, spent)
         else:
             most = need if limit.amount < self._small else limit.amount
         share = limit.amount // (self._workers * SLICES_PER_WORKER)

@@ -15,20 +15,41 @@ from typing import Generic, TypeVar
 
 ON_TRUST = ""  # stands for a lease where money was granted while Postgres was away
 LOW_CALLS = 2  # a worker with less than this at hand asks ahead
+LOW_PART = 16  # or with less than this part of what it spends in a second: the answer takes a while
 CALLS_AHEAD = 4  # a worker asks for the money of this many calls beyond the one it has
+AHEAD_PART = 4  # or for this part of what it spends in a second, of a window as well
 SLICES_AHEAD = 4  # the node asks Postgres for this many slices beyond the one it needs
 
 
+@dataclass(slots=True, eq=False, kw_only=True)
+class Spending:
+    """How a worker uses what it was granted."""
+
+    spent: int = 0
+    pace: int = 0  # spent in the last second, as `look` saw it
+    touched: bool = False  # since then
+    _spent_then: int = 0
+
+    def look(self) -> None:
+        """Once a second."""
+        self.pace = max(self.spent - self._spent_then, 0)
+        self._spent_then = self.spent
+        self.touched = False
+
+
 @dataclass(slots=True, eq=False)
-class Slice:
+class Slice(Spending):
     """What a worker has of one lease of one account. Once there, it stays for the worker's life."""
 
     lease: str
     granted: int = 0  # all that ever came, less what was given back
-    spent: int = 0
     free: int = 0
-    touched: bool = False  # since the last `idle`
+    low: int = 0  # with less than this its worker asks ahead
     is_only: bool = True  # its account has no other, as nearly all
+
+    def look(self) -> None:
+        Spending.look(self)
+        self.low = self.pace // LOW_PART
 
     @property
     def held(self) -> int:
@@ -103,9 +124,15 @@ class Slices:
         """(need, want): what is missing for this hold, and what makes the next few calls not ask."""
         purse = self._purses.get(account)
         need = max(hold_nanos - (purse.best()[1] if purse else 0), 0)
-        # What runs now is the best guess at what comes next: as much again.
-        held = sum(part.held for part in purse.slices.values()) if purse else 0
-        return need, need + max(CALLS_AHEAD * hold_nanos, held)
+        # What runs now, or was spent a moment ago, is the best guess at what comes next: as much again.
+        parts = purse.slices.values() if purse else ()
+        held, spent = sum(part.held for part in parts), sum(part.pace for part in parts) // AHEAD_PART
+        return need, need + max(CALLS_AHEAD * hold_nanos, held, spent)
+
+    def is_low(self, account: int, left_nanos: int, hold_nanos: int) -> bool:
+        """Whether to ask ahead when so much is left behind a hold."""
+        purse = self._purses[account]
+        return left_nanos < max(LOW_CALLS * hold_nanos, sum(part.low for part in purse.slices.values()))
 
     def add(self, account: int, lease: str, granted_nanos: int) -> None:
         """A grant arrived from control."""
@@ -144,13 +171,13 @@ class Slices:
         return given
 
     def idle(self) -> list[tuple[int, str, int]]:
-        """Give back what nobody used since the last call of this: (account, lease, amount)."""
+        """Once a second: give back what nobody used since then, (account, lease, amount)."""
         given = []
         for account, purse in self._purses.items():
             if not any(part.touched for part in purse.slices.values()):
                 given += [(account, lease, amount) for lease, amount in self.give_back(account)]
             for part in purse.slices.values():
-                part.touched = False
+                part.look()
         return given
 
     def hello(self) -> list[tuple[int, str, int]]:

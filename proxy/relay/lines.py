@@ -17,7 +17,6 @@ from proxy.access.admission import NOWHERE, Back, Found, Gate, Shortage, Ticket
 from proxy.access.limits import EVER, KINDS, SPEND, Limit, Want, shown
 from proxy.channel import Args, Channel, ChannelError
 from proxy.errors import InternalError, LimitExceeded, NoCredit, Overloaded, ProxyError, StationFault
-from proxy.ledger.balances import LOW_CALLS
 from proxy.relay.exchange import Exchange
 from proxy.telemetry import Stats, spawn
 
@@ -61,7 +60,7 @@ class Lines:
         if type(ticket) is not Ticket:
             return self._wait(x, account, hold_nanos, limits)
         x.ticket = ticket
-        if ticket.left_nanos < LOW_CALLS * hold_nanos:
+        if hold_nanos and self._gate.slices.is_low(account, ticket.left_nanos, hold_nanos):
             self._top_up(x, hold_nanos)
         return None
 

@@ -195,6 +195,14 @@ def test_what_is_not_as_it_was_is_not_taken_again() -> None:
     assert not after(lambda of: of.slices.add(7, "another", 50))
     assert not after(lambda of: of.slices.give_back(7))
 
+    def spend(of: Gate) -> None:
+        of.slices.settle(7, "lease", 0, 1_000 - 10)
+        of.slices.add(7, "lease", 1_000 - 30)
+        of.slices.idle()
+
+    assert not after(spend)  # 70 are left, and a thousand were spent in a second
+    assert after(lambda of: (spend(of), of.slices.settle(7, "lease", 0, 0), of.slices.idle()))
+
 
 def test_what_answers_tell_of_is_the_same_where_a_call_is_admitted_again() -> None:
     wide = Limit("a7:rpm", "requests_per_minute", 800)

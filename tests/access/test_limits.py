@@ -9,6 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 
 from proxy.access.limits import Demand, Limit, LimitBook, Share, limits_of, rate_lines, tightest
 from proxy.dialects.headers import ANTHROPIC_RATES, X_RATES, moment, span
+from proxy.ledger.balances import AHEAD_PART, CALLS_AHEAD
 
 NOW = 1_800_000_000_000
 MINUTE = 60_000
@@ -63,6 +64,19 @@ def test_tokens_and_money_are_asked_for_some_calls_ahead() -> None:
     assert [(want.need, want.want) for want in wants] == [(150, 950), (30, 150)]
     _, (want,) = book(tokens=50).find((TOKENS,), Demand(1, 1, 9_000, 0), NOW)
     assert (want.need, want.want) == (8_950, 8_950)  # more than a share, if one call needs it
+
+
+def test_what_was_spent_in_the_last_second_is_asked_for_in_parts() -> None:
+    holds, demand = book(money=900), Demand(1, 1, 0, 30)
+    for _ in range(40):
+        shares = take(holds, MONEY, demand=demand)
+        assert shares is not None
+        holds.release(shares, demand, 22, {})
+    assert [want.want for want in holds.find((MONEY,), demand, NOW)[1]] == [10 + CALLS_AHEAD * 30]
+    holds.idle(NOW)
+    assert [want.want for want in holds.find((MONEY,), demand, NOW)[1]] == [10 + 40 * 22 // AHEAD_PART]
+    holds.idle(NOW)
+    assert [want.want for want in holds.find((MONEY,), demand, NOW)[1]] == [30 + CALLS_AHEAD * 30]
 
 
 def test_nothing_is_taken_by_looking() -> None:

@@ -8,7 +8,15 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, initialize, invariant, rule
 
-from proxy.ledger.balances import CALLS_AHEAD, ON_TRUST, NodeLeases, Slices
+from proxy.ledger.balances import (
+    AHEAD_PART,
+    CALLS_AHEAD,
+    LOW_CALLS,
+    LOW_PART,
+    ON_TRUST,
+    NodeLeases,
+    Slices,
+)
 
 A = 7  # an account
 
@@ -80,6 +88,24 @@ def test_what_nobody_touched_since_the_last_look_is_given_back():
     assert slices.idle() == [(A, "L", 90)]
     assert slices.idle() == []
     assert slices.hello() == [(A, "L", 10)]
+
+
+def test_who_spends_fast_asks_for_more_and_asks_earlier():
+    slices = Slices()
+    slices.add(A, "L", 100_000)
+    for _ in range(100):
+        slices.take(A, 300)
+        slices.settle(A, "L", 300, 160)
+    assert slices.wants(A, 300) == (0, CALLS_AHEAD * 300)
+    assert not slices.is_low(A, LOW_CALLS * 300, 300)
+    assert slices.idle() == []  # a second is over: 16,000 were spent in it
+    assert slices.wants(A, 300) == (0, 16_000 // AHEAD_PART)
+    assert slices.is_low(A, 16_000 // LOW_PART - 1, 300)
+    assert not slices.is_low(A, 16_000 // LOW_PART, 300)
+    slices.settle(A, "L", 0, 0)  # a free call
+    assert slices.idle() == []
+    assert slices.wants(A, 300) == (0, CALLS_AHEAD * 300)  # it is calm again
+    assert not slices.is_low(A, LOW_CALLS * 300, 300)
 
 
 # -- a node --------------------------------------------------------------------------------------
