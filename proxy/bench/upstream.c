@@ -43,6 +43,7 @@ static struct {
     int (*SSL_write)(void *, const void *, int);
     int (*SSL_get_error)(void *, int);
     void (*SSL_free)(void *);
+    void (*ERR_clear_error)(void);
 } tls;
 static void *tls_context;
 
@@ -59,6 +60,7 @@ static void load_tls(const char *certificate, const char *key) {
     LOAD(TLS_server_method); LOAD(SSL_CTX_new); LOAD(SSL_CTX_use_certificate_chain_file);
     LOAD(SSL_CTX_use_PrivateKey_file); LOAD(SSL_new); LOAD(SSL_set_fd); LOAD(SSL_set_accept_state);
     LOAD(SSL_read); LOAD(SSL_write); LOAD(SSL_get_error); LOAD(SSL_free);
+    LOAD(ERR_clear_error); /* libcrypto's, which libssl brings along */
     tls_context = tls.SSL_CTX_new(tls.TLS_server_method());
     if (tls.SSL_CTX_use_certificate_chain_file(tls_context, certificate) != 1 ||
         tls.SSL_CTX_use_PrivateKey_file(tls_context, key, 1 /* PEM */) != 1) {
@@ -171,6 +173,7 @@ static void hang_up(struct connection *c) {
 /* Everything or nothing: answers are far smaller than a socket buffer, so a peer that leaves no room
  * has stalled for seconds, and the benchmark counts what it loses. */
 static int say(struct connection *c, const char *bytes, int length) {
+    if (c->ssl) tls.ERR_clear_error();
     long sent = c->ssl ? tls.SSL_write(c->ssl, bytes, length) : send(c->fd, bytes, length, MSG_NOSIGNAL);
     if (sent == length) return 1;
     hang_up(c);
@@ -242,6 +245,8 @@ static void answer(struct connection *c) {
 static void hear(struct connection *c) {
     for (;;) {
         int room = REQUEST_MAX - c->filled;
+        /* SSL_get_error looks at the thread's errors first: one connection's would end all the others. */
+        if (c->ssl) tls.ERR_clear_error();
         int got = c->ssl ? tls.SSL_read(c->ssl, c->request + c->filled, room)
                          : (int)recv(c->fd, c->request + c->filled, room, 0);
         if (got <= 0) {
