@@ -13,7 +13,7 @@ from proxy.ledger.entry import INTERRUPTED_CLIENT, End
 from proxy.metering.usage import Provenance
 from proxy.telemetry import Stats
 
-CALLS_MAX = 500  # that wait to be counted; each takes about 2 KB
+CALLS_MAX = 50  # that wait to be counted: about 2 KB each, so that they are still in the cache
 
 DEGRADED = "metering_degraded"  # a flag of an End
 
