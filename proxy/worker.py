@@ -167,7 +167,7 @@ class Worker:
         await self._has_table.wait()
         gc.collect()
         gc.freeze()  # what lives for ever needs no look at each collection
-        gc.set_threshold(50_000, 50, 50)
+        gc.set_threshold(10_000, 20, 50)  # calls are no cycles: it is rare, and takes 4 ms
         self._server = await self.loop.create_server(
             self.ingress, sock=listener.dup(), backlog=BACKLOG, ssl=self._tls()
         )

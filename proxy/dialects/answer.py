@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 from orjson import dumps, loads
@@ -264,8 +266,9 @@ class AnswerMeter:
 
     # -- how documents are found -------------------------------------------------------------------
 
-    def _new_scanner(self) -> PointerScanner:
-        return PointerScanner((*self._pointers.places, *self.KEEP), self.TEXT if self._keeps_text else ())
+    def _scanners(self) -> Callable[[], PointerScanner]:
+        """What makes scanners. It knows no meter: with its splitter that would be garbage in a cycle."""
+        return partial(PointerScanner, (*self._pointers.places, *self.KEEP), self.TEXT)
 
     def _read_event(self, data: bytes | PointerScanner) -> None:
         self.events += 1
@@ -290,7 +293,8 @@ class AnswerMeter:
 
     def _pruned(self, scanner: PointerScanner) -> Any:
         self.degraded |= scanner.failed
-        self.unread_bytes += scanner.measured
+        if self._keeps_text:
+            self.unread_bytes += scanner.measured
         return scanner.document
 
     def _sniff(self, content: bytes) -> bytes:
@@ -299,7 +303,7 @@ class AnswerMeter:
         if begin:
             first = begin[:1]
             if first in _EVENT_FIRST or (self._hint_events and first not in _WHOLE_FIRST):
-                self._splitter = SseSplitter(self._new_scanner)
+                self._splitter = SseSplitter(self._scanners())
             else:
                 self._whole = []
         return begin
@@ -312,7 +316,7 @@ class AnswerMeter:
         self._whole.append(content)
         self._whole_bytes += len(content) + PIECE_OVERHEAD
         if self._whole_bytes > WHOLE_BYTES_MAX:
-            self._scanner = self._new_scanner()
+            self._scanner = self._scanners()()
             for piece in self._whole:
                 self._scanner.feed(piece)
             self._whole.clear()
@@ -327,7 +331,7 @@ class AnswerMeter:
                 return
             except ValueError:  # cut short: what is there may still tell something
                 self.degraded = True
-                self._scanner = self._new_scanner()
+                self._scanner = self._scanners()()
                 self._scanner.feed(body)
         self._scanner.finish()
         self._on_document(self._pruned(self._scanner))

@@ -71,7 +71,7 @@ class FramedMeter(RuledMeter):
     def _sniff(self, content: bytes) -> bytes:
         if content[:1] != b"\0":  # of a length that is below 16 MiB
             return super()._sniff(content)
-        self._frames = FrameSplitter(self._new_scanner, is_wrapped=self._is_wrapped)
+        self._frames = FrameSplitter(self._scanners(), is_wrapped=self._is_wrapped)
         self._splitter = cast(SseSplitter, self._frames)
         return content
 

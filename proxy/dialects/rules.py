@@ -7,7 +7,7 @@ Owns the one meter of all operations whose formats are not worth code of their o
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from functools import cache, reduce
+from functools import cache, partial, reduce
 from typing import Any
 
 from msgspec.structs import replace
@@ -125,13 +125,11 @@ class RuledMeter(AnswerMeter):
         content = super()._sniff(content)
         if content and content[0] in self._rules.values:
             self._whole = None
-            self._splitter = JsonSplitter(self._new_scanner)
+            self._splitter = JsonSplitter(self._scanners())
         return content
 
-    def _new_scanner(self) -> PointerScanner:
-        return PointerScanner(
-            (*self._pointers.places, *_kept(self._rules)), self._rules.text if self._keeps_text else ()
-        )
+    def _scanners(self) -> Callable[[], PointerScanner]:
+        return partial(PointerScanner, (*self._pointers.places, *_kept(self._rules)), self._rules.text)
 
     # -- one fact each --
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 
 import orjson
@@ -138,16 +138,13 @@ class Sighting:
         if not begin:
             return
         if not begin.startswith((b"{", b"[")):
-            self._splitter = SseSplitter(self._new_scanner)
+            self._splitter = SseSplitter(partial(PointerScanner, self._pointers))
             self._buffer, content = None, bytes(begin)
             self.feed(content)
         elif len(self._buffer) > WHOLE_BYTES_MAX:
-            self._scanner = self._new_scanner()
+            self._scanner = PointerScanner(self._pointers)
             self._scanner.feed(bytes(begin))
             self._buffer = None
-
-    def _new_scanner(self) -> PointerScanner:
-        return PointerScanner(self._pointers)
 
     def _event(self, data: bytes | PointerScanner) -> None:
         if isinstance(data, bytes) and not self._may_tell(data):

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from proxy.dialects import DIALECTS
 from proxy.dialects.answer import DOCUMENTS_MAX, LOOK_BYTES
-from proxy.dialects.base import Meter
+from proxy.dialects.base import Dialect, Meter
 from proxy.metering.usage import Usage
 from tests.dialects import reference
 from tests.dialects.answers import metered, said
@@ -433,3 +433,17 @@ def test_a_long_read_of_documents_as_vendors_send_them_is_read_whole():
     assert (meter.complete, meter.degraded, meter.events) == (True, False, 6002)
     found = meter.usage()
     assert found is not None and (found.input, found.output) == (7, 9)
+
+
+@pytest.mark.parametrize("content", [b'data: {"a":1}\n\n', b"{", b'[{"a":1},', b"\0\0\0\x10\0\0\0\0"])
+@pytest.mark.parametrize("dialect", DIALECTS.values(), ids=[*DIALECTS])
+def test_a_meter_is_gone_with_its_call(dialect: Dialect, content: bytes):
+    """What is a cycle waits for the collector, and everybody else waits while that looks for it."""
+    gc.collect()
+    gc.disable()
+    try:
+        for operation in dialect.operations.values():
+            dialect.make_meter(operation, True).feed(content)
+            assert gc.collect() == 0, operation.name
+    finally:
+        gc.enable()
