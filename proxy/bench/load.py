@@ -41,7 +41,8 @@ class Load:
     def __init__(self, rig: Rig, port: int, connections: int, requests: list[Path], rate: float = 0) -> None:
         limits = [str(port), str(connections), str(rate), str(LOAD_S_MAX)]
         command = [str(rig.folder / "load"), *limits, *map(str, requests)]
-        self._process = Process(command, rig.cores.rest, log=None)
+        # What else the subject has on this core (control, Postgres) must not be taken for its answer.
+        self._process = Process(command, rig.cores.rest, log=None, is_first=True)
 
     def __enter__(self) -> Load:
         return self

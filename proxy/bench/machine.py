@@ -16,6 +16,7 @@ from pathlib import Path
 
 PR_SET_PDEATHSIG = 1
 FILES_WANTED = 65536  # 10,000 streams are 20,000 sockets in a proxy
+FIRST = -20  # niceness
 STOP_S = 30.0  # a relay drains its journal before it goes
 LAST_WORDS_MAX = 800  # characters of a log that a note repeats
 QUIET_SHARE = 0.05  # of one core, by everything the runner started
@@ -74,12 +75,22 @@ class Process:
     """A child on one core that ends with the runner, whatever ends the runner."""
 
     def __init__(
-        self, command: Sequence[str], core: int, log: Path | None, environment: dict[str, str] | None = None
+        self,
+        command: Sequence[str],
+        core: int,
+        log: Path | None,
+        environment: dict[str, str] | None = None,
+        *,
+        is_first: bool = False,
     ) -> None:
-        """`log`: where its output goes; None: a pipe that the caller reads."""
+        """`log`: where its output goes; None: a pipe that the caller reads. `is_first`: before all others on
+        its core, where that is allowed."""
 
         def child() -> None:
             os.sched_setaffinity(0, {core})
+            if is_first:
+                with contextlib.suppress(PermissionError):
+                    os.setpriority(os.PRIO_PROCESS, 0, FIRST)
             _libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM)
 
         self.log = log

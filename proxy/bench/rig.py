@@ -76,7 +76,8 @@ class Rig:
         if self.certificate:
             key = self.folder / "server.key"
             command += [str(self.secure_port), str(self.folder / "server.pem"), str(key)]
-        self._upstream = Process(command, self.cores.rest, self.folder / "upstream.log")
+        log = self.folder / "upstream.log"
+        self._upstream = Process(command, self.cores.rest, log, is_first=True)
         self._upstream.wait_for_port(self.upstream_port, START_S)
 
     def stop(self) -> None:
