@@ -17,7 +17,7 @@ ON_TRUST = ""  # stands for a lease where money was granted while Postgres was a
 LOW_CALLS = 2  # a worker with less than this at hand asks ahead
 LOW_PART = 16  # or with less than this part of what it spends in a second: the answer takes a while
 CALLS_AHEAD = 4  # a worker asks for the money of this many calls beyond the one it has
-AHEAD_PART = 4  # or for this part of what it spends in a second, of a window as well
+AHEAD_PART = 4  # or for this part of what it spends in a second: also of a limit
 SLICES_AHEAD = 4  # the node asks Postgres for this many slices beyond the one it needs
 
 
