@@ -90,18 +90,11 @@ class Part(Spending):
 
     until_ms: int  # end of the window; 0: none
     ends_ms: float  # until then new calls take of it: the same, or never, or no more
-    granted: int = 0  # all that ever came, less what was given back
-    free: int = 0  # below zero where calls used more than they took
     left: int = 0  # of the limit, for everybody, when control was asked last
 
     @classmethod
     def new(cls, until_ms: int) -> Part:
         return cls(until_ms, until_ms or math.inf, touched=True)
-
-    @property
-    def held(self) -> int:
-        """By running calls, of tokens and money."""
-        return self.granted - self.spent - self.free
 
 
 Share = tuple[Limit, Part]  # what one call takes of: a limit, and the slice that it found
@@ -142,8 +135,7 @@ class LimitBook:
             if part is not None:
                 part.ends_ms = -math.inf
             part = self._parts[limit.bucket] = Part.new(until_ms)
-        part.granted += granted
-        part.free += granted
+        part.grow(granted)
         part.left = left
 
     def release(
@@ -183,16 +175,15 @@ class LimitBook:
         part = self._parts.get(bucket)
         if part is None or part.free <= 0:
             return 0, 0
-        free, part.free = part.free, 0
-        part.granted -= free
+        free = part.free
+        part.grow(-free)
         return part.until_ms, free
 
     def keep(self, bucket: str, until_ms: int, amount: int) -> None:
         """What `give_back` gave did not get away."""
         part = self._parts.setdefault(bucket, Part.new(until_ms))
         if part.until_ms == until_ms:
-            part.granted += amount
-            part.free += amount
+            part.grow(amount)
 
     def idle(self, now_ms: int) -> list[tuple[str, int, int]]:
         """Once a second: forget ended windows; give back what nobody used since then: (bucket, end of the

@@ -25,10 +25,22 @@ SLICES_AHEAD = 4  # the node asks Postgres for this many slices beyond the one i
 class Spending:
     """How a worker uses what it was granted."""
 
-    spent: int = 0
+    granted: int = 0  # all that ever came, less what was given back
+    spent: int = 0  # of money and tokens
+    free: int = 0  # below zero where calls used more than they took
     pace: int = 0  # spent in the last second, as `look` saw it
     touched: bool = False  # since then
     _spent_then: int = 0
+
+    @property
+    def held(self) -> int:
+        """By running calls."""
+        return self.granted - self.spent - self.free
+
+    def grow(self, amount: int) -> None:
+        """What was granted came, or less than 0 goes back."""
+        self.granted += amount
+        self.free += amount
 
     def look(self) -> None:
         """Once a second."""
@@ -42,24 +54,12 @@ class Slice(Spending):
     """What a worker has of one lease of one account. Once there, it stays for the worker's life."""
 
     lease: str
-    granted: int = 0  # all that ever came, less what was given back
-    free: int = 0
     low: int = 0  # with less than this its worker asks ahead
     is_only: bool = True  # its account has no other, as nearly all
 
     def look(self) -> None:
         Spending.look(self)
         self.low = self.pace // LOW_PART
-
-    @property
-    def held(self) -> int:
-        """By running calls."""
-        return self.granted - self.spent - self.free
-
-    def grow(self, amount: int) -> None:
-        """What was granted came, or less than 0 goes back."""
-        self.granted += amount
-        self.free += amount
 
 
 @dataclass(slots=True)
